@@ -1,0 +1,19 @@
+"""What every test and doctest starts from."""
+
+from typing import Any
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+
+
+@pytest.fixture(autouse=True)
+def _doctest_names(doctest_namespace: dict[str, Any]) -> None:
+    doctest_namespace.update(torch=torch, nn=torch.nn, Engine=Engine, Events=Events)
+
+
+@pytest.fixture(autouse=True)
+def _same_seed() -> None:
+    """Give every test the same random numbers, and one thread, so that sums are taken in one order."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)

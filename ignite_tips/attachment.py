@@ -1,0 +1,73 @@
+"""What one ``attach`` put on engines and optimizers, so that ``detach`` takes off exactly that."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ignite.engine import Engine
+from torch.optim import Optimizer
+
+from ignite_tips.events import for_optimizer, hold_optimizer_events
+
+__all__ = ["Attachment"]
+
+
+class Attachment:
+    """A handler's registrations. It keeps no engine alive.
+
+    Ignite's own handles refer weakly to the function, which for a bound method is gone at once, so that its
+    ``remove()`` then does nothing, or raises where the event has a filter. Here the function is kept.
+    """
+
+    def __init__(self) -> None:
+        self._undo: list[Callable[[], None]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._undo)
+
+    @contextmanager
+    def renew(self) -> Iterator[None]:
+        """Replace what is attached by what the block adds; if the block raises, all stays as it was."""
+        before, self._undo = self._undo, []
+        try:
+            yield
+        except BaseException:
+            self.clear()
+            self._undo = before
+            raise
+        _undo_all(before)
+
+    def add_handler(self, engine: Engine, event: Any, function: Callable[[Engine], None]) -> None:
+        """Call ``function(engine)`` at ``event``."""
+
+        # Ignite removes every handler that equals the one to remove: each registration is an object of its own.
+        def handler(engine: Engine) -> None:
+            function(engine)
+
+        handle = engine.add_event_handler(event, handler)
+
+        def remove(_keep_alive: Callable[..., None] = handler) -> None:
+            handle.remove()
+
+        self._undo.append(remove)
+
+    def add_step_handler(
+        self, engine: Engine, optimizer: Optimizer, event: Any, function: Callable[[Engine], None]
+    ) -> None:
+        """Call ``function(engine)`` at ``event``, where an optimizer event means those of ``optimizer`` alone."""
+        self._undo.append(hold_optimizer_events(engine, optimizer))
+        self.add_handler(engine, for_optimizer(optimizer, event), function)
+
+    def add_undo(self, undo: Callable[[], None]) -> None:
+        """Call ``undo`` too when this attachment is cleared."""
+        self._undo.append(undo)
+
+    def clear(self) -> None:
+        """Take everything off again, the last first."""
+        before, self._undo = self._undo, []
+        _undo_all(before)
+
+
+def _undo_all(undos: list[Callable[[], None]]) -> None:
+    for undo in reversed(undos):
+        undo()

@@ -1,0 +1,312 @@
+"""Ignite events around the optimizer's update.
+
+Where they fire in the training loop, here with an accumulation of two micro-batches::
+
+    for epoch in ...:                          EPOCH_STARTED
+        for batch in loader:                   ITERATION_STARTED
+            loss = loss_fn(model(x), y) / 2
+            loss.backward()
+            if iteration % 2 == 0:
+                optimizer.step()           ->  STEP_STARTED       gradients final, accumulated, unscaled
+                                                 (the update)
+                                           ->  STEP_COMPLETED     parameters are new
+                optimizer.zero_grad()
+                                               ITERATION_COMPLETED
+                                               EPOCH_COMPLETED
+
+OptimizerEvents.STEP_STARTED    before the update: clip, inspect gradients, log the rate in use
+OptimizerEvents.STEP_COMPLETED  after the update: per-update schedules, counters
+
+Neither fires for an update that does not happen: a micro-batch of an accumulation, a step that GradScaler
+skips, a step that a handler drops. This is the only file that touches optimizer hooks.
+"""
+
+import functools
+import weakref
+from collections.abc import Callable
+from typing import Any, cast
+
+from ignite.engine import CallableEventWithFilter, Engine, EventEnum, Events, EventsList
+from torch.optim import LBFGS, Optimizer
+
+from ignite_tips._checks import check_instance
+from ignite_tips.optimizer_step import OptimizerStep, UpdateDropped
+
+__all__ = [
+    "OptimizerEvents",
+    "attach_optimizer_events",
+    "current_step",
+    "detach_optimizer_events",
+    "for_optimizer",
+    "hold_optimizer_events",
+    "is_optimizer_event",
+]
+
+
+class OptimizerEvents(EventEnum):
+    """The two moments of an optimizer's update; usable with ``every=``, ``once=`` and ``event_filter=``.
+
+    In both, ``engine.state.optimizer_step`` is the number of the update under way, counted from 1, as
+    ``engine.state.iteration`` is in Ignite's own events; between updates it is the number completed.
+    """
+
+    STEP_STARTED = "optimizer_step_started"
+    STEP_COMPLETED = "optimizer_step_completed"
+
+
+_EVENT_TO_ATTR = dict.fromkeys(OptimizerEvents, "optimizer_step")
+_STATE_KEYS = ("optimizer_step", "optimizer_steps")
+_ENDED = (None, Events.COMPLETED, Events.TERMINATE)
+
+
+def attach_optimizer_events(engine: Engine, optimizer: Optimizer) -> None:
+    """Let ``engine`` fire OptimizerEvents around every update that ``optimizer`` makes while the engine runs.
+
+    Attaching again changes nothing. The engine's state gains, saved and restored with the engine and set to zero
+    when a new run starts:
+
+    - ``optimizer_step``: updates completed, by all attached optimizers together;
+    - ``optimizer_steps``: the same for each of them, in the order in which they were attached.
+
+    Raises:
+        TypeError: if ``engine`` is no Engine, ``optimizer`` no Optimizer, or one that, like LBFGS, computes
+            gradients several times in one update, so that none are final before it.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.ones(1))
+        >>> sgd = torch.optim.SGD([weight], lr=0.1)
+        >>> trainer = Engine(lambda engine, batch: sgd.step())
+        >>> attach_optimizer_events(trainer, sgd)
+        >>> @trainer.on(OptimizerEvents.STEP_COMPLETED(every=2))
+        ... def show(engine):
+        ...     print(engine.state.optimizer_step)
+        >>> _ = trainer.run(range(5))
+        2
+        4
+    """
+    _attached_hooks(engine, optimizer).kept_by_user = True
+
+
+def detach_optimizer_events(engine: Engine, optimizer: Optimizer) -> None:
+    """Undo ``attach_optimizer_events``; handlers of this toolkit that are still attached keep the events."""
+    hooks = _trackers[engine].hooks.get(optimizer) if engine in _trackers else None
+    if hooks is not None:
+        hooks.kept_by_user = False
+        _remove_if_unused(engine, optimizer)
+
+
+def hold_optimizer_events(engine: Engine, optimizer: Optimizer) -> Callable[[], None]:
+    """Attach the events for one handler; the function returned lets go of them again."""
+    _attached_hooks(engine, optimizer).holds += 1
+    engine_ref, optimizer_ref = weakref.ref(engine), weakref.ref(optimizer)
+
+    def release() -> None:
+        held_engine, held_optimizer = engine_ref(), optimizer_ref()
+        if held_engine is not None and held_optimizer is not None:
+            _trackers[held_engine].hooks[held_optimizer].holds -= 1
+            _remove_if_unused(held_engine, held_optimizer)
+
+    return release
+
+
+def for_optimizer(optimizer: Optimizer, event: Any) -> Any:
+    """Narrow optimizer events to those of one optimizer; ``every=`` and ``once=`` then count its own updates.
+
+    Other events, and those in a list of events, are returned as they are.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.ones(1))
+        >>> discriminator = torch.optim.SGD([weight], lr=0.1)
+        >>> for_optimizer(discriminator, OptimizerEvents.STEP_COMPLETED(every=2)).name
+        'STEP_COMPLETED'
+    """
+    if isinstance(event, EventsList):
+        narrowed = EventsList()
+        for member in event:
+            narrowed |= for_optimizer(optimizer, member)
+        return narrowed
+    if not is_optimizer_event(event):
+        return event
+    inner = event.filter
+
+    def is_of_optimizer(engine: Engine, _count: int) -> bool:
+        step = current_step(engine)
+        return step.optimizer is optimizer and (inner is None or bool(inner(engine, step.number)))
+
+    return CallableEventWithFilter(event.value, is_of_optimizer, event.name)
+
+
+def is_optimizer_event(event: Any) -> bool:
+    """Whether ``event``, filtered or not, is one of OptimizerEvents."""
+    return isinstance(event, CallableEventWithFilter) and event in _EVENT_TO_ATTR
+
+
+def current_step(engine: Engine) -> OptimizerStep:
+    """Return the update under way, in a handler of OptimizerEvents.
+
+    Raises:
+        RuntimeError: outside such a handler.
+    """
+    tracker = _trackers.get(engine)
+    if tracker is None or tracker.step is None:
+        raise RuntimeError("current_step() must be called in a handler of OptimizerEvents; no update is under way")
+    return tracker.step
+
+
+class _StepHooks:
+    """Turns one optimizer's step hooks into one engine's events.
+
+    The optimizer holds this object, which holds the engine weakly: an optimizer that outlives its trainer keeps no
+    engine alive.
+    """
+
+    def __init__(self, tracker: "_StepTracker", optimizer: Optimizer, index: int) -> None:
+        self.kept_by_user = False
+        self.holds = 0
+        self._tracker = weakref.ref(tracker)
+        self._index = index
+        self._step: OptimizerStep | None = None
+        self._handles = (
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+        )
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _before_step(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        tracker = self._tracker()
+        if self._step is not None:  # the update before this one raised half-way
+            self._step.restore()
+            self._step = None
+        if tracker is None or tracker.engine.last_event_name in _ENDED:
+            return None
+        # torch passes the optimizer itself as the first positional argument.
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            self._start(tracker, optimizer)
+            return None
+        return (optimizer, functools.partial(self._evaluate, closure, tracker, optimizer)), {}
+
+    def _evaluate(self, closure: Callable[[], Any], tracker: "_StepTracker", optimizer: Optimizer) -> Any:
+        if self._step is not None:
+            raise RuntimeError(
+                "OptimizerEvents must have a closure that is evaluated once in an update, but "
+                f"{type(optimizer).__name__} evaluated it again; detach the handlers that act on its updates"
+            )
+        loss = closure()
+        self._start(tracker, optimizer)
+        return loss
+
+    def _start(self, tracker: "_StepTracker", optimizer: Optimizer) -> None:
+        step = OptimizerStep(optimizer, tracker.state.optimizer_steps[self._index] + 1)
+        if step.is_skipped_by_scaler():
+            return
+        self._step = step
+        if tracker.has_handlers(OptimizerEvents.STEP_STARTED):
+            step.unscale()
+            try:
+                tracker.fire(OptimizerEvents.STEP_STARTED, step)
+            except UpdateDropped:
+                step.withhold_gradients()
+
+    def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        step, self._step = self._step, None
+        tracker = self._tracker()
+        if step is None or tracker is None:
+            return
+        step.restore()
+        if step.happens:
+            tracker.state.optimizer_steps[self._index] += 1
+            tracker.fire(OptimizerEvents.STEP_COMPLETED, step)
+
+
+class _StepTracker:
+    """The attached optimizers of one engine, and the update under way."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.step: OptimizerStep | None = None
+        self.slots = 0  # optimizers ever attached: their places in state.optimizer_steps
+        self.hooks: weakref.WeakKeyDictionary[Optimizer, _StepHooks] = weakref.WeakKeyDictionary()
+        self._engine = weakref.ref(engine)
+        if not engine.has_registered_events(OptimizerEvents.STEP_STARTED):
+            engine.register_events(*OptimizerEvents, event_to_attr=_EVENT_TO_ATTR)
+        self.state.optimizer_steps = []
+        engine.state_dict_user_keys.extend(_STATE_KEYS)
+        engine.add_event_handler(Events.STARTED, _prepare_counts)
+
+    @property
+    def engine(self) -> Engine:
+        return cast(Engine, self._engine())  # a tracker dies with its engine
+
+    @property
+    def state(self) -> Any:
+        return self.engine.state
+
+    def has_handlers(self, event: OptimizerEvents) -> bool:
+        # Ignite has no public way to ask. Without handlers there is nothing to unscale gradients for.
+        return bool(self.engine._event_handlers.get(event))
+
+    def fire(self, event: OptimizerEvents, step: OptimizerStep) -> None:
+        outer, self.step = self.step, step
+        self.state.optimizer_step += 1  # in its own events an update counts already, as an iteration does
+        try:
+            self.engine._fire_event(event)  # fire_event() would look the event up in a list once more
+        finally:
+            self.state.optimizer_step -= event is OptimizerEvents.STEP_STARTED
+            self.step = outer
+
+
+_trackers: weakref.WeakKeyDictionary[Engine, _StepTracker] = weakref.WeakKeyDictionary()
+
+
+def _attached_hooks(engine: Engine, optimizer: Optimizer) -> _StepHooks:
+    check_instance("engine", engine, Engine, "an ignite Engine")
+    check_instance("optimizer", optimizer, Optimizer, "a torch Optimizer")
+    if isinstance(optimizer, LBFGS):
+        raise TypeError(
+            "optimizer must compute its gradients once in an update, got LBFGS, which evaluates its closure several "
+            "times; act on Ignite's own events instead"
+        )
+    if engine not in _trackers:
+        _trackers[engine] = _StepTracker(engine)
+    tracker = _trackers[engine]
+    if optimizer not in tracker.hooks:
+        counts = tracker.state.optimizer_steps
+        tracker.hooks[optimizer] = _StepHooks(tracker, optimizer, index=tracker.slots)
+        tracker.slots += 1
+        counts.extend([0] * (tracker.slots - len(counts)))
+    return tracker.hooks[optimizer]
+
+
+def _remove_if_unused(engine: Engine, optimizer: Optimizer) -> None:
+    tracker = _trackers[engine]
+    hooks = tracker.hooks[optimizer]
+    if hooks.kept_by_user or hooks.holds:
+        return
+    hooks.remove()
+    del tracker.hooks[optimizer]
+    if not tracker.hooks:
+        engine.remove_event_handler(_prepare_counts, Events.STARTED)
+        for key in _STATE_KEYS:
+            engine.state_dict_user_keys.remove(key)
+        del tracker.state.optimizer_steps
+        del _trackers[engine]
+
+
+def _prepare_counts(engine: Engine) -> None:
+    # Zero for a new run; for a resumed one what was loaded, in a list of our own.
+    state: Any = engine.state
+    slots = _trackers[engine].slots
+    if state.iteration == 0:
+        state.optimizer_step, state.optimizer_steps = 0, [0] * slots
+        return
+    if len(state.optimizer_steps) != slots:
+        raise RuntimeError(
+            f"the trainer's loaded state must count the updates of {slots} optimizers, got "
+            f"{len(state.optimizer_steps)}; attach to the same optimizers as in the run that saved it"
+        )
+    state.optimizer_steps = list(state.optimizer_steps)

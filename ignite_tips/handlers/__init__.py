@@ -1,0 +1,1 @@
+"""Handlers that a user attaches to an Ignite trainer."""

@@ -1,0 +1,38 @@
+"""The processes that other tests rely on: what they return, how they fail, and that none is left."""
+
+import multiprocessing
+import time
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from tests.support import run_distributed
+
+pytestmark = pytest.mark.distributed
+
+
+def _sum_of_ranks(rank: int, world_size: int, offset: int) -> torch.Tensor:
+    total = torch.tensor(rank + offset)
+    dist.all_reduce(total)
+    return total
+
+
+def _fail_on_one_rank(rank: int, world_size: int) -> None:
+    if rank == 1:
+        raise ValueError("rank 1 had enough")
+    dist.barrier()
+
+
+def test_every_rank_returns_its_result() -> None:
+    """The ranks talk to each other and each one's result comes back, in order."""
+    assert run_distributed(_sum_of_ranks, 2, 10) == [torch.tensor(21), torch.tensor(21)]
+
+
+def test_a_failing_rank_ends_all_and_is_quoted() -> None:
+    """The failing rank's traceback is shown, at once, and no process is left."""
+    started = time.monotonic()
+    with pytest.raises(RuntimeError, match="rank 1 had enough"):
+        run_distributed(_fail_on_one_rank, 2)
+    assert time.monotonic() - started < 30
+    assert multiprocessing.active_children() == []
