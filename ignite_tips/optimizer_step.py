@@ -1,11 +1,19 @@
-"""One update of an optimizer, from the moment its gradients are final until it is made."""
+"""One update of an optimizer, from the moment its gradients are final until it is made.
 
-from typing import NoReturn
+This is the only file that touches optimizer hooks.
+"""
+
+import functools
+import sys
+import weakref
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch.optim import Optimizer
 
-__all__ = ["OptimizerStep", "UpdateDropped"]
+__all__ = ["OptimizerStep", "StepHooks", "StepListener", "UpdateDropped"]
 
 _AMP_ATTRIBUTES = ("grad_scale", "found_inf")  # what torch's fused kernels read of the optimizer
 
@@ -25,6 +33,7 @@ class OptimizerStep:
     def __init__(self, optimizer: Optimizer, number: int) -> None:
         self.optimizer = optimizer
         self.number = number
+        self.has_started = False
         self.happens = True
         self._withheld: list[tuple[torch.Tensor, torch.Tensor]] = []
         # What GradScaler, or the user, set for the fused kernel; given back after the update.
@@ -84,6 +93,99 @@ class OptimizerStep:
                 setattr(self.optimizer, name, self._amp_attributes[name])
             elif getattr(self.optimizer, name, None) is not None:
                 delattr(self.optimizer, name)
+
+
+class StepListener(Protocol):
+    """Who is told of one optimizer's updates; held weakly."""
+
+    def open_step(self, optimizer: Optimizer) -> OptimizerStep | None:
+        """Return the update that is about to be made, or None to let it pass untold."""
+
+    def on_step_started(self, step: OptimizerStep) -> None:
+        """Act on final, unscaled gradients; may raise UpdateDropped."""
+
+    def on_step_completed(self, step: OptimizerStep) -> None:
+        """Act on new parameters."""
+
+
+class StepHooks:
+    """Turns torch's step hooks into one start and one completion for each update that happens.
+
+    The optimizer holds this object, and this object holds the listener weakly: an optimizer that outlives a trainer
+    keeps none alive.
+    """
+
+    def __init__(self, optimizer: Optimizer, listener: StepListener) -> None:
+        self._listener = weakref.ref(listener)
+        self._step: OptimizerStep | None = None
+        self._outermost: FrameType | None = None  # of the step() under way, or of one that raised half-way
+        self._handles = (
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+        )
+
+    def remove(self) -> None:
+        """Take both hooks off the optimizer."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _before_step(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        listener, caller = self._listener(), sys._getframe(1)
+        if listener is None or self._is_nested_in_outermost(caller):
+            return None
+        if self._step is not None:  # the update before this one raised half-way
+            self._step.restore()
+        self._step = listener.open_step(optimizer)
+        if self._step is None or self._step.is_skipped_by_scaler():
+            self._step = None
+            return None
+        self._outermost = caller
+        # torch passes the optimizer itself as the first positional argument.
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            self._start(self._step)
+            return None
+        return (optimizer, functools.partial(self._evaluate, closure, self._step)), {}
+
+    def _is_nested_in_outermost(self, frame: FrameType | None) -> bool:
+        # Where a subclass's step() calls that of a base class, torch runs the hooks once more, inside the first.
+        if self._outermost is None:
+            return False
+        while frame is not None and (frame := frame.f_back) is not self._outermost:
+            pass
+        return frame is not None
+
+    def _evaluate(self, closure: Callable[[], Any], step: OptimizerStep) -> Any:
+        if step.has_started:
+            raise RuntimeError(
+                "OptimizerEvents must have a closure that is evaluated once in an update, but "
+                f"{type(step.optimizer).__name__} evaluated it again; detach the handlers that act on its updates"
+            )
+        loss = closure()
+        self._start(step)
+        return loss
+
+    def _start(self, step: OptimizerStep) -> None:
+        listener = self._listener()
+        step.has_started = True
+        if listener is not None:
+            try:
+                listener.on_step_started(step)
+            except UpdateDropped:
+                step.withhold_gradients()
+
+    def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._outermost is not sys._getframe(1):
+            return
+        step, self._step, self._outermost = self._step, None, None
+        listener = self._listener()
+        if step is None:
+            return
+        step.restore()
+        if step.happens and listener is not None:
+            listener.on_step_completed(step)
 
 
 def _gradients(optimizer: Optimizer) -> list[tuple[torch.Tensor, torch.Tensor]]:
