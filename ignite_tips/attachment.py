@@ -15,8 +15,8 @@ __all__ = ["Attachment"]
 class Attachment:
     """A handler's registrations. It keeps no engine alive.
 
-    Ignite's own handles refer weakly to the function, which for a bound method is gone at once, so that its
-    ``remove()`` then does nothing, or raises where the event has a filter. Here the function is kept.
+    Removing a handler, Ignite removes every other that equals it, as two bound methods of one object do. Here each
+    registration is a function of its own.
     """
 
     def __init__(self) -> None:
@@ -40,16 +40,10 @@ class Attachment:
     def add_handler(self, engine: Engine, event: Any, function: Callable[[Engine], None]) -> None:
         """Call ``function(engine)`` at ``event``."""
 
-        # Ignite removes every handler that equals the one to remove: each registration is an object of its own.
         def handler(engine: Engine) -> None:
             function(engine)
 
-        handle = engine.add_event_handler(event, handler)
-
-        def remove(_keep_alive: Callable[..., None] = handler) -> None:
-            handle.remove()
-
-        self._undo.append(remove)
+        self._undo.append(engine.add_event_handler(event, handler).remove)
 
     def add_step_handler(
         self, engine: Engine, optimizer: Optimizer, event: Any, function: Callable[[Engine], None]
