@@ -1,5 +1,7 @@
 """Training tips as PyTorch-Ignite handlers that stay right."""
 
 from ignite_tips._version import __version__
+from ignite_tips.handlers.plateau import PlateauStepper
+from ignite_tips.handlers.scheduling import SchedulerStepper
 
-__all__ = ["__version__"]
+__all__ = ["PlateauStepper", "SchedulerStepper", "__version__"]
