@@ -18,6 +18,7 @@ LAYERS = {
     "optimizer_step": 1,
     "param_groups": 1,
     "parameters": 1,
+    "scheduler_state": 1,
     "schedules": 1,
     "summary": 1,
     "attachment": 2,
