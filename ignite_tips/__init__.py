@@ -3,14 +3,23 @@
 from ignite_tips._version import __version__
 from ignite_tips.gradients import clip_gradient_norm, gradient_norm
 from ignite_tips.handlers.clipping import GradientNormClipper
+from ignite_tips.handlers.lr_logging import LearningRateLogger
 from ignite_tips.handlers.plateau import PlateauStepper
 from ignite_tips.handlers.scheduling import SchedulerStepper
+from ignite_tips.handlers.summarizing import ModelSummarizer
+from ignite_tips.summary import summarize_model
+from ignite_tips.summary_table import LayerSummary, ModelSummary
 
 __all__ = [
     "GradientNormClipper",
+    "LayerSummary",
+    "LearningRateLogger",
+    "ModelSummarizer",
+    "ModelSummary",
     "PlateauStepper",
     "SchedulerStepper",
     "__version__",
     "clip_gradient_norm",
     "gradient_norm",
+    "summarize_model",
 ]

@@ -14,20 +14,25 @@ ROOT = Path(__file__).parents[1]
 LAYERS = {
     "_checks": 0,
     "_version": 0,
+    "event_writing": 1,
     "gradients": 1,
+    "model_state": 1,
+    "module_calls": 1,
     "optimizer_step": 1,
     "param_groups": 1,
     "parameters": 1,
     "scheduler_state": 1,
     "schedules": 1,
     "summary": 1,
+    "summary_table": 1,
     "attachment": 2,
     "distributed": 2,
     "events": 2,
     "notices": 2,
 }
 # Files that others of their own layer may import.
-SHARED = {"parameters", "optimizer_step", "events", "notices"}
+SHARED = {"parameters", "param_groups", "optimizer_step", "events", "notices"}
+SHARED |= {"model_state", "module_calls", "summary_table"}  # what summary.py is made of
 MODULES = sorted(path for path in (ROOT / "ignite_tips").rglob("*.py") if path.name != "__init__.py")
 
 
