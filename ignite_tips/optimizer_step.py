@@ -35,6 +35,7 @@ class OptimizerStep:
         self.number = number
         self.has_started = False
         self.happens = True
+        self._deferred: list[Callable[[], None]] = []
         self._withheld: list[tuple[torch.Tensor, torch.Tensor]] = []
         # What GradScaler, or the user, set for the fused kernel; given back after the update.
         self._amp_attributes = {
@@ -48,6 +49,18 @@ class OptimizerStep:
         not called.
         """
         raise UpdateDropped
+
+    def before_update(self, function: Callable[[], None]) -> None:
+        """Call ``function`` once the handlers of STEP_STARTED are done, unless one of them drops the update.
+
+        Called by one of them, it lets a handler see what the update will use, whatever the order of attachment.
+        """
+        self._deferred.append(function)
+
+    def run_deferred(self) -> None:
+        """Call what was left for the moment before the update."""
+        for function in self._deferred:
+            function()
 
     def fold(self, *, grad_scale: torch.Tensor, found_inf: torch.Tensor) -> None:
         """Let a fused kernel divide the gradients by ``grad_scale``, or skip itself where ``found_inf`` is 1.
@@ -175,6 +188,8 @@ class StepHooks:
                 listener.on_step_started(step)
             except UpdateDropped:
                 step.withhold_gradients()
+            else:
+                step.run_deferred()
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._outermost is not sys._getframe(1):

@@ -14,8 +14,13 @@ ROOT = Path(__file__).parents[1]
 LAYERS = {
     "_checks": 0,
     "_version": 0,
+    "event_writing": 1,
+    "gradient_clipper": 2,
     "gradients": 1,
+    "model_state": 1,
+    "module_calls": 1,
     "optimizer_step": 1,
+    "optimizer_gradients": 1,
     "param_groups": 1,
     "parameters": 1,
     "schedule_plot": 1,
@@ -23,13 +28,15 @@ LAYERS = {
     "schedules": 1,
     "simulation": 1,
     "summary": 1,
+    "summary_table": 1,
     "attachment": 2,
     "distributed": 2,
     "events": 2,
     "notices": 2,
 }
 # Files that others of their own layer may import.
-SHARED = {"parameters", "optimizer_step", "events", "notices"}
+SHARED = {"attachment", "parameters", "param_groups", "optimizer_step", "events", "notices"}
+SHARED |= {"model_state", "module_calls", "summary_table"}  # what summary.py is made of
 MODULES = sorted(path for path in (ROOT / "ignite_tips").rglob("*.py") if path.name != "__init__.py")
 
 

@@ -312,6 +312,25 @@ def test_a_dropped_update_touches_nothing() -> None:
     assert completed == [1, 2, 3]
 
 
+def test_what_is_left_for_the_moment_before_the_update_comes_after_all_handlers() -> None:
+    """It sees what a handler attached later changed, and is not called where one drops the update."""
+    trainer, _, optimizer = _trainer()
+    seen: list[float] = []
+
+    def look(engine: Engine) -> None:
+        current_step(engine).before_update(lambda: seen.append(optimizer.param_groups[0]["lr"]))
+
+    def change(engine: Engine) -> None:
+        optimizer.param_groups[0]["lr"] = float(engine.state.iteration)
+        if engine.state.iteration == 2:
+            current_step(engine).drop()
+
+    trainer.add_event_handler(OptimizerEvents.STEP_STARTED, look)
+    trainer.add_event_handler(OptimizerEvents.STEP_STARTED, change)
+    trainer.run(BATCHES[:3])
+    assert seen == [1.0, 3.0]
+
+
 def test_a_folded_factor_holds_for_one_update() -> None:
     """A fused kernel divides by grad_scale once; then the optimizer has neither attribute."""
     model, reference = _model(), _model()
