@@ -34,6 +34,7 @@ from ignite_tips.optimizer_step import OptimizerStep, StepHooks
 __all__ = [
     "OptimizerEvents",
     "attach_optimizer_events",
+    "completed_updates",
     "current_step",
     "detach_optimizer_events",
     "for_optimizer",
@@ -140,6 +141,13 @@ def for_optimizer(optimizer: Optimizer, event: Any) -> Any:
 def is_optimizer_event(event: Any) -> bool:
     """Whether ``event``, filtered or not, is one of OptimizerEvents."""
     return isinstance(event, CallableEventWithFilter) and event in _EVENT_TO_ATTR
+
+
+def completed_updates(engine: Engine, optimizer: Optimizer) -> int:
+    """Return how many updates ``optimizer``, whose events are attached, completed in the run of ``engine``."""
+    tracker = _trackers[engine]
+    count: int = tracker.state.optimizer_steps[tracker.attached[optimizer].place]
+    return count
 
 
 def current_step(engine: Engine) -> OptimizerStep:
