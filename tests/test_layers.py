@@ -16,6 +16,7 @@ LAYERS = {
     "_version": 0,
     "event_writing": 1,
     "gradients": 1,
+    "group_options": 1,
     "model_state": 1,
     "module_calls": 1,
     "optimizer_step": 1,
@@ -28,6 +29,7 @@ LAYERS = {
     "distributed": 2,
     "events": 2,
     "notices": 2,
+    "scalar_sinks": 2,
 }
 # Files that others of their own layer may import.
 SHARED = {"parameters", "param_groups", "optimizer_step", "events", "notices"}
