@@ -15,14 +15,19 @@ LAYERS = {
     "_checks": 0,
     "_version": 0,
     "event_writing": 1,
+    "gradient_clipper": 2,
     "gradients": 1,
     "group_options": 1,
     "model_state": 1,
     "module_calls": 1,
     "optimizer_step": 1,
+    "optimizer_gradients": 1,
     "param_groups": 1,
     "parameters": 1,
+    "schedule_plot": 1,
+    "scheduler_state": 1,
     "schedules": 1,
+    "simulation": 1,
     "summary": 1,
     "summary_table": 1,
     "attachment": 2,
@@ -32,7 +37,7 @@ LAYERS = {
     "scalar_sinks": 2,
 }
 # Files that others of their own layer may import.
-SHARED = {"parameters", "param_groups", "optimizer_step", "events", "notices"}
+SHARED = {"attachment", "parameters", "param_groups", "optimizer_step", "events", "notices"}
 SHARED |= {"model_state", "module_calls", "summary_table"}  # what summary.py is made of
 MODULES = sorted(path for path in (ROOT / "ignite_tips").rglob("*.py") if path.name != "__init__.py")
 
