@@ -7,6 +7,7 @@ from typing import Any
 from ignite.engine import Engine
 from torch.optim import Optimizer
 
+from ignite_tips._checks import check_instance
 from ignite_tips.events import OptimizerEvents, current_step, for_optimizer, hold_optimizer_events
 
 __all__ = ["Attachment"]
@@ -38,7 +39,12 @@ class Attachment:
         _undo_all(before)
 
     def add_handler(self, engine: Engine, event: Any, function: Callable[[Engine], None]) -> None:
-        """Call ``function(engine)`` at ``event``."""
+        """Call ``function(engine)`` at ``event``.
+
+        Raises:
+            TypeError: if ``engine`` is no Engine.
+        """
+        _check_trainer(engine)
 
         def handler(engine: Engine) -> None:
             function(engine)
@@ -48,7 +54,12 @@ class Attachment:
     def add_step_handler(
         self, engine: Engine, optimizer: Optimizer, event: Any, function: Callable[[Engine], None]
     ) -> None:
-        """Call ``function(engine)`` at ``event``, where an optimizer event means those of ``optimizer`` alone."""
+        """Call ``function(engine)`` at ``event``, where an optimizer event means those of ``optimizer`` alone.
+
+        Raises:
+            TypeError: if ``engine`` is no Engine, or as ``attach_optimizer_events``.
+        """
+        _check_trainer(engine)
         self._undo.append(hold_optimizer_events(engine, optimizer))
         if not isinstance(event, OptimizerEvents):
             self.add_handler(engine, for_optimizer(optimizer, event), function)
@@ -68,6 +79,10 @@ class Attachment:
         """Take everything off again, the last first."""
         before, self._undo = self._undo, []
         _undo_all(before)
+
+
+def _check_trainer(engine: Engine) -> None:
+    check_instance("trainer", engine, Engine, "an ignite Engine")  # what every handler's attach calls it
 
 
 def _undo_all(undos: list[Callable[[], None]]) -> None:
