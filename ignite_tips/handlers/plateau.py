@@ -13,7 +13,7 @@ import torch.distributed as dist
 from ignite.engine import Engine, Events
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from ignite_tips._checks import check_instance, check_keys, describe
+from ignite_tips._checks import check_instance, check_integer, check_keys, describe
 from ignite_tips.attachment import Attachment
 from ignite_tips.notices import announce
 from ignite_tips.scheduler_state import load_scheduler, save_scheduler
@@ -70,6 +70,7 @@ class PlateauStepper:
         self.scheduler = scheduler
         self.metric = metric
         self._iteration = 0  # of the last validation counted, so that one before the first iteration is not
+        self._validations = 0  # counted in the run under way
         self._validated_on: Any = None
         self._attachment = Attachment()
 
@@ -84,10 +85,13 @@ class PlateauStepper:
         """
         check_instance("trainer", trainer, Engine, "an ignite Engine")
         check_instance("evaluator", evaluator, Engine, "an ignite Engine")
+        if evaluator is trainer:
+            raise ValueError("evaluator must be another engine than the trainer, got the trainer")
         validated = functools.partial(self._validated, weakref.ref(trainer), data)
         with self._attachment.renew():
             self._attachment.add_handler(trainer, Events.STARTED, self._start)
             self._attachment.add_handler(evaluator, Events.COMPLETED, validated)
+            self._attachment.add_handler(trainer, Events.COMPLETED, functools.partial(self._end, data))
 
     def detach(self) -> None:
         """Step the scheduler no more."""
@@ -100,13 +104,22 @@ class PlateauStepper:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what ``state_dict`` returned; see ``load_scheduler``."""
         checked = check_keys("PlateauStepper state", state, ("iteration", "scheduler"))
+        iteration = check_integer("iteration", checked["iteration"], ge=0)
         load_scheduler(self.scheduler, checked["scheduler"])
-        self._iteration = checked["iteration"]
+        self._iteration = iteration
 
     def _start(self, trainer: Engine) -> None:
-        self._validated_on = None
+        self._validated_on, self._validations = None, 0
         if trainer.state.iteration == 0:  # a new run, not a resumed one
             self._iteration = 0
+
+    def _end(self, data: Any, trainer: Engine) -> None:
+        if self._validations == 0:
+            passed_over = "the training data" if data is None else "other objects than data"
+            warnings.warn(
+                f"PlateauStepper counted no validation in this run; runs over {passed_over} are passed over",
+                stacklevel=2,
+            )
 
     def _validated(self, trainer_ref: Callable[[], Engine | None], data: Any, evaluator: Engine) -> None:
         trainer = trainer_ref()
@@ -114,6 +127,7 @@ class PlateauStepper:
             return
         value = self._common_value(evaluator)
         self._iteration = trainer.state.iteration
+        self._validations += 1
         if math.isnan(value):
             warnings.warn(
                 f"PlateauStepper got nan for {self._metric_name()} in epoch {trainer.state.epoch}; the scheduler was "
@@ -145,8 +159,8 @@ class PlateauStepper:
         self.scheduler.step(value)
         if (reduced := _rates(self.scheduler)) != rates:
             was, now = (", ".join(f"{rate:g}" for rate in some) for some in (rates, reduced))
-            text = f"{self._metric_name()} {value:g} is no better than {self.scheduler.best:g}: lr {was} -> {now}"
-            announce(trainer, "plateau", text)
+            text = f"{self._metric_name()} is {value:g}, its best was {self.scheduler.best:g}"
+            announce(trainer, "plateau", f"{text}: learning rate {was} -> {now}")
 
     def _common_value(self, evaluator: Engine) -> float:
         """Return the same number on every rank, or raise on every rank."""

@@ -129,7 +129,9 @@ class SchedulerStepper:
                 stacklevel=2,
             )
         state = trainer.state
-        if state.max_epochs is not None and event not in _EPOCH_EVENTS and _steps_in_run(state, event) is None:
+        if not self._steps or event in _EPOCH_EVENTS or _steps_in_run(state, event) is not None:
+            return
+        if state.max_epochs is not None:
             self._check_length(event, self._steps * (state.max_epochs - state.epoch), certain=False)
 
     def _check_length(self, event: Any, steps: int, *, certain: bool) -> None:
