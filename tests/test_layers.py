@@ -34,6 +34,8 @@ LAYERS = {
     "distributed": 2,
     "events": 2,
     "notices": 2,
+    "schedule_fit": 2,
+    "validation_metric": 2,
 }
 # Files that others of their own layer may import.
 SHARED = {"attachment", "parameters", "param_groups", "optimizer_step", "events", "notices"}
