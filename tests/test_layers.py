@@ -17,6 +17,7 @@ LAYERS = {
     "event_writing": 1,
     "gradient_clipper": 2,
     "gradients": 1,
+    "group_options": 1,
     "model_state": 1,
     "module_calls": 1,
     "optimizer_step": 1,
@@ -36,6 +37,7 @@ LAYERS = {
     "notices": 2,
     "schedule_fit": 2,
     "validation_metric": 2,
+    "scalar_sinks": 2,
 }
 # Files that others of their own layer may import.
 SHARED = {"attachment", "parameters", "param_groups", "optimizer_step", "events", "notices"}
