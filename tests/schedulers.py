@@ -70,6 +70,7 @@ def _arguments(optimizer: Optimizer, steps: int) -> dict[str, Any]:
         "gamma": 0.9,
         "factor": 0.5,
         "patience": 0,
+        "min_lr": 0.03,
         "T_max": steps,
         "T_0": 2,
         "total_steps": steps,
