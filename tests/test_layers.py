@@ -35,6 +35,8 @@ LAYERS = {
     "distributed": 2,
     "events": 2,
     "notices": 2,
+    "schedule_fit": 2,
+    "validation_metric": 2,
     "scalar_sinks": 2,
 }
 # Files that others of their own layer may import.
