@@ -2,11 +2,13 @@
 
 from ignite_tips._version import __version__
 from ignite_tips.gradients import clip_gradient_norm, gradient_norm
+from ignite_tips.handlers.annotating import RunAnnotator
 from ignite_tips.handlers.clipping import GradientNormClipper
 from ignite_tips.handlers.lr_logging import LearningRateLogger
 from ignite_tips.handlers.plateau import PlateauStepper
 from ignite_tips.handlers.scheduling import SchedulerStepper
 from ignite_tips.handlers.summarizing import ModelSummarizer
+from ignite_tips.resumable_logger import ResumableTensorboardLogger
 from ignite_tips.schedule_plot import plot_schedule
 from ignite_tips.schedules import linear_warmup, warmup_stable_decay, with_warmup
 from ignite_tips.simulation import simulate_schedule
@@ -20,6 +22,8 @@ __all__ = [
     "ModelSummarizer",
     "ModelSummary",
     "PlateauStepper",
+    "ResumableTensorboardLogger",
+    "RunAnnotator",
     "SchedulerStepper",
     "__version__",
     "clip_gradient_norm",

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = {
     "_checks": 0,
     "_version": 0,
+    "event_files": 1,
     "event_writing": 1,
     "gradient_clipper": 2,
     "gradients": 1,
@@ -34,6 +35,7 @@ LAYERS = {
     "distributed": 2,
     "events": 2,
     "notices": 2,
+    "resumable_logger": 2,
     "scalar_sinks": 2,
 }
 # Files that others of their own layer may import.
