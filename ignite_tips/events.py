@@ -34,6 +34,7 @@ from ignite_tips.optimizer_step import OptimizerStep, StepHooks
 __all__ = [
     "OptimizerEvents",
     "attach_optimizer_events",
+    "completed_updates",
     "current_step",
     "detach_optimizer_events",
     "for_optimizer",
@@ -55,7 +56,9 @@ class OptimizerEvents(EventEnum):
 
 _EVENT_TO_ATTR = dict.fromkeys(OptimizerEvents, "optimizer_step")
 _STATE_KEYS = ("optimizer_step", "optimizer_steps")
-_ENDED = (None, Events.COMPLETED, Events.TERMINATE)
+# An attribute of an enum is looked up slowly.
+_STEP_STARTED, _STEP_COMPLETED = OptimizerEvents.STEP_STARTED, OptimizerEvents.STEP_COMPLETED
+_COMPLETED, _TERMINATE = Events.COMPLETED, Events.TERMINATE
 
 
 def attach_optimizer_events(engine: Engine, optimizer: Optimizer) -> None:
@@ -140,6 +143,13 @@ def is_optimizer_event(event: Any) -> bool:
     return isinstance(event, CallableEventWithFilter) and event in _EVENT_TO_ATTR
 
 
+def completed_updates(engine: Engine, optimizer: Optimizer) -> int:
+    """Return how many updates ``optimizer``, whose events are attached, completed in the run of ``engine``."""
+    tracker = _trackers[engine]
+    count: int = tracker.state.optimizer_steps[tracker.attached[optimizer].place]
+    return count
+
+
 def current_step(engine: Engine) -> OptimizerStep:
     """Return the update under way, in a handler of OptimizerEvents.
 
@@ -182,28 +192,40 @@ class _StepTracker:
             counts.extend([0] * (self.places - len(counts)))
         return self.attached[optimizer]
 
+    # What follows runs in every update. Events are compared by identity, for Ignite's == of events is slow, and an
+    # event that nobody handles is not fired.
+
     def open_step(self, optimizer: Optimizer) -> OptimizerStep | None:
-        if self.engine.last_event_name in _ENDED:
+        engine: Any = self._engine()
+        last = engine.last_event_name
+        if last is None or last is _COMPLETED or last is _TERMINATE:
             return None
-        return OptimizerStep(optimizer, self.state.optimizer_steps[self.attached[optimizer].place] + 1)
+        return OptimizerStep(optimizer, engine.state.optimizer_steps[self.attached[optimizer].place] + 1)
 
     def on_step_started(self, step: OptimizerStep) -> None:
         # Ignite has no public way to ask for handlers; without any there is nothing to unscale gradients for.
-        if self.engine._event_handlers.get(OptimizerEvents.STEP_STARTED):
+        if self.engine._event_handlers.get(_STEP_STARTED):
             step.unscale()
-            self._fire(OptimizerEvents.STEP_STARTED, step)
+            self._fire(_STEP_STARTED, step)
 
     def on_step_completed(self, step: OptimizerStep) -> None:
-        self.state.optimizer_steps[self.attached[step.optimizer].place] += 1
-        self._fire(OptimizerEvents.STEP_COMPLETED, step)
+        engine = self.engine
+        state: Any = engine.state
+        state.optimizer_steps[self.attached[step.optimizer].place] += 1
+        if engine._event_handlers.get(_STEP_COMPLETED):
+            self._fire(_STEP_COMPLETED, step)
+        else:
+            state.optimizer_step += 1
 
     def _fire(self, event: OptimizerEvents, step: OptimizerStep) -> None:
         outer, self.step = self.step, step
-        self.state.optimizer_step += 1  # in its own events an update counts already, as an iteration does
+        engine = self.engine
+        state: Any = engine.state
+        state.optimizer_step += 1  # in its own events an update counts already, as an iteration does
         try:
-            self.engine._fire_event(event)  # fire_event() would look the event up in a list once more
+            engine._fire_event(event)  # fire_event() would look the event up in a list once more
         finally:
-            self.state.optimizer_step -= event is OptimizerEvents.STEP_STARTED
+            state.optimizer_step -= event is _STEP_STARTED
             self.step = outer
 
 

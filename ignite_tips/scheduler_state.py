@@ -1,6 +1,9 @@
 """A scheduler's state for checkpoints: plain, whole, and put back in any order beside the optimizer's."""
 
 import copy
+import dataclasses
+import inspect
+import warnings
 from typing import Any
 
 import torch
@@ -54,18 +57,51 @@ def load_scheduler(scheduler: LRScheduler, state: object) -> None:
             f"the scheduler's state must be for {len(groups)} param groups, got {len(checked['options'])}; build the "
             "optimizer with the groups of the run that saved it"
         )
-    before = copy.deepcopy(scheduler.state_dict())
+    before, built = copy.deepcopy(scheduler.state_dict()), _settings(scheduler)
     try:
         scheduler.load_state_dict(checked["scheduler"])
     except BaseException:
         scheduler.load_state_dict(before)
         raise
-    for group, options in zip(groups, checked["options"], strict=True):
+    _restore_options(groups, checked["options"])
+    _tell_changes(built, _settings(scheduler))
+
+
+def _restore_options(groups: list[dict[str, Any]], saved: list[dict[str, Any]]) -> None:
+    for group, options in zip(groups, saved, strict=True):
         for key, value in options.items():
             if isinstance(group.get(key), torch.Tensor):
                 group[key].fill_(value)  # the optimizer may have captured this very tensor
             else:
                 group[key] = value
+
+
+def _settings(scheduler: LRScheduler) -> dict[str, str]:
+    """Return what a scheduler and its parts keep of their constructors' arguments, as text."""
+    name = type(scheduler).__name__
+    settings = {}
+    for argument in inspect.signature(type(scheduler)).parameters.keys() - {"last_epoch"}:
+        value = vars(scheduler).get(argument, vars(scheduler).get(f"_{argument}"))
+        if isinstance(value, bool | int | float | str) or argument == "milestones":
+            settings[f"{name}'s {argument}"] = repr(value)
+    for index, function in enumerate(getattr(scheduler, "lr_lambdas", ())):
+        if dataclasses.is_dataclass(function):
+            settings[f"{name}'s lr_lambda {index}"] = repr(function)
+    for index, part in enumerate(getattr(scheduler, "_schedulers", ())):
+        settings |= {f"{key} (part {index})": value for key, value in _settings(part).items()}
+    return settings
+
+
+def _tell_changes(built: dict[str, str], loaded: dict[str, str]) -> None:
+    changes = [
+        f"{name} to {loaded[name]} from {value}" for name, value in sorted(built.items()) if loaded[name] != value
+    ]
+    if changes:
+        warnings.warn(
+            f"the scheduler's state sets {', '.join(changes)}: a checkpoint brings its settings with it; to go on with "
+            "others, set them after loading",
+            stacklevel=4,
+        )
 
 
 def _describe(scheduler: LRScheduler) -> str:

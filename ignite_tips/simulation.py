@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ignite_tips._checks import check_instance, check_integer, check_number
+from ignite_tips.param_groups import group_names
 
 __all__ = ["simulate_schedule"]
 
@@ -56,7 +57,7 @@ def simulate_schedule(
         if metrics is not None or steps is None:
             raise TypeError(f"simulate_schedule() needs steps, and no metrics, for {type(scheduler).__name__}")
         inputs = [()] * (check_integer("steps", steps, ge=1) - 1)
-    names = _group_names(scheduler.optimizer)
+    names = group_names(scheduler.optimizer)
     return {name: [*rates] for name, rates in zip(names, _rates(_copy(scheduler), inputs), strict=True)}
 
 
@@ -83,10 +84,3 @@ def _copy(scheduler: LRScheduler) -> LRScheduler:
 
 def _current(optimizer: Optimizer) -> tuple[float, ...]:
     return tuple(float(group["lr"]) for group in optimizer.param_groups)
-
-
-def _group_names(optimizer: Optimizer) -> list[str]:
-    names = [str(group.get("name", index)) for index, group in enumerate(optimizer.param_groups)]
-    if len(set(names)) < len(names):
-        raise ValueError(f"the optimizer's param groups must have different names, got {', '.join(names)}")
-    return names

@@ -12,6 +12,7 @@ from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElas
 from torch.distributed.elastic.multiprocessing.api import LogsSpecs, PContext, SignalException, SubprocessContext
 
 from .deaths import DeathWatch
+from .failure import first_failure
 from .guard import Guard
 from .say import say
 from .signals import Interruption
@@ -72,6 +73,7 @@ class Engine(LocalElasticAgent):
         worker_env[_SIGNALS_VARIABLE] = _TORCHRUN_SIGNALS
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        self._guard.sweep()  # what failed workers left would hold their memory and their ports
         pids: dict[int, Any] = super()._start_workers(worker_group)
         self._guard.watch(pids.values())
         self.deaths.watch(pids)
@@ -84,6 +86,10 @@ class Engine(LocalElasticAgent):
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         self._interruption.check()
         result: RunResult = super()._monitor_workers(worker_group)
+        if result.is_failed() and self._remaining_restarts > 0:
+            total = worker_group.spec.max_restarts
+            failure = first_failure(result, self.deaths.order())
+            say(f"{failure}; starting again, {total - self._remaining_restarts + 1} of {total}")
         return result
 
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: float = 0) -> None:

@@ -28,6 +28,7 @@ class Guard:
         outer = os.environ.get(watchdog.RUN_ID_VARIABLE)
         self.environment = {watchdog.RUN_ID_VARIABLE: f"{outer}:{self._run_id}" if outer else self._run_id}
         self._process: subprocess.Popen[str] | None = None
+        self._sessions: dict[int, str] = {}
 
     def __enter__(self) -> Self:
         if sys.platform == "linux":
@@ -43,12 +44,19 @@ class Guard:
 
     def watch(self, pids: Iterable[int]) -> None:
         """Tell the watchdog of workers that lead a session each."""
+        self._sessions |= {pid: watchdog.start_time(pid) for pid in pids}
         if self._process is not None and self._process.stdin is not None:
             try:
-                self._process.stdin.writelines(f"{pid}\n" for pid in pids)
+                self._process.stdin.writelines(f"{pid}\n" for pid in self._sessions)
                 self._process.stdin.flush()
             except BrokenPipeError:  # somebody killed it: the workers' parent-death signal is left
                 self._process = None
+
+    def sweep(self) -> None:
+        """End what the workers left behind so far."""
+        if self._sessions:
+            watchdog.sweep(self._run_id, self._sessions)
+            self._sessions.clear()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

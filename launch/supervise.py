@@ -2,22 +2,19 @@
 
 import logging
 import os
-import signal
 import sys
-import uuid
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import worker
+from .errors import UsageError
 from .guard import Guard
 from .plan import LaunchPlan
 from .say import say
 
 if TYPE_CHECKING:
-    from torch.distributed.elastic.agent.server.api import RunResult
-
-    from .engine import Engine
+    from .logs import RankLogs
 
 __all__ = ["supervise"]
 
@@ -49,16 +46,12 @@ def _import_torch_quietly() -> None:
 def _run_engine(plan: LaunchPlan, guard: Guard) -> int:
     from torch.distributed.elastic.agent.server.api import WorkerSpec
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
-    from torch.distributed.elastic.rendezvous import RendezvousParameters
-    from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
     from .engine import Engine
+    from .failure import first_failure
+    from .meeting import meet
 
-    local = "127.0.0.1"
-    parameters = RendezvousParameters(
-        "c10d", f"{local}:0", uuid.uuid4().hex, min_nodes=1, max_nodes=1, local_addr=local, is_host=True
-    )
-    handler = get_rendezvous_handler(parameters)
+    handler, local_addr = meet(plan.rendezvous)
     arguments = ("-I", "-S", str(Path(worker.__file__)), str(os.getpid()), *plan.command)
     spec = WorkerSpec(
         role="default",
@@ -68,24 +61,30 @@ def _run_engine(plan: LaunchPlan, guard: Guard) -> int:
         args=tuple(argument.replace("$", "$$") for argument in arguments),
         rdzv_handler=handler,
         max_restarts=plan.max_restarts,
-        local_addr=local,
+        local_addr=local_addr,
     )
-    engine = Engine(spec, DefaultLogsSpecs(os.devnull), guard=guard, grace=plan.grace)
+    logs = None if plan.log_dir is None else _open_logs(plan.log_dir)
+    engine = Engine(spec, logs or DefaultLogsSpecs(os.devnull), guard=guard, grace=plan.grace)
     try:
         result = engine.run()
     except SignalException as error:
         return 128 + error.sigval
     finally:
         handler.shutdown()
-    return _tell_failure(result, engine) if result.is_failed() else 0
+        if logs is not None:
+            logs.finish()
+    if not result.is_failed():
+        return 0
+    failure = first_failure(result, engine.deaths.order())
+    words = "" if logs is None else logs.last_words(failure.local_rank)
+    say(f"{failure}:\n{words}" if words else str(failure))
+    return failure.exit_code
 
 
-def _tell_failure(result: "RunResult", engine: "Engine") -> int:
-    """Say which worker failed first and how, and return the launcher's exit code for it."""
-    ranks = {failure.local_rank: rank for rank, failure in result.failures.items()}
-    first = next((local_rank for local_rank in engine.deaths.order() if local_rank in ranks), min(ranks))
-    failure = result.failures[ranks[first]]
-    code = int(failure.exitcode)
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    say(f"rank {ranks[first]} (pid {failure.pid}) {how}")
-    return 128 - code if code < 0 else code
+def _open_logs(folder: str) -> "RankLogs":
+    from .logs import RankLogs
+
+    try:
+        return RankLogs(Path(folder))
+    except OSError as error:
+        raise UsageError(f"--log-dir {folder} cannot be a folder for logs: {error.strerror}") from error

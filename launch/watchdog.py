@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-__all__ = ["RUN_ID_VARIABLE", "main", "sweep"]
+__all__ = ["RUN_ID_VARIABLE", "main", "start_time", "sweep"]
 
 # Ids of nested launches are joined by colons, so that the outer one's end is the inner ones' too.
 RUN_ID_VARIABLE = "IGNITE_LAUNCH_RUN_ID"
@@ -28,7 +28,7 @@ def main(run_id: str) -> None:
     sessions: dict[int, str] = {}
     for line in sys.stdin:
         leader = int(line)
-        sessions[leader] = _start_time(leader)
+        sessions[leader] = start_time(leader)
     sweep(run_id, sessions)
 
 
@@ -66,7 +66,7 @@ def _belongs(pid: int, run_id: str, sessions: dict[int, str]) -> bool:
     if run_id.encode() in ids.split(b":"):
         return True
     # A session's number is not given out anew while the session has a member; a new leader would have a new start time.
-    return session in sessions and _start_time(session) in ("", sessions[session])
+    return session in sessions and start_time(session) in ("", sessions[session])
 
 
 def _stat(pid: int) -> list[str]:
@@ -75,7 +75,8 @@ def _stat(pid: int) -> list[str]:
         return file.read().rpartition(")")[2].split()
 
 
-def _start_time(pid: int) -> str:
+def start_time(pid: int) -> str:
+    """Return when the process started, in the kernel's ticks; "" if there is none of this id."""
     try:
         return _stat(pid)[19]
     except (OSError, IndexError):

@@ -25,6 +25,7 @@ LAYERS = {
     "optimizer_gradients": 1,
     "param_groups": 1,
     "parameters": 1,
+    "schedule_length": 1,
     "schedule_plot": 1,
     "scheduler_state": 1,
     "schedules": 1,

@@ -18,6 +18,7 @@ from ignite_tips.attachment import Attachment
 from ignite_tips.events import (
     OptimizerEvents,
     attach_optimizer_events,
+    completed_updates,
     current_step,
     detach_optimizer_events,
     for_optimizer,
@@ -194,6 +195,14 @@ def test_several_optimizers_are_told_apart() -> None:
     assert own == {"first": [1, 2, 3, 4, 5, 6], "second": [1, 2], "second, every 2": [2], "listed": [1, 1, 2]}
     assert trainer.state.optimizer_step == 8
     assert trainer.state.optimizer_steps == [6, 2]
+
+
+def test_completed_updates_are_counted_for_each_optimizer() -> None:
+    """Each optimizer's own updates of the run can be asked for."""
+    trainer, first, second = _two_optimizer_trainer()
+    trainer.run(range(4), max_epochs=1)
+    assert [completed_updates(trainer, optimizer) for optimizer in (first, second)] == trainer.state.optimizer_steps
+    assert sum(trainer.state.optimizer_steps) == trainer.state.optimizer_step > 0
 
 
 def test_counts_are_saved_restored_and_reset(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def _twins() -> LRScheduler:
         (lambda: ((ReduceLROnPlateau(_optimizer()), 3), {}), TypeError, "needs metrics, and no steps"),
         (lambda: ((ReduceLROnPlateau(_optimizer()),), {"metrics": []}), ValueError, "at least one metric, got none"),
         (lambda: ((ReduceLROnPlateau(_optimizer()),), {"metrics": ["1"]}), TypeError, "metrics must be a number"),
-        (lambda: ((_twins(), 3), {}), ValueError, "must have different names, got body, body"),
+        (lambda: ((_twins(), 3), {}), ValueError, "must have different names, got 'body' twice"),
     ],
 )
 def test_wrong_arguments(arguments: Callable[[], Any], error: type[Exception], message: str) -> None:
