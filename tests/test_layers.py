@@ -31,6 +31,7 @@ LAYERS = {
     "schedules": 1,
     "simulation": 1,
     "summary": 1,
+    "summary_backends": 1,
     "summary_table": 1,
     "attachment": 2,
     "distributed": 2,
@@ -41,7 +42,7 @@ LAYERS = {
 }
 # Files that others of their own layer may import.
 SHARED = {"attachment", "parameters", "param_groups", "optimizer_step", "events", "notices"}
-SHARED |= {"model_state", "module_calls", "summary_table"}  # what summary.py is made of
+SHARED |= {"model_state", "module_calls", "summary_backends", "summary_table"}  # what summary.py is made of
 MODULES = sorted(path for path in (ROOT / "ignite_tips").rglob("*.py") if path.name != "__init__.py")
 
 
