@@ -10,6 +10,7 @@ from ignite_tips.events import (
     for_optimizer,
 )
 from ignite_tips.gradients import clip_gradient_norm, gradient_norm
+from ignite_tips.handlers.annotating import RunAnnotator
 from ignite_tips.handlers.clipping import GradientNormClipper
 from ignite_tips.handlers.freezing import ParameterFreezer
 from ignite_tips.handlers.lr_logging import LearningRateLogger
@@ -18,6 +19,7 @@ from ignite_tips.handlers.scheduling import SchedulerStepper
 from ignite_tips.handlers.summarizing import ModelSummarizer
 from ignite_tips.param_groups import layerwise_lr_groups, param_group_table, param_groups
 from ignite_tips.parameters import freeze_parameters, select_parameters, unfreeze_parameters
+from ignite_tips.resumable_logger import ResumableTensorboardLogger
 from ignite_tips.rewrapping import rewrap_model
 from ignite_tips.schedule_plot import plot_schedule
 from ignite_tips.schedules import linear_warmup, warmup_stable_decay, with_warmup
@@ -34,6 +36,8 @@ __all__ = [
     "OptimizerEvents",
     "ParameterFreezer",
     "PlateauStepper",
+    "ResumableTensorboardLogger",
+    "RunAnnotator",
     "SchedulerStepper",
     "__version__",
     "attach_optimizer_events",

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = {
     "_checks": 0,
     "_version": 0,
+    "event_files": 1,
     "event_writing": 1,
     "gradient_clipper": 2,
     "gradients": 1,
@@ -30,6 +31,7 @@ LAYERS = {
     "schedules": 1,
     "simulation": 1,
     "summary": 1,
+    "summary_backends": 1,
     "summary_table": 1,
     "attachment": 2,
     "distributed": 2,
@@ -37,11 +39,12 @@ LAYERS = {
     "notices": 2,
     "schedule_fit": 2,
     "validation_metric": 2,
+    "resumable_logger": 2,
     "scalar_sinks": 2,
 }
 # Files that others of their own layer may import.
 SHARED = {"attachment", "parameters", "param_groups", "optimizer_step", "events", "notices"}
-SHARED |= {"model_state", "module_calls", "summary_table"}  # what summary.py is made of
+SHARED |= {"model_state", "module_calls", "summary_backends", "summary_table"}  # what summary.py is made of
 MODULES = sorted(path for path in (ROOT / "ignite_tips").rglob("*.py") if path.name != "__init__.py")
 
 
