@@ -28,12 +28,9 @@ def check_run(scheduler: LRScheduler, event: Any, state: State) -> None:
 
 def check_first_epoch(scheduler: LRScheduler, event: Any, state: State, steps: int) -> None:
     """After a run's first epoch, which made ``steps`` steps: warn where their number was not known before."""
-    if (
-        steps > 0
-        and state.max_epochs is not None
-        and event not in _EPOCH_EVENTS
-        and _steps_in_run(event, state) is None
-    ):
+    if event in _EPOCH_EVENTS or _steps_in_run(event, state) is not None:
+        return
+    if steps > 0 and state.max_epochs is not None:
         _check(scheduler, event, steps * (state.max_epochs - state.epoch), certain=False)
 
 
