@@ -1,0 +1,60 @@
+"""The command: from words to a plan, and from errors to one sentence and an exit code."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .arguments import HELP, parse
+from .devices import Inventory, format_devices, read_inventory
+from .errors import LaunchError, UsageError
+from .options import LaunchOptions
+from .plan import LaunchPlan, make_plan
+from .run import run
+from .say import say
+from .show import plan_as_json, plan_as_shell
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: the worker's, 128 + n for signal n, 2 for wrong usage."""
+    try:
+        return _main(sys.argv[1:] if argv is None else argv)
+    except LaunchError as error:
+        say(f"error: {error}")
+        return error.exit_code
+
+
+def _main(argv: Sequence[str]) -> int:
+    request = parse(argv)
+    if request.options is None:
+        print(HELP.rstrip() if request.help else _gpus())
+        return 0
+    _check_script(request.options)
+    plan = _plan(request.options)
+    return _show(plan) if request.dry_run else run(plan)
+
+
+def _gpus() -> str:
+    inventory = read_inventory()
+    return format_devices(inventory.devices) if inventory.devices else f"no GPU: {inventory.absence}"
+
+
+def _check_script(options: LaunchOptions) -> None:
+    if not options.module and not os.path.exists(options.script):
+        raise UsageError(f"there is no script {options.script!r} in {Path.cwd()}")
+
+
+def _plan(options: LaunchOptions) -> LaunchPlan:
+    # Without GPUs to choose, a driver that does not answer is no obstacle.
+    inventory = Inventory((), "--gpus none") if options.gpus == "none" else read_inventory()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return make_plan(options, inventory, os.environ, cores=cores, python=sys.executable)
+
+
+def _show(plan: LaunchPlan) -> int:
+    print(plan_as_json(plan), flush=True)
+    say(plan.reason)
+    say(f"the same by hand:\n{plan_as_shell(plan)}")
+    return 0

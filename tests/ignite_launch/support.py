@@ -1,0 +1,111 @@
+"""What the launcher's tests share: real launches, each with its time limit, and what they leave behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Launch", "Result", "environment", "marked_processes", "wait_until"]
+
+_MARK = "IGNITE_LAUNCH_TEST_MARK"
+
+
+def environment(tmp_path: Path, **variables: str) -> dict[str, str]:
+    """Return this environment without what a launcher reads, with a mark and a temporary folder of its own."""
+    inherited = ("CUDA_", "SLURM_", "IGNITE_LAUNCH_", "TORCHELASTIC_", "OMP_NUM_THREADS", "GLOO_", "NCCL_")
+    scratch = tmp_path / "tmp"
+    scratch.mkdir(exist_ok=True)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(inherited)}
+    return kept | {"TMPDIR": str(scratch), _MARK: str(tmp_path)} | variables
+
+
+def marked_processes(tmp_path: Path) -> list[int]:
+    """Return the living processes that were started, at whatever remove, with ``environment(tmp_path)``."""
+    return [pid for pid in _pids() if f"{_MARK}={tmp_path}".encode() in _environ(pid)]
+
+
+def _pids() -> Iterator[int]:
+    return (int(name) for name in os.listdir("/proc") if name.isdecimal())
+
+
+def _environ(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def wait_until(condition: Callable[[], object], what: str, seconds: float = 30.0) -> None:
+    """Return as soon as ``condition()`` holds; fail after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {seconds:g} s")
+        time.sleep(0.01)
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a launch ended."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+
+
+class Launch:
+    """A launcher running in a session of its own, as in a terminal; killed with all that it started at the end.
+
+    Leaving the context checks that nothing of the run lives and that its temporary folder is empty.
+    """
+
+    def __init__(self, tmp_path: Path, *arguments: str, **variables: str) -> None:
+        self.tmp_path = tmp_path
+        self._arguments = [sys.executable, "-m", "ignite_launch", *arguments]
+        self._environment = environment(tmp_path, **variables)
+
+    def __enter__(self) -> "Launch":
+        self._out = open(self.tmp_path / "launch.out", "w+")
+        self._err = open(self.tmp_path / "launch.err", "w+")
+        self._start = time.monotonic()
+        self.process = subprocess.Popen(
+            self._arguments,
+            env=self._environment,
+            cwd=self.tmp_path,
+            stdout=self._out,
+            stderr=self._err,
+            start_new_session=True,
+        )
+        return self
+
+    def result(self, timeout: float = 60.0) -> Result:
+        """Wait for the launcher's end."""
+        code = self.process.wait(timeout)
+        seconds = time.monotonic() - self._start
+        return Result(
+            code, (self.tmp_path / "launch.out").read_text(), (self.tmp_path / "launch.err").read_text(), seconds
+        )
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            if kind is None:
+                wait_until(lambda: not marked_processes(self.tmp_path), "the end of every process", 10)
+                assert list((self.tmp_path / "tmp").iterdir()) == []
+        finally:
+            self.process.poll() is None and self.process.kill()
+            self.process.wait()
+            for pid in marked_processes(self.tmp_path):
+                os.kill(pid, signal.SIGKILL)
+            self._out.close()
+            self._err.close()
+
+
+def launch(tmp_path: Path, *arguments: str, timeout: float = 60.0, **variables: str) -> Result:
+    """Run ``ignite-launch`` to its end."""
+    with Launch(tmp_path, *arguments, **variables) as running:
+        return running.result(timeout)

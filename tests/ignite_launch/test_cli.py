@@ -1,0 +1,82 @@
+"""The command line: what it refuses, and what it hands on untouched."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.ignite_launch.support import launch
+
+_ECHO = "import json, os, sys; print(json.dumps([sys.argv[1:], dict(os.environ)]))"
+
+
+@pytest.fixture
+def echo(tmp_path: Path) -> str:
+    (tmp_path / "echo me.py").write_text(_ECHO)
+    return "echo me.py"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["missing.py"], "there is no script 'missing.py'"),
+        (["--gpus", "0,0", "echo me.py"], "--gpus 0,0: there is no GPU 0; there is no GPU: no NVIDIA driver was found"),
+        (["--gpus", "x", "echo me.py"], "--gpus x: 'x' is no GPU number"),
+        (["--gpus", "7", "echo me.py"], "--gpus 7: there is no GPU 7"),
+        (["--nproc", "0", "echo me.py"], "argument --nproc: must be an integer >= 1, got '0'"),
+        (["--nproc", "two", "echo me.py"], "argument --nproc: must be an integer >= 1, got 'two'"),
+        (["--strategy", "fsdp", "echo me.py"], "argument --strategy: must be auto, single, dp or ddp, got 'fsdp'"),
+        (["--strategy", "dp", "echo me.py"], "--strategy dp needs at least two GPUs"),
+        (["--grace", "-1", "echo me.py"], "argument --grace: must be a number of seconds >= 0, got '-1'"),
+        (["--nnodes", "3:2", "echo me.py"], "argument --nnodes: must be N or MIN:MAX with MIN <= MAX, got '3:2'"),
+        (["--frobnicate", "echo me.py"], "unrecognized arguments: --frobnicate"),
+        (["--gpus"], "argument --gpus: expected one argument"),
+        ([], "a script, or a module with -m, must be named"),
+    ],
+)
+def test_wrong_usage_is_one_sentence_and_exit_code_2(tmp_path: Path, echo: str, arguments: list, sentence: str) -> None:
+    """Wrong usage ends with exit code 2, one line on stderr and no traceback."""
+    result = launch(tmp_path, *arguments)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("ignite-launch: error: ")
+    assert sentence in result.err
+    assert result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("nproc", ["1", "2"])
+def test_arguments_pass_through_untouched(tmp_path: Path, echo: str, nproc: str) -> None:
+    """Spaces, quotes, templates, options of the launcher's own and what is no UTF-8 reach the script as typed."""
+    arguments = ["--nproc", "3", "--", "-m", "", "a b", "'", '"', "$HOME", "$$", "${local_rank}", "é", "-h", "\udcff"]
+    result = launch(tmp_path, "--nproc", nproc, echo, *arguments)
+    assert result.code == 0
+    for line in result.out.splitlines():
+        assert json.loads(line)[0] == arguments
+
+
+def test_a_module_runs_as_python_runs_it(tmp_path: Path) -> None:
+    """-m runs a module of a package in the working folder, with its arguments."""
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__init__.py").touch()
+    (tmp_path / "package" / "tool.py").write_text("import sys; print(__package__, sys.argv[1:])")
+    for options in ([], ["--nproc", "2"]):
+        result = launch(tmp_path, *options, "-m", "package.tool", "-m", "x")
+        assert set(result.out.splitlines()) == {"package ['-m', 'x']"}
+
+
+def test_a_single_process_is_the_launcher_itself(tmp_path: Path) -> None:
+    """One process replaces the launcher, so that its id, its parent and its output are those of plain python."""
+    (tmp_path / "me.py").write_text("import os; print(os.getpid(), os.getppid(), 'torch' in __import__('sys').modules)")
+    from tests.ignite_launch.support import Launch
+
+    with Launch(tmp_path, "me.py") as running:
+        result = running.result()
+        assert result.out.split() == [str(running.process.pid), str(os.getpid()), "False"]
+
+
+def test_help_fits_a_screen(tmp_path: Path) -> None:
+    """--help has at most 40 lines of at most 90 columns, in groups, with three examples."""
+    lines = launch(tmp_path, "--help").out.splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 90
+    assert sum(line.startswith("  ignite-launch ") for line in lines) == 3
