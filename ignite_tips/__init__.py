@@ -13,6 +13,7 @@ from ignite_tips.gradients import clip_gradient_norm, gradient_norm
 from ignite_tips.handlers.annotating import RunAnnotator
 from ignite_tips.handlers.clipping import GradientNormClipper
 from ignite_tips.handlers.freezing import ParameterFreezer
+from ignite_tips.handlers.gradual_unfreezing import GradualUnfreezer
 from ignite_tips.handlers.lr_logging import LearningRateLogger
 from ignite_tips.handlers.plateau import PlateauStepper
 from ignite_tips.handlers.scheduling import SchedulerStepper
@@ -29,6 +30,7 @@ from ignite_tips.summary_table import LayerSummary, ModelSummary
 
 __all__ = [
     "GradientNormClipper",
+    "GradualUnfreezer",
     "LayerSummary",
     "LearningRateLogger",
     "ModelSummarizer",

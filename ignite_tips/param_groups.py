@@ -201,6 +201,7 @@ def _named_options(
     rules: Mapping[str, Mapping[str, Any]], default: Mapping[str, Any] | None
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for pattern, options in rules.items():
+        as_patterns((pattern,))
         yield _checked_name(f"options of {pattern!r}", options, _default_name(pattern)), options
     if default is not None:
         yield _checked_name("default", default, "default"), default

@@ -36,15 +36,19 @@ LAYERS = {
     "attachment": 2,
     "distributed": 2,
     "events": 2,
+    "model_part": 2,
     "notices": 2,
     "schedule_fit": 2,
     "validation_metric": 2,
     "resumable_logger": 2,
+    "rewrapping": 2,
     "scalar_sinks": 2,
+    "triggers": 2,
 }
 # Files that others of their own layer may import.
 SHARED = {"attachment", "parameters", "param_groups", "optimizer_step", "events", "notices"}
 SHARED |= {"model_state", "module_calls", "summary_backends", "summary_table"}  # what summary.py is made of
+SHARED |= {"distributed", "rewrapping"}  # what model_part.py and triggers.py stand on
 MODULES = sorted(path for path in (ROOT / "ignite_tips").rglob("*.py") if path.name != "__init__.py")
 
 
