@@ -2,7 +2,9 @@
 
 from ignite_tips._version import __version__
 from ignite_tips.gradients import clip_gradient_norm, gradient_norm
-from ignite_tips.handlers.clipping import GradientNormClipper
+from ignite_tips.handlers.adaptive_clipping import AdaptiveGradientClipper
+from ignite_tips.handlers.clipping import GradientNormClipper, GradientValueClipper
+from ignite_tips.handlers.history_clipping import AutoClipper, ZClipper
 from ignite_tips.handlers.lr_logging import LearningRateLogger
 from ignite_tips.handlers.plateau import PlateauStepper
 from ignite_tips.handlers.scheduling import SchedulerStepper
@@ -14,13 +16,17 @@ from ignite_tips.summary import summarize_model
 from ignite_tips.summary_table import LayerSummary, ModelSummary
 
 __all__ = [
+    "AdaptiveGradientClipper",
+    "AutoClipper",
     "GradientNormClipper",
+    "GradientValueClipper",
     "LayerSummary",
     "LearningRateLogger",
     "ModelSummarizer",
     "ModelSummary",
     "PlateauStepper",
     "SchedulerStepper",
+    "ZClipper",
     "__version__",
     "clip_gradient_norm",
     "gradient_norm",

@@ -1,7 +1,7 @@
 """What all clippers share: when they act, what a non-finite gradient does, what ranks agree on, what is told."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import inf, isfinite
 from types import NoneType
 from typing import Any, NoReturn, Self
@@ -12,7 +12,7 @@ from ignite.engine import Engine, Events
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ignite_tips._checks import check_choice, check_instance, check_number
+from ignite_tips._checks import check_choice, check_instance, check_integer, check_keys, check_number
 from ignite_tips.attachment import Attachment
 from ignite_tips.events import OptimizerEvents, acts_last, current_step
 from ignite_tips.gradients import clip_coefficient, nonfinite_kinds, scale_gradients, tensor_norms, total_norm
@@ -57,6 +57,8 @@ class GradientClipper(ABC):
         self._norm_name, self._coefficient_name = f"{prefix}grad_norm", f"{prefix}grad_clip_coef"
         self._gradients = OptimizerGradients(optimizer, per_group=per_group)
         self._has_peers = False
+        self._skipped = 0
+        self._skipped_told = 0
         self._attachment = Attachment()
 
     def attach(self, engine: Engine) -> Self:
@@ -67,13 +69,29 @@ class GradientClipper(ABC):
         """
         with self._attachment.renew():
             self._attachment.add_step_handler(engine, self._optimizer, OptimizerEvents.STEP_STARTED, self._clip)
-            self._attachment.add_handler(engine, Events.STARTED, self._look_for_peers)
-            self._look_for_peers(engine)
+            self._attachment.add_handler(engine, Events.STARTED, self._prepare)
+            self._look_for_peers()
         return self
 
     def detach(self) -> None:
         """Clip no more; without an attachment, do nothing."""
         self._attachment.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return ``"skipped_updates"``, the number of dropped updates."""
+        return {"skipped_updates": self._skipped}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take up the state of another run.
+
+        Raises:
+            TypeError, ValueError: if the state is not that of such a clipper; nothing is changed then.
+        """
+        state = check_keys(f"{type(self).__name__} state", state_dict, ("skipped_updates",))
+        self._load_skipped(state["skipped_updates"])
+
+    def _load_skipped(self, skipped: object) -> None:
+        self._skipped, self._skipped_told = check_integer("skipped_updates", skipped, ge=0), 0
 
     @abstractmethod
     def _shrink(self, engine: Engine, gradients: list[list[Tensor]], norms: list[Tensor]) -> Tensor | float:
@@ -129,7 +147,17 @@ class GradientClipper(ABC):
             self._gradients.uniform and current_step(engine).can_fold and acts_last(engine, self._optimizer, self._clip)
         )
 
-    def _look_for_peers(self, engine: Engine) -> None:
+    def _prepare(self, engine: Engine) -> None:
+        self._look_for_peers()
+        self._tell_skipped(engine)
+
+    def _tell_skipped(self, engine: Engine) -> None:
+        # Clippers of several optimizers add up; what a loaded state counts is told once.
+        metrics = engine.state.metrics
+        metrics["skipped_updates"] = metrics.get("skipped_updates", 0) + self._skipped - self._skipped_told
+        self._skipped_told = self._skipped
+
+    def _look_for_peers(self) -> None:
         self._has_peers = dist.is_initialized() and dist.get_world_size(self._process_group) > 1
 
     def _agree(self, norms: list[Tensor]) -> list[Tensor]:
@@ -153,7 +181,8 @@ class GradientClipper(ABC):
                 f"gradients must be finite, got {what} in {where} (iteration {engine.state.iteration}, "
                 f"epoch {engine.state.epoch}); parameters and optimizer state are as before it"
             )
-        engine.state.metrics["skipped_updates"] = engine.state.metrics.get("skipped_updates", 0) + 1
+        self._skipped += 1
+        self._tell_skipped(engine)
         announce(engine, "skipped_update", f"{where} dropped: {what}")
         step.drop()
 

@@ -10,6 +10,7 @@ from ignite_tips._checks import check_number, describe
 
 __all__ = [
     "EPSILON",
+    "clamp_gradients",
     "clip_coefficient",
     "clip_gradient_norm",
     "dense_values",
@@ -126,16 +127,22 @@ def clip_coefficient(norm: Tensor, max_norm: float | Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def clamp_gradients(tensors: list[Tensor], clip_value: float) -> None:
+    """Bring every value of dense tensors, in place, to within ±``clip_value``; NaN stays NaN."""
+    for places in _alike(tensors):
+        local = _local([tensors[place] for place in places])
+        torch._foreach_clamp_min_(local, -clip_value)
+        torch._foreach_clamp_max_(local, clip_value)
+
+
+@torch.no_grad()
 def scale_gradients(tensors: list[Tensor], coefficient: Tensor, *, uniform: bool = False) -> None:
     """Multiply dense tensors in place by ``coefficient``, a tensor of no dimension."""
     if uniform or _is_uniform(tensors):
         torch._foreach_mul_(tensors, coefficient)
         return
     for places in _alike(tensors):
-        local = [
-            tensor.to_local() if isinstance(tensor, DTensor) else tensor
-            for tensor in (tensors[place] for place in places)
-        ]
+        local = _local([tensors[place] for place in places])
         torch._foreach_mul_(local, coefficient.to(local[0].device, non_blocking=True))
 
 
@@ -174,6 +181,10 @@ def _as_list(tensors: Tensor | Iterable[Tensor]) -> list[Tensor]:
         if not isinstance(tensor, Tensor):
             raise TypeError(f"tensors must be a tensor or several, got {describe(tensor)}")
     return listed
+
+
+def _local(tensors: list[Tensor]) -> list[Tensor]:
+    return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
 
 
 def _is_uniform(tensors: list[Tensor]) -> bool:
