@@ -1,10 +1,11 @@
 """Norms and clipping of gradients: plain, sparse and distributed tensors, of any devices and dtypes."""
 
 from collections.abc import Iterable, Sequence
+from math import inf
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Partial
 
 from ignite_tips._checks import check_number, describe
 
@@ -99,7 +100,7 @@ def total_norm(norms: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
 def tensor_norms(tensors: list[Tensor], norm_type: float = 2.0, *, uniform: bool = False) -> Sequence[Tensor]:
     """Return the norm of each dense tensor, over all ranks, in plain tensors on the first one's device.
 
-    ``uniform`` promises plain tensors of one device and of one dtype of more than 16 bits.
+    ``uniform`` promises plain tensors, none empty, of one device and of one dtype of more than 16 bits.
     """
     if uniform or _is_uniform(tensors):
         # Ordinary gradients need no graph, and entering no_grad() would cost a fifth of the norm of a few small ones.
@@ -114,10 +115,25 @@ def _mixed_norms(tensors: list[Tensor], norm_type: float) -> list[Tensor]:
         alike = [tensors[place] for place in places]
         # The squares of 16-bit gradients overflow (float16) or lose all but three digits (bfloat16).
         accumulate = torch.float32 if alike[0].dtype.itemsize == 2 else None
-        part = torch.stack(torch._foreach_norm(alike, norm_type, dtype=accumulate))
-        whole = part.full_tensor() if isinstance(part, DTensor) else part
+        if norm_type == inf:
+            whole = _largest_magnitudes(alike, accumulate)
+        else:
+            part = torch.stack(torch._foreach_norm(alike, norm_type, dtype=accumulate))
+            whole = part.full_tensor() if isinstance(part, DTensor) else part
         norms.update(zip(places, whole.to(tensors[0].device, non_blocking=True), strict=True))
     return [norms[place] for place in range(len(tensors))]
+
+
+def _largest_magnitudes(tensors: list[Tensor], dtype: torch.dtype | None) -> Tensor:
+    # torch refuses the infinity norm of a tensor without values, such as a rank's shard of a small parameter.
+    local = [tensor if tensor.numel() else tensor.new_zeros(1) for tensor in _local(tensors)]
+    largest = torch.stack(torch._foreach_norm(local, inf, dtype=dtype))
+    if not isinstance(tensors[0], DTensor):
+        return largest
+    mesh = tensors[0].device_mesh
+    largest = largest.nan_to_num(nan=inf, posinf=inf)  # what a reduction makes of NaN depends on the ranks' order
+    whole: Tensor = DTensor.from_local(largest, mesh, [Partial("max")] * mesh.ndim).full_tensor()
+    return whole
 
 
 def clip_coefficient(norm: Tensor, max_norm: float | Tensor) -> Tensor:

@@ -25,22 +25,23 @@ def unit_norms(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def clip_units(
-    weights: Tensor, gradient: Tensor, gradient_norms: Tensor, clipping: float, eps: float
+    weights: Tensor, gradient: Tensor, gradient_norms: Tensor, clipping: float, eps: float, *, on_host: bool
 ) -> Tensor | float:
     """Scale a gradient in place so that each unit's norm is at most ``clipping`` times that of its weights.
 
     Returns:
-        The smallest factor of a unit, over all ranks: a number for tensors on the CPU.
+        The smallest factor of a unit, over all ranks: a number if the values are ``on_host``, so that nothing is
+        multiplied in vain.
     """
     largest = unit_norms(weights).clamp_min(eps) * clipping
     factors = torch.where(
         gradient_norms > largest, largest / gradient_norms.clamp_min(_SMALLEST_NORM), torch.ones_like(largest)
     )
     smallest = whole(factors).min() if factors.numel() else torch.ones(())
-    if smallest.is_cpu and smallest.item() >= 1:
+    if on_host and smallest.item() >= 1:
         return 1.0
     gradient.mul_(factors.to(gradient.dtype) if factors.dim() else factors)
-    return smallest.item() if smallest.is_cpu else smallest
+    return smallest.item() if on_host else smallest
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -79,11 +79,14 @@ class AdaptiveGradientClipper(GradientClipper):
         return [[total.to(totals[0].device, non_blocking=True) for total in totals]]
 
     def _shrink(self, engine: Engine, gradients: list[list[Tensor]], norms: list[Tensor]) -> Tensor | float:
+        on_host = self._gradients.on_host
         with_gradients = (p for p in self._gradients.parameters[0] if p.grad is not None)
         factors: list[Tensor | float] = [1.0]
         for parameter, gradient, unit in zip(with_gradients, gradients[0], self._unit_norms, strict=True):
             if parameter not in self._excluded:
-                factors.append(clip_units(_weights(parameter), gradient, unit, self._clipping, self._eps))
+                factors.append(
+                    clip_units(_weights(parameter), gradient, unit, self._clipping, self._eps, on_host=on_host)
+                )
         self._unit_norms = []
         return smallest(factors)
 

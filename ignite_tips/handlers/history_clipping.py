@@ -1,6 +1,7 @@
 """Gradient clipping to bounds that follow from the norms so far."""
 
 from collections.abc import Mapping
+from math import inf
 from typing import Any
 
 from ignite.engine import Engine
@@ -18,7 +19,8 @@ class _HistoryClipper(GradientClipper):
     """Clips to the bound that a rule finds; the rule's history is part of the state."""
 
     _rule: PercentileRule | ZScoreRule
-    _max_norm = float("inf")
+    _max_norm = inf
+    _reads_norms = True
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "rule": self._rule.state_dict()}
