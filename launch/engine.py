@@ -16,6 +16,7 @@ from .deaths import DeathWatch
 from .errors import LaunchError
 from .failure import Failure, first_failure
 from .guard import Guard
+from .nodes import STATIC
 from .pulse import Pulse
 from .say import say
 from .signals import Interruption
@@ -60,6 +61,8 @@ class Engine(LocalElasticAgent):
         self._grace = grace
         self._interruption = interruption
         self._hosts_store = hosts_store
+        self._lost: NodeLostError | None = None
+        self._leaving = threading.Timer(0, lambda: None)
         interruption.kill_workers = self._kill_workers
         os.environ[_SIGNALS_VARIABLE] = ""
 
@@ -83,15 +86,27 @@ class Engine(LocalElasticAgent):
         rank, nodes = worker_group.group_rank or 0, worker_group.group_world_size or 1
         self.pulse = Pulse(worker_group.store, rank, nodes, self._miss) if nodes > 1 else None
 
-    def _miss(self) -> None:
+    def _miss(self, words: str, exit_code: int) -> None:
         """Another node is lost: end the workers, and the launcher too if it hangs on that node's store."""
+        self._leaving = threading.Timer(_STUCK_SECONDS, self._leave, (words, exit_code))
+        self._leaving.daemon = True
+        self._leaving.start()
+        self._lost = NodeLostError(words, exit_code)
         self._kill_workers()
-        threading.Timer(_STUCK_SECONDS, self._leave).start()
 
-    def _leave(self) -> None:
-        if self.pulse is not None:
-            say(f"error: {self.pulse.lost}")
-            os._exit(self.pulse.exit_code)  # the watchdog sweeps up
+    @staticmethod
+    def _leave(words: str, exit_code: int) -> None:
+        say(f"error: {words}")
+        os._exit(exit_code)  # the watchdog sweeps up
+
+    def _check_nodes(self) -> None:
+        """Raise NodeLostError if another node is lost, unless the others may go on without it."""
+        lost, self._lost = self._lost, None
+        if lost is not None:
+            self._leaving.cancel()
+            if not self._remaining_restarts or self._rdzv_handler.get_backend() == STATIC:
+                raise lost
+            say(str(lost))
 
     def _set_local_rank_env(self, worker_env: dict[str, str | None], local_rank: int, spec: WorkerSpec) -> None:
         super()._set_local_rank_env(worker_env, local_rank, spec)
@@ -120,10 +135,6 @@ class Engine(LocalElasticAgent):
             failure = self.first_failure(result)
             say(f"{failure}; starting again, {total - self._remaining_restarts + 1} of {total}")
         return result
-
-    def _check_nodes(self) -> None:
-        if self.pulse is not None and self.pulse.lost and not self._remaining_restarts:
-            raise NodeLostError(self.pulse.lost, self.pulse.exit_code)
 
     def _exit_barrier(self) -> None:
         """Wait until the workers of all nodes are done; the node that hosts the store leaves last."""

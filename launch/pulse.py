@@ -18,13 +18,10 @@ _FAILURE = "failure"
 class Pulse:
     """The beats of one node, and its ear for those of the others.
 
-    Attributes:
-        lost: what happened to another node, in words, once something did.
+    ``on_loss`` is called once, from a thread of its own, with what happened to another node and the run's exit code.
     """
 
-    def __init__(self, store: Any, rank: int, nodes: int, on_loss: Callable[[], None]) -> None:
-        self.lost = ""
-        self.exit_code = 1
+    def __init__(self, store: Any, rank: int, nodes: int, on_loss: Callable[[str, int], None]) -> None:
         self._store = store.clone()  # a connection of its own: torch's waits would hold up the beats
         self._store.set_timeout(timedelta(seconds=_LIMIT))
         self._rank = rank
@@ -69,8 +66,7 @@ class Pulse:
                 if self._store.check([f"pulse/{_FAILURE}"]):
                     code, _, words = self._store.get(f"pulse/{_FAILURE}").decode().partition(" ")
                     if not words.startswith(f"node {self._rank}: "):
-                        self.exit_code = int(code)
-                        self._lose(words)
+                        self._lose(words, int(code))
             except RuntimeError:
                 self._lose("the node that the others connect to is gone")
                 return
@@ -85,8 +81,7 @@ class Pulse:
                 if now - heard > _LIMIT:
                     self._lose(f"node {node} has not been heard of for {_LIMIT:g} s")
 
-    def _lose(self, words: str) -> None:
+    def _lose(self, words: str, exit_code: int = 1) -> None:
         if not self._stopped.is_set():
-            self.lost = words
             self.stop()
-            self._on_loss()
+            self._on_loss(words, exit_code)
