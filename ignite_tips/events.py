@@ -17,24 +17,25 @@ Where they fire in the training loop, here with an accumulation of two micro-bat
 OptimizerEvents.STEP_STARTED    before the update: clip, inspect gradients, log the rate in use
 OptimizerEvents.STEP_COMPLETED  after the update: per-update schedules, counters
 
-Neither fires for an update that does not happen: a micro-batch of an accumulation, a step that GradScaler
-skips, a step that a handler drops. This is the only file that touches optimizer hooks.
+Neither fires for an update that does not happen: a micro-batch of an accumulation, a step that GradScaler skips.
 """
 
-import functools
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
 from ignite.engine import CallableEventWithFilter, Engine, EventEnum, Events, EventsList
 from torch.optim import LBFGS, Optimizer
 
 from ignite_tips._checks import check_instance
-from ignite_tips.optimizer_step import OptimizerStep, UpdateDropped
+from ignite_tips.optimizer_step import OptimizerStep, StepHooks
 
 __all__ = [
     "OptimizerEvents",
+    "acts_last",
     "attach_optimizer_events",
+    "completed_updates",
     "current_step",
     "detach_optimizer_events",
     "for_optimizer",
@@ -56,7 +57,9 @@ class OptimizerEvents(EventEnum):
 
 _EVENT_TO_ATTR = dict.fromkeys(OptimizerEvents, "optimizer_step")
 _STATE_KEYS = ("optimizer_step", "optimizer_steps")
-_ENDED = (None, Events.COMPLETED, Events.TERMINATE)
+# An attribute of an enum is looked up slowly.
+_STEP_STARTED, _STEP_COMPLETED = OptimizerEvents.STEP_STARTED, OptimizerEvents.STEP_COMPLETED
+_COMPLETED, _TERMINATE = Events.COMPLETED, Events.TERMINATE
 
 
 def attach_optimizer_events(engine: Engine, optimizer: Optimizer) -> None:
@@ -84,26 +87,26 @@ def attach_optimizer_events(engine: Engine, optimizer: Optimizer) -> None:
         2
         4
     """
-    _attached_hooks(engine, optimizer).kept_by_user = True
+    _attach(engine, optimizer).kept_by_user = True
 
 
 def detach_optimizer_events(engine: Engine, optimizer: Optimizer) -> None:
     """Undo ``attach_optimizer_events``; handlers of this toolkit that are still attached keep the events."""
-    hooks = _trackers[engine].hooks.get(optimizer) if engine in _trackers else None
-    if hooks is not None:
-        hooks.kept_by_user = False
+    attached = _trackers[engine].attached.get(optimizer) if engine in _trackers else None
+    if attached is not None:
+        attached.kept_by_user = False
         _remove_if_unused(engine, optimizer)
 
 
 def hold_optimizer_events(engine: Engine, optimizer: Optimizer) -> Callable[[], None]:
     """Attach the events for one handler; the function returned lets go of them again."""
-    _attached_hooks(engine, optimizer).holds += 1
+    _attach(engine, optimizer).holds += 1
     engine_ref, optimizer_ref = weakref.ref(engine), weakref.ref(optimizer)
 
     def release() -> None:
         held_engine, held_optimizer = engine_ref(), optimizer_ref()
         if held_engine is not None and held_optimizer is not None:
-            _trackers[held_engine].hooks[held_optimizer].holds -= 1
+            _trackers[held_engine].attached[held_optimizer].holds -= 1
             _remove_if_unused(held_engine, held_optimizer)
 
     return release
@@ -141,6 +144,13 @@ def is_optimizer_event(event: Any) -> bool:
     return isinstance(event, CallableEventWithFilter) and event in _EVENT_TO_ATTR
 
 
+def completed_updates(engine: Engine, optimizer: Optimizer) -> int:
+    """Return how many updates ``optimizer``, whose events are attached, completed in the run of ``engine``."""
+    tracker = _trackers[engine]
+    count: int = tracker.state.optimizer_steps[tracker.attached[optimizer].place]
+    return count
+
+
 def current_step(engine: Engine) -> OptimizerStep:
     """Return the update under way, in a handler of OptimizerEvents.
 
@@ -153,75 +163,14 @@ def current_step(engine: Engine) -> OptimizerStep:
     return tracker.step
 
 
-class _StepHooks:
-    """Turns one optimizer's step hooks into one engine's events.
-
-    The optimizer holds this object, which holds the engine weakly: an optimizer that outlives its trainer keeps no
-    engine alive.
-    """
-
-    def __init__(self, tracker: "_StepTracker", optimizer: Optimizer, index: int) -> None:
-        self.kept_by_user = False
-        self.holds = 0
-        self._tracker = weakref.ref(tracker)
-        self._index = index
-        self._step: OptimizerStep | None = None
-        self._handles = (
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
-        )
-
-    def remove(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def _before_step(
-        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        tracker = self._tracker()
-        if self._step is not None:  # the update before this one raised half-way
-            self._step.restore()
-            self._step = None
-        if tracker is None or tracker.engine.last_event_name in _ENDED:
-            return None
-        # torch passes the optimizer itself as the first positional argument.
-        closure = args[1] if len(args) > 1 else kwargs.get("closure")
-        if closure is None:
-            self._start(tracker, optimizer)
-            return None
-        return (optimizer, functools.partial(self._evaluate, closure, tracker, optimizer)), {}
-
-    def _evaluate(self, closure: Callable[[], Any], tracker: "_StepTracker", optimizer: Optimizer) -> Any:
-        if self._step is not None:
-            raise RuntimeError(
-                "OptimizerEvents must have a closure that is evaluated once in an update, but "
-                f"{type(optimizer).__name__} evaluated it again; detach the handlers that act on its updates"
-            )
-        loss = closure()
-        self._start(tracker, optimizer)
-        return loss
-
-    def _start(self, tracker: "_StepTracker", optimizer: Optimizer) -> None:
-        step = OptimizerStep(optimizer, tracker.state.optimizer_steps[self._index] + 1)
-        if step.is_skipped_by_scaler():
-            return
-        self._step = step
-        if tracker.has_handlers(OptimizerEvents.STEP_STARTED):
-            step.unscale()
-            try:
-                tracker.fire(OptimizerEvents.STEP_STARTED, step)
-            except UpdateDropped:
-                step.withhold_gradients()
-
-    def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        step, self._step = self._step, None
-        tracker = self._tracker()
-        if step is None or tracker is None:
-            return
-        step.restore()
-        if step.happens:
-            tracker.state.optimizer_steps[self._index] += 1
-            tracker.fire(OptimizerEvents.STEP_COMPLETED, step)
+def acts_last(engine: Engine, optimizer: Optimizer, function: Callable[[Engine], None]) -> bool:
+    """Whether no handler of STEP_STARTED for ``optimizer`` follows ``function``, attached with ``Attachment``."""
+    for handler, _, _ in reversed(engine._event_handlers[_STEP_STARTED]):
+        if getattr(handler, "function", None) == function:
+            return True
+        if getattr(handler, "optimizer", optimizer) is optimizer:
+            return False
+    return False
 
 
 class _StepTracker:
@@ -229,8 +178,8 @@ class _StepTracker:
 
     def __init__(self, engine: Engine) -> None:
         self.step: OptimizerStep | None = None
-        self.slots = 0  # optimizers ever attached: their places in state.optimizer_steps
-        self.hooks: weakref.WeakKeyDictionary[Optimizer, _StepHooks] = weakref.WeakKeyDictionary()
+        self.attached: weakref.WeakKeyDictionary[Optimizer, _Attached] = weakref.WeakKeyDictionary()
+        self.places = 0  # optimizers ever attached: their places in state.optimizer_steps
         self._engine = weakref.ref(engine)
         if not engine.has_registered_events(OptimizerEvents.STEP_STARTED):
             engine.register_events(*OptimizerEvents, event_to_attr=_EVENT_TO_ATTR)
@@ -246,24 +195,66 @@ class _StepTracker:
     def state(self) -> Any:
         return self.engine.state
 
-    def has_handlers(self, event: OptimizerEvents) -> bool:
-        # Ignite has no public way to ask. Without handlers there is nothing to unscale gradients for.
-        return bool(self.engine._event_handlers.get(event))
+    def attach(self, optimizer: Optimizer) -> "_Attached":
+        if optimizer not in self.attached:
+            self.attached[optimizer] = _Attached(StepHooks(optimizer, self), self.places)
+            self.places += 1
+            counts = self.state.optimizer_steps
+            counts.extend([0] * (self.places - len(counts)))
+        return self.attached[optimizer]
 
-    def fire(self, event: OptimizerEvents, step: OptimizerStep) -> None:
+    # What follows runs in every update. Events are compared by identity, for Ignite's == of events is slow, and an
+    # event that nobody handles is not fired.
+
+    def open_step(self, optimizer: Optimizer) -> OptimizerStep | None:
+        engine: Any = self._engine()
+        last = engine.last_event_name
+        if last is None or last is _COMPLETED or last is _TERMINATE:
+            return None
+        return OptimizerStep(optimizer, engine.state.optimizer_steps[self.attached[optimizer].place] + 1)
+
+    def on_step_started(self, step: OptimizerStep) -> None:
+        # Ignite has no public way to ask for handlers; without any there is nothing to unscale gradients for.
+        if self.engine._event_handlers.get(_STEP_STARTED):
+            if step.grad_scale is not None:
+                step.unscale()
+            self._fire(_STEP_STARTED, step)
+
+    def on_step_completed(self, step: OptimizerStep) -> None:
+        engine = self.engine
+        state: Any = engine.state
+        state.optimizer_steps[self.attached[step.optimizer].place] += 1
+        if engine._event_handlers.get(_STEP_COMPLETED):
+            self._fire(_STEP_COMPLETED, step)
+        else:
+            state.optimizer_step += 1
+
+    def _fire(self, event: OptimizerEvents, step: OptimizerStep) -> None:
         outer, self.step = self.step, step
-        self.state.optimizer_step += 1  # in its own events an update counts already, as an iteration does
+        engine = self.engine
+        state: Any = engine.state
+        state.optimizer_step += 1  # in its own events an update counts already, as an iteration does
         try:
-            self.engine._fire_event(event)  # fire_event() would look the event up in a list once more
+            engine._fire_event(event)  # fire_event() would look the event up in a list once more
         finally:
-            self.state.optimizer_step -= event is OptimizerEvents.STEP_STARTED
+            state.optimizer_step -= event is _STEP_STARTED
             self.step = outer
+
+
+@dataclass
+class _Attached:
+    """One optimizer's hooks, its place in the counts, and who wants them."""
+
+    hooks: StepHooks
+    place: int
+    kept_by_user: bool = False
+    holds: int = 0
 
 
 _trackers: weakref.WeakKeyDictionary[Engine, _StepTracker] = weakref.WeakKeyDictionary()
 
 
-def _attached_hooks(engine: Engine, optimizer: Optimizer) -> _StepHooks:
+def _attach(engine: Engine, optimizer: Optimizer) -> _Attached:
     check_instance("engine", engine, Engine, "an ignite Engine")
     check_instance("optimizer", optimizer, Optimizer, "a torch Optimizer")
     if isinstance(optimizer, LBFGS):
@@ -273,23 +264,17 @@ def _attached_hooks(engine: Engine, optimizer: Optimizer) -> _StepHooks:
         )
     if engine not in _trackers:
         _trackers[engine] = _StepTracker(engine)
-    tracker = _trackers[engine]
-    if optimizer not in tracker.hooks:
-        counts = tracker.state.optimizer_steps
-        tracker.hooks[optimizer] = _StepHooks(tracker, optimizer, index=tracker.slots)
-        tracker.slots += 1
-        counts.extend([0] * (tracker.slots - len(counts)))
-    return tracker.hooks[optimizer]
+    return _trackers[engine].attach(optimizer)
 
 
 def _remove_if_unused(engine: Engine, optimizer: Optimizer) -> None:
     tracker = _trackers[engine]
-    hooks = tracker.hooks[optimizer]
-    if hooks.kept_by_user or hooks.holds:
+    attached = tracker.attached[optimizer]
+    if attached.kept_by_user or attached.holds:
         return
-    hooks.remove()
-    del tracker.hooks[optimizer]
-    if not tracker.hooks:
+    attached.hooks.remove()
+    del tracker.attached[optimizer]
+    if not tracker.attached:
         engine.remove_event_handler(_prepare_counts, Events.STARTED)
         for key in _STATE_KEYS:
             engine.state_dict_user_keys.remove(key)
@@ -300,13 +285,13 @@ def _remove_if_unused(engine: Engine, optimizer: Optimizer) -> None:
 def _prepare_counts(engine: Engine) -> None:
     # Zero for a new run; for a resumed one what was loaded, in a list of our own.
     state: Any = engine.state
-    slots = _trackers[engine].slots
+    places = _trackers[engine].places
     if state.iteration == 0:
-        state.optimizer_step, state.optimizer_steps = 0, [0] * slots
+        state.optimizer_step, state.optimizer_steps = 0, [0] * places
         return
-    if len(state.optimizer_steps) != slots:
+    if len(state.optimizer_steps) != places:
         raise RuntimeError(
-            f"the trainer's loaded state must count the updates of {slots} optimizers, got "
+            f"the trainer's loaded state must count the updates of {places} optimizers, got "
             f"{len(state.optimizer_steps)}; attach to the same optimizers as in the run that saved it"
         )
     state.optimizer_steps = list(state.optimizer_steps)

@@ -1,13 +1,18 @@
-"""One update of an optimizer, from the moment its gradients are final until it is made."""
+"""One update of an optimizer, from the moment its gradients are final until it is made.
 
-from typing import NoReturn
+This is the only file that touches optimizer hooks.
+"""
+
+import functools
+import sys
+import weakref
+from collections.abc import Callable
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch.optim import Optimizer
 
-__all__ = ["OptimizerStep", "UpdateDropped"]
-
-_AMP_ATTRIBUTES = ("grad_scale", "found_inf")  # what torch's fused kernels read of the optimizer
+__all__ = ["OptimizerStep", "StepHooks", "StepListener", "UpdateDropped"]
 
 
 class UpdateDropped(Exception):  # noqa: N818  # no error: it carries a decision out of a handler
@@ -20,17 +25,36 @@ class OptimizerStep:
     Attributes:
         optimizer: the optimizer whose ``step()`` is running.
         number: this update's number among the optimizer's own, from 1.
+        happens: whether the update is made: no handler dropped it.
+        changed: whether ``restore`` has something to do.
+        deferred: what is to be called just before the update.
+        grad_scale, found_inf: what GradScaler, or the user, set for the fused kernel; given back after the update.
     """
+
+    # One is made in every update, between kernels that leave nothing of Python in the processor's caches, where a
+    # call costs thrice what it does in a loop: so there are few calls, and what is seldom needed is made when it is.
+    __slots__ = (
+        "_withheld",
+        "changed",
+        "deferred",
+        "found_inf",
+        "grad_scale",
+        "happens",
+        "has_started",
+        "number",
+        "optimizer",
+    )
 
     def __init__(self, optimizer: Optimizer, number: int) -> None:
         self.optimizer = optimizer
         self.number = number
+        self.has_started = False
         self.happens = True
-        self._withheld: list[tuple[torch.Tensor, torch.Tensor]] = []
-        # What GradScaler, or the user, set for the fused kernel; given back after the update.
-        self._amp_attributes = {
-            name: value for name in _AMP_ATTRIBUTES if (value := getattr(optimizer, name, None)) is not None
-        }
+        self.changed = False
+        self.deferred: tuple[Callable[[], None], ...] = ()
+        self._withheld: list[tuple[torch.Tensor, torch.Tensor]] | None = None
+        self.grad_scale: torch.Tensor | None = getattr(optimizer, "grad_scale", None)
+        self.found_inf: torch.Tensor | None = getattr(optimizer, "found_inf", None)
 
     def drop(self) -> NoReturn:
         """Leave parameters and optimizer state as they are; no STEP_COMPLETED, no count.
@@ -40,26 +64,48 @@ class OptimizerStep:
         """
         raise UpdateDropped
 
-    def fold(self, *, grad_scale: torch.Tensor, found_inf: torch.Tensor) -> None:
+    def before_update(self, function: Callable[[], None]) -> None:
+        """Call ``function`` once the handlers of STEP_STARTED are done, unless one of them drops the update.
+
+        Called by one of them, it lets a handler see what the update will use, whatever the order of attachment.
+        """
+        self.deferred += (function,)
+
+    @property
+    def can_fold(self) -> bool:
+        """Whether the update is made by fused kernels that heed ``fold``."""
+        return getattr(self.optimizer, "_step_supports_amp_scaling", False) and all(
+            group.get("fused") for group in self.optimizer.param_groups
+        )
+
+    def fold(self, *, grad_scale: torch.Tensor | None = None, found_inf: torch.Tensor | None = None) -> None:
         """Let a fused kernel divide the gradients by ``grad_scale``, or skip itself where ``found_inf`` is 1.
 
-        Both are float32 tensors of no dimension on the parameters' device. They hold for this update alone.
+        Both are float32 tensors of no dimension on a parameter's device, held for this update alone. Folded again,
+        the gradients are divided by both scales, and one ``found_inf`` is enough to skip. Until the update is made
+        the gradients are as before; ``events.acts_last`` tells whether a handler is there to see that.
         """
-        self.optimizer.grad_scale = grad_scale  # type: ignore[attr-defined]  # read by torch's fused kernels
-        self.optimizer.found_inf = found_inf  # type: ignore[attr-defined]
+        self.changed = True
+        optimizer: Any = self.optimizer  # torch's fused kernels read the attributes
+        if grad_scale is not None:
+            before = getattr(optimizer, "grad_scale", None)
+            optimizer.grad_scale = grad_scale if before is None else before * grad_scale
+        if found_inf is not None:
+            before = getattr(optimizer, "found_inf", None)
+            optimizer.found_inf = found_inf if before is None else torch.maximum(before.to(found_inf.device), found_inf)
 
     def is_skipped_by_scaler(self) -> bool:
         """Whether GradScaler found an inf or NaN and the fused kernel will leave everything as it is."""
         # GradScaler leaves the skip of a fused optimizer to the kernel, so only the device knows of it. This read
         # is the one that GradScaler itself makes for every other optimizer.
-        found_inf = self._amp_attributes.get("found_inf")
-        return found_inf is not None and bool(found_inf)
+        return bool(self.found_inf)
 
     def unscale(self) -> None:
         """Divide the gradients by GradScaler's factor here, where a fused kernel would do it too late for handlers."""
-        scale = self._amp_attributes.get("grad_scale")
+        scale = self.grad_scale
         if scale is None:
             return
+        self.changed = True
         by_device: dict[torch.device, list[torch.Tensor]] = {}
         for _, gradient in _gradients(self.optimizer):
             by_device.setdefault(gradient.device, []).append(gradient)
@@ -70,20 +116,123 @@ class OptimizerStep:
     def withhold_gradients(self) -> None:
         """Let the update pass without effect."""
         # An optimizer skips a parameter whose gradient is None: no momentum, no weight decay, no state.
-        self.happens = False
+        self.changed, self.happens = True, False
         self._withheld = _gradients(self.optimizer)
         for parameter, _ in self._withheld:
             parameter.grad = None
 
     def restore(self) -> None:
         """Give back, after the update, what it withheld or replaced."""
-        for parameter, gradient in self._withheld:
+        for parameter, gradient in self._withheld or ():
             parameter.grad = gradient
-        for name in _AMP_ATTRIBUTES:
-            if name in self._amp_attributes:
-                setattr(self.optimizer, name, self._amp_attributes[name])
+        for name, before in (("grad_scale", self.grad_scale), ("found_inf", self.found_inf)):
+            if before is not None:
+                setattr(self.optimizer, name, before)
             elif getattr(self.optimizer, name, None) is not None:
                 delattr(self.optimizer, name)
+
+
+class StepListener(Protocol):
+    """Who is told of one optimizer's updates; held weakly."""
+
+    def open_step(self, optimizer: Optimizer) -> OptimizerStep | None:
+        """Return the update that is about to be made, or None to let it pass untold."""
+
+    def on_step_started(self, step: OptimizerStep) -> None:
+        """Act on final, unscaled gradients; may raise UpdateDropped."""
+
+    def on_step_completed(self, step: OptimizerStep) -> None:
+        """Act on new parameters."""
+
+
+class StepHooks:
+    """Turns torch's step hooks into one start and one completion for each update that happens.
+
+    The optimizer holds this object, and this object holds the listener weakly: an optimizer that outlives a trainer
+    keeps none alive.
+    """
+
+    def __init__(self, optimizer: Optimizer, listener: StepListener) -> None:
+        self._listener = weakref.ref(listener)
+        self._step: OptimizerStep | None = None
+        self._depth = 0  # of the step() under way in calls of base classes' step()
+        self._handles = (
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+        )
+
+    def remove(self) -> None:
+        """Take both hooks off the optimizer."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _before_step(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if self._step is not None:
+            if _is_nested(optimizer):
+                self._depth += 1
+                return None
+            self._step.restore()  # the update before this one raised half-way
+            self._step, self._depth = None, 0
+        listener = self._listener()
+        step = listener.open_step(optimizer) if listener is not None else None
+        if step is None or (step.found_inf is not None and step.is_skipped_by_scaler()):
+            return None
+        self._step = step
+        # torch passes the optimizer itself as the first positional argument.
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            self._start(step)
+            return None
+        return (optimizer, functools.partial(self._evaluate, closure, step)), {}
+
+    def _evaluate(self, closure: Callable[[], Any], step: OptimizerStep) -> Any:
+        if step.has_started:
+            raise RuntimeError(
+                "OptimizerEvents must have a closure that is evaluated once in an update, but "
+                f"{type(step.optimizer).__name__} evaluated it again; detach the handlers that act on its updates"
+            )
+        loss = closure()
+        self._start(step)
+        return loss
+
+    def _start(self, step: OptimizerStep) -> None:
+        listener = self._listener()
+        step.has_started = True
+        if listener is not None:
+            try:
+                listener.on_step_started(step)
+            except UpdateDropped:
+                step.withhold_gradients()
+            else:
+                for function in step.deferred:
+                    function()
+
+    def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._depth:
+            self._depth -= 1
+            return
+        step, self._step = self._step, None
+        listener = self._listener()
+        if step is None:
+            return
+        if step.changed:
+            step.restore()
+        if step.happens and listener is not None:
+            listener.on_step_completed(step)
+
+
+def _is_nested(optimizer: Optimizer) -> bool:
+    """Whether the hook that calls this runs inside another ``step()`` of the same optimizer.
+
+    Where a subclass's step() calls that of a base class, torch runs the hooks once more, inside the first.
+    """
+    wrapper = sys._getframe(2)  # torch's function around step(), which runs the hooks
+    frame = wrapper.f_back
+    while frame is not None and not (frame.f_code is wrapper.f_code and frame.f_locals.get("self") is optimizer):
+        frame = frame.f_back
+    return frame is not None
 
 
 def _gradients(optimizer: Optimizer) -> list[tuple[torch.Tensor, torch.Tensor]]:

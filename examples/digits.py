@@ -1,0 +1,188 @@
+"""Train a small convolutional network on real scanned digits, with every tip attached.
+
+    python examples/digits.py                           one process
+    ignite-launch --nproc 2 examples/digits.py          two processes, DistributedDataParallel
+    torchrun --nproc-per-node 2 examples/digits.py      the same, without the launcher
+
+The data are the 1,797 digits of 8 x 8 pixels that ship with scikit-learn. The body of the network is frozen at the
+start and unfrozen at an epoch; each part has its own learning rate. `--resume` goes on with the newest run.
+"""
+
+import argparse
+from contextlib import ExitStack
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events, create_supervised_evaluator, create_supervised_trainer
+from ignite.handlers import Checkpoint, DiskSaver, ProgressBar, TensorboardLogger
+from ignite.metrics import Accuracy, Loss
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.optim.lr_scheduler import ExponentialLR, ReduceLROnPlateau
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset, random_split
+
+from ignite_tips import (
+    GradientNormClipper,
+    LearningRateLogger,
+    ModelSummarizer,
+    ParameterFreezer,
+    PlateauStepper,
+    SchedulerStepper,
+    param_groups,
+    process_group,
+    wrap_model,
+)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Train on scikit-learn's digits with every tip attached.")
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--unfreeze-epoch", type=int, default=3, help="the epoch at whose start the body is unfrozen")
+    parser.add_argument("--batch-size", type=int, default=64, help="of all processes together")
+    parser.add_argument("--accumulation", type=int, default=1, help="batches in one update of the weights")
+    parser.add_argument("--bf16", action="store_true", help="compute the forward pass in bfloat16 where that is safe")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--runs", type=Path, default=Path("runs/digits"), help="the folder that holds all runs")
+    parser.add_argument("--resume", action="store_true", help="go on with the newest run instead of a new one")
+    return parser.parse_args()
+
+
+def build_network() -> nn.Module:
+    network = nn.Sequential()
+    network.stem = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
+    network.body = nn.Sequential(
+        nn.Conv2d(16, 32, 3, padding=1, bias=False),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        nn.Conv2d(32, 32, 3, padding=1, bias=False),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+    )
+    network.head = nn.Sequential(nn.Flatten(), nn.Linear(512, 64), nn.ReLU(), nn.Linear(64, 10))
+    return network
+
+
+def build_loaders(batch_size: int, seed: int) -> tuple[DataLoader, DataLoader]:
+    """Return loaders of training and validation data; each process reads its own share of both."""
+    digits = load_digits()
+    images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
+    dataset = TensorDataset(images, torch.tensor(digits.target))
+    parts = random_split(dataset, [1437, 360], generator=torch.Generator().manual_seed(seed))
+    loaders = []
+    for part, shuffle in zip(parts, (True, False), strict=True):
+        sampler = DistributedSampler(
+            part, idist.get_world_size(), idist.get_rank(), shuffle=shuffle, seed=seed, drop_last=shuffle
+        )
+        loaders.append(DataLoader(part, batch_size // idist.get_world_size(), sampler=sampler, drop_last=shuffle))
+    return loaders[0], loaders[1]
+
+
+def forward(model: nn.Module, images: torch.Tensor, *, bf16: bool) -> torch.Tensor:
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+        return model(images).float()
+
+
+def choose_run(runs: Path, resume: bool) -> Path:
+    """Return the newest run's folder, or a new one's, the same in every process."""
+    if resume:
+        checkpoints = sorted(runs.glob("*/checkpoint_*.pt"), key=lambda path: path.stat().st_mtime)
+        if not checkpoints:
+            raise SystemExit(f"--resume needs a run with a checkpoint, but {runs} has none")
+        return checkpoints[-1].parent
+    return Path(idist.broadcast(str(runs / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")), safe_mode=True))
+
+
+def train(arguments: argparse.Namespace) -> None:
+    torch.manual_seed(arguments.seed)
+    device = idist.device()
+    train_loader, validation_loader = build_loaders(arguments.batch_size, arguments.seed)
+    model = wrap_model(build_network())
+    groups = {"stem.*": {"lr": 0.02}, "body.*": {"lr": 0.04}, "head.*": {"lr": 0.08}}
+    optimizer = torch.optim.SGD(param_groups(model, groups), momentum=0.9, weight_decay=1e-4)
+    loss_fn = nn.CrossEntropyLoss()
+    model_fn = partial(forward, bf16=arguments.bf16)
+
+    trainer = create_supervised_trainer(
+        model, optimizer, loss_fn, device, gradient_accumulation_steps=arguments.accumulation, model_fn=model_fn
+    )
+    metrics = {"accuracy": Accuracy(device=device), "loss": Loss(loss_fn, device=device)}
+    evaluator = create_supervised_evaluator(model, metrics, device, model_fn=model_fn)
+    trainer.add_event_handler(Events.EPOCH_STARTED, lambda engine: train_loader.sampler.set_epoch(engine.state.epoch))
+
+    # The tips. Each is one line, and none of them touches the update function.
+    summarizer = ModelSummarizer(model, input_size=(1, 1, 8, 8), optimizer=optimizer)
+    clipper = GradientNormClipper(optimizer, max_norm=1.0)
+    freezer = ParameterFreezer(model, "body.*", optimizer=optimizer)
+    decay = SchedulerStepper(ExponentialLR(optimizer, gamma=0.93))
+    plateau = PlateauStepper(ReduceLROnPlateau(optimizer, factor=0.5, patience=1), metric="loss")
+
+    summarizer.attach(trainer)
+    clipper.attach(trainer)
+    freezer.attach(trainer, freeze=Events.STARTED, unfreeze=Events.EPOCH_STARTED(once=arguments.unfreeze_epoch))
+    decay.attach(trainer)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run(validation_loader))
+    plateau.attach(trainer, evaluator)
+
+    run = choose_run(arguments.runs, arguments.resume)
+    to_save = {
+        "trainer": trainer,
+        "model": model,
+        "optimizer": optimizer,
+        "freezer": freezer,
+        "decay": decay,
+        "plateau": plateau,
+    }
+    if arguments.resume:
+        newest = max(run.glob("checkpoint_*.pt"), key=lambda path: path.stat().st_mtime)
+        Checkpoint.load_objects(to_save, torch.load(newest, map_location=device, weights_only=True))
+    checkpoint = Checkpoint(to_save, DiskSaver(str(run), require_empty=False), n_saved=2)
+
+    with ExitStack() as stack:
+        if idist.get_rank() == 0:
+            tb_logger = stack.enter_context(TensorboardLogger(log_dir=str(run)))
+            LearningRateLogger(optimizer).attach(trainer, tb_logger)
+            log_training(trainer, evaluator, optimizer, tb_logger)
+        # Last at the end of an epoch, so that it saves what schedulers and validation made of the epoch.
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, checkpoint)
+        trainer.run(train_loader, max_epochs=arguments.epochs)
+
+    if idist.get_rank() == 0:
+        accuracy = evaluator.state.metrics["accuracy"]
+        print(f"\nvalidation accuracy {accuracy:.4f} after {trainer.state.epoch} epochs")
+        print(f"logs and checkpoints are in {run}; look at all runs with\n    tensorboard --logdir {arguments.runs}")
+
+
+def log_training(
+    trainer: Engine, evaluator: Engine, optimizer: torch.optim.Optimizer, tb_logger: TensorboardLogger
+) -> None:
+    """Show progress in the terminal, and the losses and the accuracy in TensorBoard."""
+    ProgressBar(disable=None).attach(trainer, ["grad_norm"], output_transform=lambda loss: {"loss": loss})
+    tb_logger.attach_output_handler(
+        trainer, Events.ITERATION_COMPLETED, tag="training", output_transform=lambda loss: {"loss": loss}
+    )
+    tb_logger.attach_output_handler(
+        evaluator,
+        Events.EPOCH_COMPLETED,
+        tag="validation",
+        metric_names=["accuracy", "loss"],
+        global_step_transform=lambda *_: trainer.state.iteration,
+    )
+
+    @evaluator.on(Events.EPOCH_COMPLETED)
+    def print_epoch() -> None:
+        state, metrics = trainer.state, evaluator.state.metrics
+        rates = "  ".join(f"{group['name']} {group['lr']:.4f}" for group in optimizer.param_groups)
+        print(
+            f"epoch {state.epoch:2d}/{state.max_epochs}  validation loss {metrics['loss']:.4f}"
+            f"  accuracy {metrics['accuracy']:.4f}  next rates: {rates}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    with process_group():
+        train(parse_arguments())

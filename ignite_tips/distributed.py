@@ -1,0 +1,257 @@
+"""One script for one process, DataParallel and DistributedDataParallel: the strategy comes from the environment.
+
+Where it comes from, the first that holds:
+
+- the launcher: ``IGNITE_LAUNCH_STRATEGY`` is ``single``, ``dp`` or ``ddp``, ``IGNITE_LAUNCH_BACKEND`` is ``nccl`` or
+  ``gloo``; for ``ddp`` also the five variables below;
+- torchrun: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, which mean ``ddp``;
+- nothing: ``single``.
+"""
+
+import contextlib
+import inspect
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from ignite_tips._checks import check_instance
+
+__all__ = ["Strategy", "process_group", "same_on_all_ranks", "strategy_from_environment", "wrap_model"]
+
+_LAUNCH_VARIABLES = ("IGNITE_LAUNCH_STRATEGY", "IGNITE_LAUNCH_BACKEND")
+_RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_ADDRESS_VARIABLES = ("MASTER_ADDR", "MASTER_PORT")  # a cluster may set these for every job
+_CHOICES = {"IGNITE_LAUNCH_STRATEGY": ("single", "dp", "ddp"), "IGNITE_LAUNCH_BACKEND": ("nccl", "gloo")}
+_DDP_OPTIONS = frozenset(inspect.signature(DistributedDataParallel).parameters) - {"module", "device_ids"}
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How the model trains: ``"single"``, ``"dp"`` or ``"ddp"``, and for ``"ddp"`` over which backend."""
+
+    name: str
+    backend: str | None = None
+
+
+def strategy_from_environment(environment: Mapping[str, str] | None = None) -> Strategy:
+    """Return the strategy that the environment variables ask for.
+
+    Raises:
+        ValueError: if a variable has a value that means nothing.
+        RuntimeError: if variables that belong together are only half set, or contradict each other.
+
+    Example:
+        >>> strategy_from_environment({})
+        Strategy(name='single', backend=None)
+        >>> strategy_from_environment({"RANK": "0"})
+        Traceback (most recent call last):
+        RuntimeError: ddp needs all of RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT; missing: WORLD_SIZE, ...
+    """
+    environment = os.environ if environment is None else environment
+    name, backend = (_choice(environment, variable) for variable in _LAUNCH_VARIABLES)
+    has_ranks = any(variable in environment for variable in _RANK_VARIABLES if variable not in _ADDRESS_VARIABLES)
+    if name is None:
+        if backend is not None and not has_ranks:
+            raise RuntimeError("IGNITE_LAUNCH_BACKEND is set but IGNITE_LAUNCH_STRATEGY is not; set both or neither")
+        name = "ddp" if has_ranks else "single"
+    if name == "ddp":
+        _check_ranks(environment)
+        return Strategy(name, backend or ("nccl" if torch.cuda.is_available() else "gloo"))
+    if environment.get("WORLD_SIZE", "1") != "1":
+        raise RuntimeError(
+            f"IGNITE_LAUNCH_STRATEGY {name!r} means one process, but WORLD_SIZE is {environment['WORLD_SIZE']}; "
+            "each process would train a copy of its own"
+        )
+    return Strategy(name)
+
+
+@contextlib.contextmanager
+def process_group(**options: Any) -> Iterator[Strategy]:
+    """Set up the process group that the environment asks for, and take it down at the end, also after an error.
+
+    For ``single`` and ``dp`` there is no group. ``ignite.distributed`` then knows device, rank and world size.
+
+    Args:
+        **options: for ``ignite.distributed.initialize``, such as ``timeout``; used for ``ddp`` alone.
+
+    Raises:
+        ValueError: if an environment variable has a value that means nothing.
+        RuntimeError: if variables are half set, a group exists already, or nccl lacks a GPU for this process.
+
+    Example:
+        >>> with process_group() as strategy:
+        ...     model = wrap_model(nn.Linear(2, 2))
+        >>> strategy.name, type(model).__name__
+        ('single', 'Linear')
+    """
+    strategy = strategy_from_environment()
+    if _active:
+        raise RuntimeError("process_group() must not be entered twice; use one block for the whole script")
+    if strategy.name == "ddp":
+        _check_before_start(strategy)
+        with _hidden_slurm_job():
+            idist.initialize(str(strategy.backend), **options)
+    _active.append(strategy)
+    try:
+        yield strategy
+    except BaseException:
+        _active.remove(strategy)
+        # The error under way says more than what it does to the group.
+        with contextlib.suppress(Exception):
+            _finalize(strategy)
+        raise
+    _active.remove(strategy)
+    _finalize(strategy)
+
+
+def wrap_model(model: nn.Module, *, sync_bn: bool = False, **ddp_options: Any) -> nn.Module:
+    """Move the model to this process's device and wrap it as the strategy asks: not at all, DataParallel or DDP.
+
+    ``ignite.distributed.auto_model`` alone would pick DataParallel whenever several GPUs are visible to one process,
+    and hand it options that only DDP takes.
+
+    Args:
+        model: the bare module.
+        sync_bn: turn BatchNorm into SyncBatchNorm, for ``ddp`` alone.
+        **ddp_options: for DistributedDataParallel, such as ``gradient_as_bucket_view``; used for ``ddp`` alone.
+
+    Raises:
+        TypeError: if ``model`` is no module, or an option none of DistributedDataParallel's.
+        ValueError: if the model is wrapped already.
+        RuntimeError: if the strategy is ``ddp`` and there is no process group.
+
+    Example:
+        >>> type(wrap_model(nn.Linear(2, 2), find_unused_parameters=True)).__name__
+        'Linear'
+    """
+    check_instance("model", model, nn.Module, "a torch.nn.Module")
+    if isinstance(model, DataParallel | DistributedDataParallel):
+        raise ValueError(f"model must be a bare module, got one wrapped in {type(model).__name__}")
+    unknown = sorted(set(ddp_options) - _DDP_OPTIONS)
+    if unknown:
+        raise TypeError(f"wrap_model() takes the options of DistributedDataParallel but device_ids, got {unknown[0]!r}")
+    strategy = _current_strategy()
+    if strategy.name == "ddp":
+        wrapped = _wrap_in_ddp(model, sync_bn, ddp_options)
+        expected: type[nn.Module] = DistributedDataParallel
+    else:
+        wrapped = model.to(idist.device())
+        expected = type(model)
+        if strategy.name == "dp":
+            wrapped, expected = DataParallel(wrapped), DataParallel
+    if not isinstance(wrapped, expected):
+        raise RuntimeError(f"strategy {strategy.name!r} needs {expected.__name__}, got {type(wrapped).__name__}")
+    return wrapped
+
+
+def same_on_all_ranks(number: int, *, group: dist.ProcessGroup | None = None) -> bool:
+    """Return whether every rank called this with the same number; all ranks get the same answer.
+
+    Without a process group there is one rank, and the answer is True.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return True
+    device = "cuda" if dist.get_backend(group) == "nccl" else "cpu"
+    extremes = torch.tensor([number, -number], dtype=torch.int64, device=device)
+    dist.all_reduce(extremes, op=dist.ReduceOp.MIN, group=group)
+    smallest, negated_largest = extremes.tolist()
+    return bool(smallest == -negated_largest)
+
+
+_active: list[Strategy] = []
+_GLOO_PAUSE = 0.05  # seconds; the threads need microseconds
+
+
+def _choice(environment: Mapping[str, str], variable: str) -> str | None:
+    value = environment.get(variable)
+    if value is not None and value not in _CHOICES[variable]:
+        raise ValueError(f"{variable} must be {' or '.join(map(repr, _CHOICES[variable]))}, got {value!r}")
+    return value
+
+
+def _check_ranks(environment: Mapping[str, str]) -> None:
+    missing = [variable for variable in _RANK_VARIABLES if not environment.get(variable)]
+    if missing:
+        raise RuntimeError(
+            f"ddp needs all of {', '.join(_RANK_VARIABLES)}; missing: {', '.join(missing)}; "
+            "start the script with ignite-launch or torchrun, which set them"
+        )
+    numbers = {}
+    for variable in _RANK_VARIABLES:
+        if variable != "MASTER_ADDR":
+            if not environment[variable].isdecimal():
+                raise ValueError(f"{variable} must be an integer >= 0, got {environment[variable]!r}")
+            numbers[variable] = int(environment[variable])
+    if not max(numbers["RANK"], numbers["LOCAL_RANK"]) < numbers["WORLD_SIZE"]:
+        raise ValueError(
+            f"RANK and LOCAL_RANK must be < WORLD_SIZE {numbers['WORLD_SIZE']}, "
+            f"got {numbers['RANK']} and {numbers['LOCAL_RANK']}"
+        )
+
+
+def _check_before_start(strategy: Strategy) -> None:
+    if dist.is_initialized():
+        raise RuntimeError("process_group() must make the process group, but there is one already; leave that to it")
+    if strategy.backend == "nccl":
+        count, local_rank = torch.cuda.device_count(), int(os.environ["LOCAL_RANK"])
+        if local_rank >= count:
+            raise RuntimeError(
+                f"nccl needs a GPU for each process, but LOCAL_RANK {local_rank} sees {count} GPUs; "
+                "start fewer processes, or set IGNITE_LAUNCH_BACKEND to gloo"
+            )
+
+
+@contextlib.contextmanager
+def _hidden_slurm_job() -> Iterator[None]:
+    # Inside a SLURM job ignite.distributed takes ranks from SLURM's variables instead, which know of one task where
+    # torchrun started several processes.
+    job = os.environ.pop("SLURM_JOB_ID", None)
+    try:
+        yield
+    finally:
+        if job is not None:
+            os.environ["SLURM_JOB_ID"] = job
+
+
+def _finalize(strategy: Strategy) -> None:
+    # The user may have taken the group down already.
+    if strategy.name == "ddp" and dist.is_initialized():
+        if strategy.backend == "gloo":
+            # gloo's threads need the interpreter's lock once more, to let go of the last backward's work. Without it
+            # they abort the process at its exit, or wait for ever for a lock that the end of the last wrapper, which
+            # waits for them, has in hand.
+            time.sleep(_GLOO_PAUSE)
+        environment = dict(os.environ)
+        idist.finalize()
+        os.environ.update(environment)  # idist puts back the environment of the start
+
+
+def _current_strategy() -> Strategy:
+    if _active:
+        return _active[-1]
+    if dist.is_initialized():  # a group of the user's own making, or of ignite.distributed.Parallel
+        return Strategy("ddp", dist.get_backend())
+    strategy = strategy_from_environment()
+    if strategy.name == "ddp":
+        raise RuntimeError("wrap_model() needs the process group for ddp; call it within `with process_group():`")
+    return strategy
+
+
+def _wrap_in_ddp(model: nn.Module, sync_bn: bool, ddp_options: dict[str, Any]) -> nn.Module:
+    if idist.get_world_size() > 1:
+        return idist.auto_model(model, sync_bn=sync_bn, **ddp_options)
+    # auto_model leaves a group of one process bare, or picks DataParallel: the same script would then save
+    # state dicts with other names, and behave otherwise, on one process than on two.
+    device = idist.device()
+    model = model.to(device)
+    if sync_bn:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    return DistributedDataParallel(model, device_ids=None if device.type == "cpu" else [device.index], **ddp_options)

@@ -1,0 +1,99 @@
+"""Write to a TensorBoard event file: many scalars as one record, texts, and which series share a chart."""
+
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from torch.utils.tensorboard import SummaryWriter
+
+__all__ = ["ScalarRecord", "add_chart", "check_open", "write_charts", "write_text"]
+
+
+class ScalarRecord:
+    """Scalars that are always written together: one event of the file, with tags exactly as given.
+
+    ``SummaryWriter.add_scalar`` makes one event for each value, and replaces characters of its tag.
+
+    Example:
+        >>> import tempfile
+        >>> record = ScalarRecord(["lr/backbone", "lr/head"])
+        >>> with tempfile.TemporaryDirectory() as folder, SummaryWriter(folder) as writer:
+        ...     record.write(writer, [0.01, 0.1], step=1)
+    """
+
+    def __init__(self, tags: Sequence[str]) -> None:
+        self.tags = list(tags)
+        self._event = Event(summary=Summary(value=[Summary.Value(tag=tag) for tag in tags]))
+        self._slots = list(self._event.summary.value)
+
+    def write(self, writer: Any, values: Sequence[float], step: int) -> None:
+        """Write ``values``, in the order of the tags, at ``step``.
+
+        Raises:
+            RuntimeError: if the writer is closed.
+        """
+        check_open(writer)
+        if not isinstance(writer, SummaryWriter):  # tensorboardX, which Ignite prefers where it is installed
+            for tag, value in zip(self.tags, values, strict=True):
+                writer.add_scalar(tag, value, step)
+            return
+        for slot, value in zip(self._slots, values, strict=True):
+            slot.simple_value = value
+        # The event is serialised at once, so that the same one serves the next step.
+        writer.file_writer.add_event(self._event, step)  # type: ignore[attr-defined]  # an open writer has one
+
+
+def write_text(writer: Any, tag: str, text: str, step: int) -> None:
+    """Write ``text``, in Markdown, at ``step``.
+
+    Raises:
+        RuntimeError: if the writer is closed.
+    """
+    check_open(writer)
+    writer.add_text(tag, text, step)
+
+
+def check_open(writer: Any) -> None:
+    """Raise RuntimeError if the writer is closed, where torch's own would begin another file in silence."""
+    if getattr(writer, "file_writer", writer) is None:
+        raise RuntimeError(
+            f"the TensorBoard writer must be open, got one that was closed: {writer.log_dir}; close it after the run"
+        )
+
+
+class _Charts:
+    """The charts of one writer. TensorBoard knows one layout a run: all who add charts to it share this one."""
+
+    def __init__(self) -> None:
+        self.layout: dict[str, dict[str, list[Any]]] = {}
+        self.is_written = True
+
+
+_charts: weakref.WeakKeyDictionary[Any, _Charts] = weakref.WeakKeyDictionary()
+
+
+def add_chart(writer: Any, category: str, title: str, patterns: Sequence[str]) -> None:
+    """Put the series whose tags match any of the regular expressions into one chart of the Custom Scalars tab.
+
+    It is shown once ``write_charts`` has written the layout. Adding the same chart again changes nothing.
+    """
+    charts = _charts.setdefault(writer, _Charts())
+    chart = ["Multiline", list(patterns)]
+    if charts.layout.setdefault(category, {}).get(title) != chart:
+        charts.layout[category][title] = chart
+        charts.is_written = False
+
+
+def write_charts(writer: Any) -> None:
+    """Write the layout, unless it is already written as it is.
+
+    Raises:
+        RuntimeError: if the writer is closed.
+    """
+    charts = _charts.get(writer)
+    if charts is not None and not charts.is_written:
+        check_open(writer)
+        writer.add_custom_scalars(charts.layout)
+        charts.is_written = True

@@ -1,0 +1,167 @@
+"""What all clippers share: when they act, what a non-finite gradient does, what ranks agree on, what is told."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from math import inf, isfinite
+from types import NoneType
+from typing import Any, NoReturn, Self
+
+import torch
+import torch.distributed as dist
+from ignite.engine import Engine, Events
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ignite_tips._checks import check_choice, check_instance, check_number
+from ignite_tips.attachment import Attachment
+from ignite_tips.events import OptimizerEvents, acts_last, current_step
+from ignite_tips.gradients import clip_coefficient, nonfinite_kinds, scale_gradients, tensor_norms, total_norm
+from ignite_tips.notices import announce
+from ignite_tips.optimizer_gradients import OptimizerGradients, parameter_names
+from ignite_tips.optimizer_step import OptimizerStep
+
+__all__ = ["GradientClipper"]
+
+_NAMED = 5  # parameters that a message names
+
+
+class GradientClipper(ABC):
+    """Acts on final gradients, before every update of one optimizer.
+
+    A subclass says in ``_shrink`` what becomes of gradients whose norms are known, finite unless they may propagate.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        norm_type: float = 2.0,
+        per_group: bool = False,
+        on_nonfinite: str = "raise",
+        model: nn.Module | None = None,
+        tag: str | None = None,
+        process_group: Any = None,
+    ) -> None:
+        check_instance("optimizer", optimizer, Optimizer, "a torch Optimizer")
+        check_number("norm_type", norm_type, gt=0)
+        check_instance("per_group", per_group, bool, "True or False")
+        check_choice("on_nonfinite", on_nonfinite, ("raise", "skip", "propagate"))
+        check_instance("model", model, (nn.Module, NoneType), "a torch.nn.Module or None")
+        check_instance("tag", tag, (str, NoneType), "a string or None")
+        self._optimizer = optimizer
+        self._norm_type = norm_type
+        self._on_nonfinite = on_nonfinite
+        self._model = model
+        self._process_group = process_group
+        prefix = "" if tag is None else f"{tag}/"
+        self._norm_name, self._coefficient_name = f"{prefix}grad_norm", f"{prefix}grad_clip_coef"
+        self._gradients = OptimizerGradients(optimizer, per_group=per_group)
+        self._has_peers = False
+        self._attachment = Attachment()
+
+    def attach(self, engine: Engine) -> Self:
+        """Clip before every update that the optimizer makes while ``engine`` runs; attaching again replaces.
+
+        Raises:
+            TypeError: if ``engine`` is no Engine, or the optimizer computes its gradients several times in one update.
+        """
+        with self._attachment.renew():
+            self._attachment.add_step_handler(engine, self._optimizer, OptimizerEvents.STEP_STARTED, self._clip)
+            self._attachment.add_handler(engine, Events.STARTED, self._look_for_peers)
+            self._look_for_peers(engine)
+        return self
+
+    def detach(self) -> None:
+        """Clip no more; without an attachment, do nothing."""
+        self._attachment.clear()
+
+    @abstractmethod
+    def _shrink(self, engine: Engine, gradients: list[list[Tensor]], norms: list[Tensor]) -> Tensor | float:
+        """Clip lists of gradients with these norms; return the smallest factor that any was multiplied by."""
+
+    def _measure(self, gradients: list[list[Tensor]]) -> list[Sequence[Tensor]]:
+        """Return the norms of the tensors in each list."""
+        uniform = self._gradients.uniform
+        return [tensor_norms(listed, self._norm_type, uniform=uniform) for listed in gradients]
+
+    def _norm_within_bounds(self, norms: list[Sequence[Tensor]]) -> float | None:
+        """Return the norm of all gradients if they are sure to be within bounds, at a lower price than to clip."""
+        return None
+
+    def _clip(self, engine: Engine) -> None:
+        gradients = self._gradients.collect()
+        try:
+            each = self._measure(gradients)
+        except NotImplementedError:  # torch has no norm of a sparse tensor; to look for one every time costs more
+            if not self._gradients.expect_sparse():
+                raise
+            gradients = self._gradients.collect()
+            each = self._measure(gradients)
+        metrics = engine.state.metrics
+        within = self._norm_within_bounds(each)
+        if within is not None:
+            metrics[self._norm_name], metrics[self._coefficient_name] = within, 1.0
+            return
+        norms = self._agree([total_norm(listed, self._norm_type) for listed in each])
+        norm = norms[0] if len(norms) == 1 else total_norm(norms, self._norm_type)
+        if self._on_nonfinite != "propagate" and not isfinite(norm.item()):
+            self._refuse(engine, current_step(engine))
+        factor = self._shrink(engine, gradients, norms)
+        metrics[self._norm_name] = norm.item() if self._gradients.on_host else norm
+        metrics[self._coefficient_name] = factor
+
+    def _scale(
+        self, engine: Engine, gradients: list[Tensor], norm: Tensor, bound: float | Tensor, *, whole: bool
+    ) -> Tensor | float:
+        """Scale gradients of this norm into the bound; ``whole``: they are all that the optimizer has."""
+        factor = clip_coefficient(norm, bound)
+        if self._gradients.on_host and (value := factor.item()) >= 1:
+            return value
+        if whole and self._folds(engine):
+            current_step(engine).fold(grad_scale=factor.reciprocal())
+        else:
+            scale_gradients(gradients, factor, uniform=self._gradients.uniform)
+        return value if self._gradients.on_host else factor
+
+    def _folds(self, engine: Engine) -> bool:
+        # In one kernel with the update; but a handler that follows would see the gradients as they were.
+        return (
+            self._gradients.uniform and current_step(engine).can_fold and acts_last(engine, self._optimizer, self._clip)
+        )
+
+    def _look_for_peers(self, engine: Engine) -> None:
+        self._has_peers = dist.is_initialized() and dist.get_world_size(self._process_group) > 1
+
+    def _agree(self, norms: list[Tensor]) -> list[Tensor]:
+        """Return the largest norms of all ranks, infinite where any rank's is not finite.
+
+        Where gradients were reduced these are the norms that each rank has already, but ranks of different
+        hardware may differ in the last bit; where one rank has a NaN of its own, all have to know.
+        """
+        if not self._has_peers or self._on_nonfinite == "propagate":
+            return norms
+        largest = torch.nan_to_num(torch.stack(norms), nan=inf, posinf=inf)
+        dist.all_reduce(largest, dist.ReduceOp.MAX, self._process_group)
+        return list(largest)
+
+    def _refuse(self, engine: Engine, step: OptimizerStep) -> NoReturn:
+        """Raise, or drop the update, because of the gradients as they are."""
+        where = f"update {step.number} of {type(step.optimizer).__name__}"
+        what = self._describe_nonfinite()
+        if self._on_nonfinite == "raise":
+            raise RuntimeError(
+                f"gradients must be finite, got {what} in {where} (iteration {engine.state.iteration}, "
+                f"epoch {engine.state.epoch}); parameters and optimizer state are as before it"
+            )
+        engine.state.metrics["skipped_updates"] = engine.state.metrics.get("skipped_updates", 0) + 1
+        announce(engine, "skipped_update", f"{where} dropped: {what}")
+        step.drop()
+
+    def _describe_nonfinite(self) -> str:
+        found = [
+            f"{kinds} in {name}"
+            for parameter, name in parameter_names(self._optimizer, self._model).items()
+            if parameter.grad is not None and (kinds := nonfinite_kinds(parameter.grad))
+        ]
+        more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        return ", ".join(found[:_NAMED]) + more or "a norm too large for its dtype, or some on another rank"

@@ -1,0 +1,195 @@
+"""Norms and clipping of gradients: plain, sparse and distributed tensors, of any devices and dtypes."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from ignite_tips._checks import check_number, describe
+
+__all__ = [
+    "EPSILON",
+    "clip_coefficient",
+    "clip_gradient_norm",
+    "dense_values",
+    "gradient_norm",
+    "nonfinite_kinds",
+    "scale_gradients",
+    "smallest",
+    "tensor_norms",
+    "total_norm",
+]
+
+EPSILON = 1e-6  # torch.nn.utils.clip_grad_norm_ adds it to the norm, so that a zero norm divides nothing by zero
+
+
+def gradient_norm(tensors: Tensor | Iterable[Tensor], norm_type: float = 2.0) -> Tensor:
+    """Return the p-norm of all tensors' values, as if they were one vector.
+
+    The operations are those of ``torch.nn.utils.get_total_norm``, so the value is the same bit for bit, with three
+    differences: 16-bit values are summed in float32, sparse tensors count as what they stand for, and
+    DTensors, also beside plain tensors, give the norm over all ranks, as a plain tensor (every rank has to call).
+
+    Args:
+        tensors: one tensor or several, of any shapes, devices and dtypes.
+        norm_type: p > 0, or ``math.inf`` for the largest magnitude.
+
+    Returns:
+        A tensor of no dimension on the first tensor's device; 0 where there are no tensors.
+
+    Raises:
+        TypeError: if ``tensors`` holds something else, or ``norm_type`` is no number.
+        ValueError: if ``norm_type`` is not > 0.
+
+    Example:
+        >>> gradient_norm([torch.tensor([3.0]), torch.tensor([[4.0]])])
+        tensor(5.)
+    """
+    check_number("norm_type", norm_type, gt=0)
+    return total_norm(tensor_norms(dense_values(_as_list(tensors)), norm_type), norm_type)
+
+
+def clip_gradient_norm(tensors: Tensor | Iterable[Tensor], max_norm: float, norm_type: float = 2.0) -> Tensor:
+    """Scale the tensors in place so that their common norm is at most ``max_norm``; return the norm before.
+
+    g ← g · min(1, max_norm / (‖g‖ + 1e-6)), all g by one factor, so their direction is kept. On the CPU nothing is
+    multiplied when the norm is within the bound; on other devices the multiplication stays, for to leave it out the
+    host would have to wait for the device.
+
+    Args:
+        tensors: the gradients themselves (not the parameters); a sparse one must be coalesced.
+        max_norm: the bound, > 0; ``math.inf`` only measures.
+        norm_type: p > 0, or ``math.inf``.
+
+    Raises:
+        TypeError: if an argument is of another type.
+        ValueError: if a number is out of its range, or a sparse tensor is not coalesced.
+
+    Example:
+        >>> gradient = torch.tensor([3.0, 4.0])
+        >>> clip_gradient_norm(gradient, max_norm=1.0), gradient
+        (tensor(5.), tensor([0.6000, 0.8000]))
+
+    References:
+        Pascanu, Mikolov, Bengio, "On the difficulty of training recurrent neural networks", 2013, section 3.2.
+    """
+    check_number("max_norm", max_norm, gt=0)
+    check_number("norm_type", norm_type, gt=0)
+    listed = _as_list(tensors)
+    if any(tensor.is_sparse and not tensor.is_coalesced() for tensor in listed):
+        raise ValueError("a sparse tensor must be coalesced to be scaled in place; call its coalesce() first")
+    values = dense_values(listed)
+    norm = total_norm(tensor_norms(values, norm_type), norm_type)
+    factor = clip_coefficient(norm, max_norm)
+    if not norm.is_cpu or not factor >= 1:  # a NaN is multiplied, as torch does
+        scale_gradients(values, factor)
+    return norm
+
+
+def total_norm(norms: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
+    """Return the norm of all from the norms of each (see ``tensor_norms``)."""
+    if not norms:
+        return torch.tensor(0.0)
+    total: Tensor = torch.linalg.vector_norm(torch.stack(tuple(norms)), norm_type)
+    return total.detach() if total.requires_grad else total
+
+
+def tensor_norms(tensors: list[Tensor], norm_type: float = 2.0, *, uniform: bool = False) -> Sequence[Tensor]:
+    """Return the norm of each dense tensor, over all ranks, in plain tensors on the first one's device.
+
+    ``uniform`` promises plain tensors of one device and of one dtype of more than 16 bits.
+    """
+    if uniform or _is_uniform(tensors):
+        # Ordinary gradients need no graph, and entering no_grad() would cost a fifth of the norm of a few small ones.
+        return torch._foreach_norm(tensors, norm_type) if tensors else ()
+    return _mixed_norms(tensors, norm_type)
+
+
+@torch.no_grad()
+def _mixed_norms(tensors: list[Tensor], norm_type: float) -> list[Tensor]:
+    norms: dict[int, Tensor] = {}
+    for places in _alike(tensors):
+        alike = [tensors[place] for place in places]
+        # The squares of 16-bit gradients overflow (float16) or lose all but three digits (bfloat16).
+        accumulate = torch.float32 if alike[0].dtype.itemsize == 2 else None
+        part = torch.stack(torch._foreach_norm(alike, norm_type, dtype=accumulate))
+        whole = part.full_tensor() if isinstance(part, DTensor) else part
+        norms.update(zip(places, whole.to(tensors[0].device, non_blocking=True), strict=True))
+    return [norms[place] for place in range(len(tensors))]
+
+
+def clip_coefficient(norm: Tensor, max_norm: float | Tensor) -> Tensor:
+    """Return min(1, max_norm / (norm + 1e-6)); NaN for a NaN norm, as in torch."""
+    # A number divided by a tensor is that in torch too: by the reciprocal.
+    return (norm + EPSILON).reciprocal_().mul_(max_norm).clamp_(max=1.0)
+
+
+@torch.no_grad()
+def scale_gradients(tensors: list[Tensor], coefficient: Tensor, *, uniform: bool = False) -> None:
+    """Multiply dense tensors in place by ``coefficient``, a tensor of no dimension."""
+    if uniform or _is_uniform(tensors):
+        torch._foreach_mul_(tensors, coefficient)
+        return
+    for places in _alike(tensors):
+        local = [
+            tensor.to_local() if isinstance(tensor, DTensor) else tensor
+            for tensor in (tensors[place] for place in places)
+        ]
+        torch._foreach_mul_(local, coefficient.to(local[0].device, non_blocking=True))
+
+
+def smallest(factors: Sequence[Tensor | float]) -> Tensor | float:
+    """Return the least factor: a number where all are."""
+    if len(factors) == 1:
+        return factors[0]
+    tensors = [factor for factor in factors if isinstance(factor, Tensor)]
+    if not tensors:
+        return min(factors)
+    return torch.stack([torch.as_tensor(factor, device=tensors[0].device) for factor in factors]).min()
+
+
+def dense_values(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Return each tensor, or what a sparse one stores, duplicates summed; no copy of coalesced ones."""
+    return [tensor.coalesce()._values() if tensor.is_sparse else tensor for tensor in tensors]
+
+
+def nonfinite_kinds(tensor: Tensor) -> str:
+    """Return which of NaN and infinity ``tensor`` holds on any rank, in words; empty where all is finite.
+
+    Example:
+        >>> nonfinite_kinds(torch.tensor([1.0, float("nan"), -float("inf")]))
+        'NaN and inf'
+    """
+    values = tensor._values() if tensor.is_sparse else tensor
+    found = {"NaN": values.isnan().any(), "inf": values.isinf().any()}
+    return " and ".join(
+        kind for kind, flag in found.items() if (flag.full_tensor() if isinstance(flag, DTensor) else flag)
+    )
+
+
+def _as_list(tensors: Tensor | Iterable[Tensor]) -> list[Tensor]:
+    listed = [tensors] if isinstance(tensors, Tensor) else list(tensors)
+    for tensor in listed:
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"tensors must be a tensor or several, got {describe(tensor)}")
+    return listed
+
+
+def _is_uniform(tensors: list[Tensor]) -> bool:
+    if not tensors:
+        return True
+    first = tensors[0]
+    device, dtype = first.device, first.dtype
+    return dtype.itemsize > 2 and all(
+        t.dtype == dtype and t.device == device and not isinstance(t, DTensor) for t in tensors
+    )
+
+
+def _alike(tensors: list[Tensor]) -> list[list[int]]:
+    """Return the places of the tensors that one foreach call can take together."""
+    lists: dict[object, list[int]] = {}
+    for place, tensor in enumerate(tensors):
+        mesh = (tensor.device_mesh, tensor.placements) if isinstance(tensor, DTensor) else None
+        lists.setdefault((tensor.device, tensor.dtype, mesh), []).append(place)
+    return list(lists.values())

@@ -1,0 +1,104 @@
+"""Gradient clipping by norm."""
+
+from collections.abc import Sequence
+from math import hypot
+from sys import float_info
+from typing import Any
+
+from ignite.engine import Engine
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ignite_tips._checks import check_number
+from ignite_tips.gradient_clipper import GradientClipper
+from ignite_tips.gradients import EPSILON, smallest
+
+__all__ = ["GradientNormClipper"]
+
+_ROUNDING = 1 + 1e-4  # more than float32 sums of any length that a model has differ from the sum in double precision
+
+
+class GradientNormClipper(GradientClipper):
+    """Scale the gradients so that their norm is at most ``max_norm``: g ← g · min(1, max_norm / (‖g‖ + 1e-6)).
+
+    Acts on ``OptimizerEvents.STEP_STARTED``: there the gradients are final, so that the norm is that of the whole
+    accumulation, unscaled, over all ranks. Every update leaves in ``engine.state.metrics`` the ``"grad_norm"`` before
+    clipping and the ``"grad_clip_coef"`` that it was multiplied by.
+
+    Args:
+        optimizer: the one whose gradients are clipped; its params may be of several devices, dtypes or DTensors.
+        max_norm: the bound, > 0; ``math.inf`` only measures.
+        norm_type: p > 0 of the p-norm, ``math.inf`` for the largest magnitude.
+        per_group: clip each param group by its own norm; the metrics are then the norm of all and the smallest factor.
+        on_nonfinite: what a NaN or infinite gradient does. ``"raise"``: a RuntimeError that names the parameters and
+            the update; parameters and optimizer state stay as they were. ``"skip"``: the update is dropped whole and
+            counted in the metric ``"skipped_updates"``. ``"propagate"``: as in torch, it is used.
+        model: gives the parameters their names in messages, unless the optimizer has them of
+            ``model.named_parameters()``.
+        tag: put before the names of the metrics, as in ``"generator/grad_norm"``.
+        process_group: the ranks that train together and have to agree; all of them by default. "propagate" asks none.
+
+    Raises:
+        TypeError, ValueError: if an argument is not as above; if the optimizer has no parameter.
+
+    Example:
+        >>> model = nn.Linear(4, 1)
+        >>> sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> def update(engine, batch):
+        ...     sgd.zero_grad()
+        ...     (100 * model(batch)).mean().backward()
+        ...     sgd.step()
+        >>> trainer = Engine(update)
+        >>> clipper = GradientNormClipper(sgd, max_norm=1.0).attach(trainer)
+        >>> trainer.run([torch.ones(2, 4)]).metrics["grad_norm"]
+        223.606...
+
+    References:
+        Pascanu, Mikolov, Bengio, "On the difficulty of training recurrent neural networks", ICML 2013,
+        arXiv 1211.5063, section 3.2.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        max_norm: float,
+        *,
+        norm_type: float = 2.0,
+        per_group: bool = False,
+        on_nonfinite: str = "raise",
+        model: nn.Module | None = None,
+        tag: str | None = None,
+        process_group: Any = None,
+    ) -> None:
+        check_number("max_norm", max_norm, gt=0)
+        super().__init__(
+            optimizer,
+            norm_type=norm_type,
+            per_group=per_group,
+            on_nonfinite=on_nonfinite,
+            model=model,
+            tag=tag,
+            process_group=process_group,
+        )
+        self._max_norm = max_norm
+        self._surely_within = min(max_norm / _ROUNDING - EPSILON, float_info.max)
+
+    def _norm_within_bounds(self, norms: list[Sequence[Tensor]]) -> float | None:
+        if self._norm_type != 2.0 or self._has_peers or not self._gradients.on_host:
+            return None
+        values = []
+        for listed in norms:
+            value = hypot(*[norm.item() for norm in listed])
+            if not value <= self._surely_within:  # neither is NaN
+                return None
+            values.append(value)
+        return value if len(values) == 1 else hypot(*values)
+
+    def _shrink(self, engine: Engine, gradients: list[list[Tensor]], norms: list[Tensor]) -> Tensor | float:
+        whole = len(norms) == 1
+        return smallest(
+            [
+                self._scale(engine, listed, norm, self._max_norm, whole=whole)
+                for listed, norm in zip(gradients, norms, strict=True)
+            ]
+        )

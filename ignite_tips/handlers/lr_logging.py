@@ -1,0 +1,145 @@
+"""Per-group learning rates, and other options of param groups, in TensorBoard."""
+
+import re
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Self
+
+from ignite.engine import Engine, Events, EventsList
+from ignite.handlers import TensorboardLogger
+from ignite.handlers.base_logger import BaseHandler, BaseLogger
+from torch.optim import Optimizer
+
+from ignite_tips._checks import check_instance
+from ignite_tips.attachment import Attachment
+from ignite_tips.event_writing import add_chart
+from ignite_tips.events import OptimizerEvents, current_step, is_optimizer_event
+from ignite_tips.group_options import GroupOptions
+from ignite_tips.scalar_sinks import ScalarSink
+
+__all__ = ["LearningRateLogger"]
+
+
+class LearningRateLogger(BaseHandler):
+    """Writes each param group's learning rate under the group's name, all groups in one chart of TensorBoard.
+
+    Acts on STEP_STARTED, and reads the rates when all other handlers of that event are done: what it writes is the
+    rate in use for the update, whatever the order of attachment, and nothing for an update that does not happen.
+
+    The event may be another; its counter (update, iteration or epoch) is the x axis. What is written is still the
+    rate in use: of the next update for an event named ``..._STARTED``, of the latest for any other. A group whose
+    parameters are all frozen has no rate in use; its series begins when it is unfrozen. Only rank 0 writes.
+
+    Args:
+        optimizer: whose groups are logged, also those that are added later; ``"name"`` in a group names it.
+        param_names: the option or options to log: any that is a number, or several, as Adam's ``betas``.
+        tag: stands before the names, to tell several optimizers apart: ``generator/lr/head``.
+        only_changes: write only when a value changes, as two points, so that the line between them is level.
+        global_step_transform: ``(engine, event) -> int``, another x axis than the event's.
+
+    Raises:
+        TypeError: if an argument has the wrong type, or an option is no number.
+        ValueError: if a group lacks an option, or two groups have the same name.
+        RuntimeError: if the TensorBoard writer is closed.
+
+    State saved: none.
+
+    Example:
+        >>> from ignite.handlers import TensorboardLogger
+        >>> head = nn.Linear(2, 1)
+        >>> optimizer = torch.optim.SGD([{"params": head.parameters(), "name": "head"}], lr=0.1)
+        >>> trainer = Engine(lambda engine, batch: optimizer.step())
+        >>> _ = LearningRateLogger(optimizer).attach(trainer)  # or attach(trainer, tb_logger)
+        >>> trainer.run(range(2)).metrics
+        {'lr/head': 0.1}
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        param_names: str | Iterable[str] = ("lr",),
+        tag: str | None = None,
+        only_changes: bool = False,
+        global_step_transform: Callable[[Engine, Any], int] | None = None,
+    ) -> None:
+        self._options = GroupOptions(optimizer, param_names, tag)
+        check_instance("only_changes", only_changes, bool, "True or False")
+        self._optimizer = optimizer
+        self._category = tag or "optimizer"
+        self._only_changes = only_changes
+        self._global_step_transform = global_step_transform or _count_of_event
+        self._attachment = Attachment()
+        self._sink: ScalarSink | None = None
+        self._in_use: dict[str, float] | None = None  # the values of the latest update
+        self._due: Callable[[], None] | None = None  # waits for the next update
+
+    def attach(
+        self, trainer: Engine, logger: BaseLogger | None = None, event: Any = OptimizerEvents.STEP_STARTED
+    ) -> Self:
+        """Log to ``logger`` at ``event``, or at each in a list of events.
+
+        Without a logger the values go to ``trainer.state.metrics``, from where any of Ignite's loggers takes them.
+        """
+        sink = self._new_sink(logger)
+        members = list(event) if isinstance(event, EventsList) else [event]
+        with self._attachment.renew():
+            for member in members:
+                self._attachment.add_step_handler(
+                    trainer, self._optimizer, member, partial(self._on_event, sink=sink, event=member)
+                )
+            if any(member != OptimizerEvents.STEP_STARTED for member in members):
+                self._attachment.add_step_handler(
+                    trainer, self._optimizer, OptimizerEvents.STEP_STARTED, self._on_update
+                )
+            for ending in (Events.COMPLETED, Events.TERMINATE) if self._only_changes else ():
+                self._attachment.add_handler(trainer, ending, lambda engine: sink.flush())
+        self._sink, self._in_use, self._due = sink, None, None
+        return self
+
+    def detach(self) -> None:
+        """Log no more."""
+        self._attachment.clear()
+        self._sink, self._in_use, self._due = None, None, None
+
+    def __call__(self, engine: Engine, logger: BaseLogger, event_name: Any) -> None:
+        """Log the rates as they are now, as one of Ignite's log handlers: ``tb_logger.attach(trainer, this, event)``.
+
+        In STEP_STARTED they are those in use for the update, as after ``attach``.
+        """
+        sink = self._sink if self._sink is not None and self._sink.logger is logger else self._new_sink(logger)
+        self._sink = sink
+        if not is_optimizer_event(event_name):
+            sink.write(engine, event_name, self._global_step_transform(engine, event_name), self._options.read())
+        elif current_step(engine).optimizer is self._optimizer:
+            self._in_use = self._options.read()
+            self._on_event(engine, sink, event_name)
+
+    def _on_event(self, engine: Engine, sink: ScalarSink, event: Any) -> None:
+        step = self._global_step_transform(engine, event)
+        if event == OptimizerEvents.STEP_STARTED:
+            current_step(engine).before_update(lambda: sink.write(engine, event, step, self._options.read()))
+        elif event.name.endswith("_STARTED"):
+            self._due = lambda: sink.write(engine, event, step, self._options.read())
+        elif self._in_use is not None:
+            sink.write(engine, event, step, self._in_use)
+
+    def _on_update(self, engine: Engine) -> None:
+        current_step(engine).before_update(self._note_rates)
+
+    def _note_rates(self) -> None:
+        self._in_use = self._options.read()
+        due, self._due = self._due, None
+        if due is not None:
+            due()
+
+    def _new_sink(self, logger: BaseLogger | None) -> ScalarSink:
+        sink = ScalarSink(logger, only_changes=self._only_changes)
+        if isinstance(logger, TensorboardLogger):
+            for option, prefix in self._options.prefixes.items():
+                add_chart(logger.writer, self._category, option, ["^" + re.escape(prefix)])
+        return sink
+
+
+def _count_of_event(engine: Engine, event: Any) -> int:
+    return engine.state.get_event_attrib_value(event)

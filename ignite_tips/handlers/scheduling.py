@@ -1,0 +1,128 @@
+"""Step any torch learning-rate scheduler, by its own ``step()``, when an Ignite event says so."""
+
+import functools
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from ignite.engine import Engine, Events
+from torch.optim import LBFGS
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from ignite_tips._checks import check_instance
+from ignite_tips.attachment import Attachment
+from ignite_tips.events import completed_updates, is_optimizer_event
+from ignite_tips.schedule_fit import check_first_epoch, check_run, explain_failure
+from ignite_tips.scheduler_state import load_scheduler, save_scheduler
+
+__all__ = ["SchedulerStepper"]
+
+
+class SchedulerStepper:
+    """Steps a torch learning-rate scheduler as the hand-written loop does.
+
+    It acts after each epoch, as is the field's habit, or on the event that ``attach`` is given. For a schedule per
+    update that is ``OptimizerEvents.STEP_COMPLETED``, which does not fire for a micro-batch of an accumulation or
+    a step that GradScaler skips: the schedule then counts updates, not batches. It calls ``scheduler.step()`` and
+    nothing else, so that every scheduler that torch has, or a user writes, gives the rates of the hand-written loop.
+
+    Attach it before a handler that saves checkpoints on the same event.
+
+    Args:
+        scheduler: any torch scheduler but ReduceLROnPlateau, for which there is ``PlateauStepper``.
+
+    Raises:
+        TypeError: if ``scheduler`` is no torch scheduler, or ReduceLROnPlateau.
+
+    State saved: the scheduler's own, and the optimizer's rates and momenta.
+
+    Example:
+        >>> sgd = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+        >>> trainer = Engine(lambda engine, batch: sgd.step())
+        >>> SchedulerStepper(torch.optim.lr_scheduler.StepLR(sgd, step_size=2)).attach(trainer)
+        >>> _ = trainer.run(range(5), max_epochs=2)
+        >>> print(f"{sgd.param_groups[0]['lr']:g}")
+        0.01
+    """
+
+    def __init__(self, scheduler: LRScheduler) -> None:
+        check_instance("scheduler", scheduler, LRScheduler, "a torch learning-rate scheduler")
+        if isinstance(scheduler, ReduceLROnPlateau):
+            raise TypeError(
+                "scheduler must be stepped without a metric, got ReduceLROnPlateau; use PlateauStepper, which gives "
+                "it a metric of the validation"
+            )
+        self.scheduler = scheduler
+        self._steps = 0  # in the run under way
+        self._epoch_is_whole = False  # the run's first, from its first iteration on
+        self._attachment = Attachment()
+
+    def attach(self, trainer: Engine, event: Any = Events.EPOCH_COMPLETED) -> None:
+        """Step the scheduler whenever ``trainer`` fires ``event``; attaching again replaces that.
+
+        Args:
+            trainer: the engine whose updates the scheduler's optimizer makes.
+            event: any event of the trainer, filtered or not, or several.
+        """
+        check_instance("trainer", trainer, Engine, "an ignite Engine")
+        optimizer = self.scheduler.optimizer
+        with self._attachment.renew():
+            if isinstance(optimizer, LBFGS) and not is_optimizer_event(event):  # it has no OptimizerEvents
+                self._attachment.add_handler(trainer, event, self._step)
+                return
+            self._attachment.add_handler(trainer, Events.STARTED, functools.partial(self._start, event))
+            step = self._step if is_optimizer_event(event) else self._step_after_update
+            self._attachment.add_step_handler(trainer, optimizer, event, step)
+            self._attachment.add_handler(trainer, Events.EPOCH_COMPLETED, functools.partial(self._end_epoch, event))
+
+    def detach(self) -> None:
+        """Step the scheduler no more."""
+        self._attachment.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain values, for a checkpoint."""
+        return save_scheduler(self.scheduler)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what ``state_dict`` returned; see ``load_scheduler``."""
+        load_scheduler(self.scheduler, state)
+
+    def _start(self, event: Any, trainer: Engine) -> None:
+        state = trainer.state
+        self._steps = 0
+        self._epoch_is_whole = state.iteration == 0 or state.iteration == state.epoch * (state.epoch_length or 0)
+        check_run(self.scheduler, event, state)
+
+    def _step_after_update(self, trainer: Engine) -> None:
+        if self._steps == 0 and completed_updates(trainer, self.scheduler.optimizer) == 0:
+            raise RuntimeError(
+                f"SchedulerStepper must step after an update of its scheduler's {self._optimizer_name()}, but the "
+                f"trainer has made none by iteration {trainer.state.iteration}; schedule the optimizer that the "
+                "trainer steps, or attach it to OptimizerEvents.STEP_COMPLETED"
+            )
+        self._step(trainer)
+
+    def _step(self, trainer: Engine) -> None:
+        self._steps += 1
+        try:
+            self.scheduler.step()
+        except ValueError as error:
+            reason = explain_failure(self.scheduler, trainer.state)
+            if reason is None:
+                raise
+            raise ValueError(reason) from error
+
+    def _end_epoch(self, event: Any, trainer: Engine) -> None:
+        is_first, self._epoch_is_whole = self._epoch_is_whole, False
+        if not is_first:
+            return
+        if is_optimizer_event(event) and completed_updates(trainer, self.scheduler.optimizer) == 0:
+            warnings.warn(
+                f"SchedulerStepper found no update of its scheduler's {self._optimizer_name()} in a whole epoch; "
+                "schedule the optimizer that the trainer steps",
+                stacklevel=2,
+            )
+        check_first_epoch(self.scheduler, event, trainer.state, self._steps)
+
+    def _optimizer_name(self) -> str:
+        return type(self.scheduler.optimizer).__name__

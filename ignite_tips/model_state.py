@@ -1,0 +1,81 @@
+"""Let a model run and leave it, and the random number generators, exactly as they were."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+__all__ = ["preserved"]
+
+
+@contextmanager
+def preserved(model: nn.Module) -> Iterator[None]:
+    """Undo, at the end of the block, what running ``model`` changed in it and in the random number generators.
+
+    That is every module's train/eval flag, attributes, buffers and hooks, every parameter's ``requires_grad`` and
+    ``grad``, and the states of Python's, NumPy's and torch's generators, bit for bit. The contents of lists and other
+    objects that modules hold are not looked into.
+
+    Example:
+        >>> norm = nn.BatchNorm1d(2)
+        >>> with preserved(norm):
+        ...     _ = norm.train()(torch.randn(8, 2))
+        >>> norm.running_mean
+        tensor([0., 0.])
+    """
+    modules = [_SavedModule(module) for module in model.modules()]
+    tensors = [_SavedTensor(buffer) for buffer in model.buffers() if not is_lazy(buffer)]
+    parameters = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+    devices = sorted({item.device.index for item in (*model.parameters(), *model.buffers()) if item.is_cuda})
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        for module in modules:
+            module.restore()
+        for tensor in tensors:
+            tensor.restore()
+        for parameter, requires_grad, grad in parameters:
+            parameter.requires_grad_(requires_grad)
+            parameter.grad = grad
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+
+
+class _SavedModule:
+    """A module's attributes, and the members of the dictionaries among them: parameters, buffers, children, hooks."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._attributes = dict(module.__dict__)
+        self._members = [(value, dict(value)) for value in self._attributes.values() if isinstance(value, dict)]
+
+    def restore(self) -> None:
+        _refill(self._module.__dict__, self._attributes)
+        for dictionary, members in self._members:
+            _refill(dictionary, members)
+
+
+class _SavedTensor:
+    """A tensor's contents."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self._tensor = tensor
+        self._contents = tensor.detach().clone()
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        if not torch.equal(self._tensor, self._contents):  # an expanded tensor cannot be written to, nor need it be
+            self._tensor.copy_(self._contents)
+
+
+def _refill(dictionary: dict[Any, Any], members: dict[Any, Any]) -> None:
+    # In place: others, such as the handles of hooks, refer to the dictionary itself.
+    dictionary.clear()
+    dictionary.update(members)

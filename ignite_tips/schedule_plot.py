@@ -1,0 +1,80 @@
+"""Draw learning rates."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal, cast
+
+from ignite_tips._checks import check_instance
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["plot_schedule"]
+
+
+def plot_schedule(
+    rates: Mapping[str, Sequence[float]],
+    *,
+    title: str | None = None,
+    xlabel: str = "step",
+    log_scale: bool = False,
+    axes: "Axes | None" = None,
+) -> "Figure":
+    """Draw learning rates by step, a line for each name, as ``simulate_schedule`` returns them.
+
+    Needs matplotlib: ``pip install ignite-tips[plot]``. No window is opened; save the figure with ``savefig``, or
+    let a notebook show it.
+
+    Args:
+        rates: the rates in use at each step, by the name that the legend shows.
+        title: stands above the picture.
+        xlabel: what a step is: an update, an epoch.
+        log_scale: draw the rates on a logarithmic axis, for groups whose rates are orders of magnitude apart.
+        axes: draw there, instead of in a new figure.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ImportError: without matplotlib.
+        TypeError: if ``rates`` is no mapping.
+        ValueError: if there is nothing to draw.
+
+    Example:
+        >>> figure = plot_schedule({"body": [0.1, 0.05, 0.025], "head": [1.0, 0.5, 0.25]}, title="decay")
+        >>> [line.get_label() for line in figure.axes[0].lines]
+        ['body', 'head']
+    """
+    check_instance("rates", rates, Mapping, "a mapping from names to rates")
+    if not rates or not all(len(line) for line in rates.values()):
+        raise ValueError("rates must have at least one name with at least one rate, got none")
+    if axes is None:
+        axes = _new_axes()
+    for name, line in rates.items():
+        axes.plot(range(len(line)), line, label=name, drawstyle=_style(line), linewidth=1.6)
+    axes.set(xlabel=xlabel, ylabel="learning rate", yscale="log" if log_scale else "linear")
+    if not log_scale:
+        axes.set_ylim(bottom=0)
+        axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4))
+    if title is not None:
+        axes.set_title(title)
+    if len(rates) > 1:
+        axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.25)
+    return cast("Figure", axes.get_figure(root=True))  # None only for axes that were removed from theirs
+
+
+def _style(line: Sequence[float]) -> Literal["steps-post", "default"]:
+    # A rate holds from one step to the next, which is worth seeing where there are few changes.
+    changes = sum(one != other for one, other in pairwise(line))
+    return "steps-post" if len(line) <= 50 or changes < len(line) / 4 else "default"
+
+
+def _new_axes() -> "Axes":
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("plot_schedule() needs matplotlib; install it with: pip install ignite-tips[plot]") from error
+    return Figure(figsize=(7, 4), layout="constrained").subplots()

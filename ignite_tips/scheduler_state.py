@@ -1,0 +1,115 @@
+"""A scheduler's state for checkpoints: plain, whole, and put back in any order beside the optimizer's."""
+
+import copy
+import dataclasses
+import inspect
+import warnings
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from ignite_tips._checks import check_keys
+
+__all__ = ["load_scheduler", "save_scheduler"]
+
+_KEYS = ("schedule", "scheduler", "options")
+_SCHEDULED_OPTIONS = ("lr", "momentum", "betas")  # what torch's schedulers change in a param group
+
+
+def save_scheduler(scheduler: LRScheduler) -> dict[str, Any]:
+    """Return the scheduler's state, a copy of its own.
+
+    Beside ``scheduler.state_dict()`` it has the scheduler's class, those of its parts included, and the rates and
+    momenta of each param group.
+
+    Example:
+        >>> sgd = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+        >>> state = save_scheduler(torch.optim.lr_scheduler.StepLR(sgd, 2))
+        >>> state["schedule"], state["options"]
+        ('StepLR', [{'lr': 0.1, 'momentum': 0}])
+    """
+    state = {
+        "schedule": _describe(scheduler),
+        "scheduler": scheduler.state_dict(),
+        "options": _scheduled_options(scheduler.optimizer),
+    }
+    return copy.deepcopy(state)
+
+
+def load_scheduler(scheduler: LRScheduler, state: object) -> None:
+    """Put back what ``save_scheduler`` returned; if that fails, the scheduler is as it was.
+
+    The optimizer gets its rates back too. Building a scheduler sets them, so that one built after the optimizer's
+    state was loaded would otherwise start from wrong ones.
+
+    Raises:
+        TypeError: if ``state`` is no mapping.
+        ValueError: if it has other keys, or is of another kind of scheduler or number of param groups.
+    """
+    checked = copy.deepcopy(dict(check_keys("the scheduler's state", state, _KEYS)))
+    if checked["schedule"] != _describe(scheduler):
+        raise ValueError(f"the scheduler's state must be of {_describe(scheduler)}, got {checked['schedule']}")
+    groups = scheduler.optimizer.param_groups
+    if len(checked["options"]) != len(groups):
+        raise ValueError(
+            f"the scheduler's state must be for {len(groups)} param groups, got {len(checked['options'])}; build the "
+            "optimizer with the groups of the run that saved it"
+        )
+    before, built = copy.deepcopy(scheduler.state_dict()), _settings(scheduler)
+    try:
+        scheduler.load_state_dict(checked["scheduler"])
+    except BaseException:
+        scheduler.load_state_dict(before)
+        raise
+    _restore_options(groups, checked["options"])
+    _tell_changes(built, _settings(scheduler))
+
+
+def _restore_options(groups: list[dict[str, Any]], saved: list[dict[str, Any]]) -> None:
+    for group, options in zip(groups, saved, strict=True):
+        for key, value in options.items():
+            if isinstance(group.get(key), torch.Tensor):
+                group[key].fill_(value)  # the optimizer may have captured this very tensor
+            else:
+                group[key] = value
+
+
+def _settings(scheduler: LRScheduler) -> dict[str, str]:
+    """Return what a scheduler and its parts keep of their constructors' arguments, as text."""
+    name = type(scheduler).__name__
+    settings = {}
+    for argument in inspect.signature(type(scheduler)).parameters.keys() - {"last_epoch"}:
+        value = vars(scheduler).get(argument, vars(scheduler).get(f"_{argument}"))
+        if isinstance(value, bool | int | float | str) or argument == "milestones":
+            settings[f"{name}'s {argument}"] = repr(value)
+    for index, function in enumerate(getattr(scheduler, "lr_lambdas", ())):
+        if dataclasses.is_dataclass(function):
+            settings[f"{name}'s lr_lambda {index}"] = repr(function)
+    for index, part in enumerate(getattr(scheduler, "_schedulers", ())):
+        settings |= {f"{key} (part {index})": value for key, value in _settings(part).items()}
+    return settings
+
+
+def _tell_changes(built: dict[str, str], loaded: dict[str, str]) -> None:
+    changes = [
+        f"{name} to {loaded[name]} from {value}" for name, value in sorted(built.items()) if loaded[name] != value
+    ]
+    if changes:
+        warnings.warn(
+            f"the scheduler's state sets {', '.join(changes)}: a checkpoint brings its settings with it; to go on with "
+            "others, set them after loading",
+            stacklevel=4,
+        )
+
+
+def _describe(scheduler: LRScheduler) -> str:
+    name = type(scheduler).__name__
+    # SequentialLR and ChainedScheduler keep their parts under this name; torch has no public one.
+    parts = [_describe(part) for part in getattr(scheduler, "_schedulers", ())]
+    return f"{name}({', '.join(parts)})" if parts else name
+
+
+def _scheduled_options(optimizer: Optimizer) -> list[dict[str, Any]]:
+    return [{key: group[key] for key in _SCHEDULED_OPTIONS if key in group} for group in optimizer.param_groups]

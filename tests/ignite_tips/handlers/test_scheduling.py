@@ -1,0 +1,333 @@
+"""SchedulerStepper: when it steps, what it refuses and what it saves."""
+
+import re
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from torch.optim import LBFGS, SGD
+from torch.optim.lr_scheduler import (
+    ChainedScheduler,
+    ConstantLR,
+    CosineAnnealingLR,
+    CosineAnnealingWarmRestarts,
+    ExponentialLR,
+    LambdaLR,
+    LRScheduler,
+    MultiStepLR,
+    OneCycleLR,
+    PolynomialLR,
+    ReduceLROnPlateau,
+    StepLR,
+)
+
+from ignite_tips import SchedulerStepper, warmup_stable_decay, with_warmup
+from ignite_tips.events import OptimizerEvents
+
+
+def _optimizer(lr: float = 1.0) -> SGD:
+    return SGD([torch.nn.Parameter(torch.ones(2))], lr=lr)
+
+
+def _trainer(optimizer: SGD, accumulation: int = 1) -> Engine:
+    def update(engine: Engine, batch: Any) -> None:
+        if engine.state.iteration % accumulation == 0:
+            optimizer.step()
+
+    return Engine(update)
+
+
+def _steps(scheduler: LRScheduler) -> int:
+    return scheduler.last_epoch
+
+
+@pytest.mark.parametrize(
+    ("event", "expected"),
+    [
+        (None, 2),
+        (Events.EPOCH_COMPLETED, 2),
+        (Events.ITERATION_COMPLETED(after=3), 5),
+        (OptimizerEvents.STEP_COMPLETED, 4),
+        (OptimizerEvents.STEP_COMPLETED(every=2), 2),
+        (OptimizerEvents.STEP_COMPLETED(every=2) | Events.EPOCH_COMPLETED(once=2), 3),
+    ],
+    ids=str,
+)
+def test_steps_on_any_event(event: Any, expected: int) -> None:
+    """Two epochs of four batches, an update every other one: a step whenever the event says so."""
+    optimizer = _optimizer()
+    scheduler = StepLR(optimizer, 100)
+    trainer = _trainer(optimizer, accumulation=2)
+    SchedulerStepper(scheduler).attach(trainer, *([] if event is None else [event]))
+    trainer.run(range(4), max_epochs=2)
+    assert _steps(scheduler) == expected
+
+
+def test_attaching_again_replaces_and_detaching_ends() -> None:
+    """Attached twice it steps once; detached it steps no more."""
+    optimizer = _optimizer()
+    scheduler = StepLR(optimizer, 100)
+    trainer = _trainer(optimizer)
+    stepper = SchedulerStepper(scheduler)
+    stepper.attach(trainer, Events.ITERATION_COMPLETED)
+    stepper.attach(trainer)
+    trainer.run(range(4), max_epochs=1)
+    assert _steps(scheduler) == 1
+    stepper.detach()
+    trainer.run(range(4), max_epochs=1)
+    assert _steps(scheduler) == 1
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "message"),
+    [
+        (None, "scheduler must be a torch learning-rate scheduler, got None"),
+        (0.1, "scheduler must be a torch learning-rate scheduler, got 0.1"),
+        (StepLR, "scheduler must be a torch learning-rate scheduler, got <class .*StepLR"),
+        (ReduceLROnPlateau(_optimizer()), "got ReduceLROnPlateau; use PlateauStepper"),
+    ],
+)
+def test_wrong_scheduler(scheduler: Any, message: str) -> None:
+    """What is no scheduler, and the one that needs a metric, are refused."""
+    with pytest.raises(TypeError, match=message):
+        SchedulerStepper(scheduler)
+
+
+def test_state_is_plain_and_exact(tmp_path: Any) -> None:
+    """The state passes through ``weights_only`` and gives the rates back, however late the scheduler was built."""
+    optimizer = _optimizer()
+    stepper = SchedulerStepper(ExponentialLR(optimizer, 0.9))
+    trainer = _trainer(optimizer)
+    stepper.attach(trainer)
+    trainer.run(range(2), max_epochs=3)
+    torch.save({"optimizer": optimizer.state_dict(), "stepper": stepper.state_dict()}, tmp_path / "state.pt")
+    loaded = torch.load(tmp_path / "state.pt", weights_only=True)
+
+    resumed = _optimizer()
+    resumed.load_state_dict(loaded["optimizer"])
+    again = SchedulerStepper(ExponentialLR(resumed, 0.9))
+    again.load_state_dict(loaded["stepper"])
+    assert resumed.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
+    assert again.state_dict() == stepper.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda state: None, TypeError, "the scheduler's state must be a mapping, got None"),
+        (lambda state: state["scheduler"], ValueError, "must have the keys schedule, scheduler, options, got"),
+        (lambda state: state | {"schedule": "StepLR"}, ValueError, "must be of ExponentialLR, got StepLR"),
+        (lambda state: state | {"options": []}, ValueError, "must be for 1 param groups, got 0; build the optimizer"),
+    ],
+)
+def test_wrong_state(change: Any, error: type[Exception], message: str) -> None:
+    """A state of something else is refused and changes nothing."""
+    stepper = SchedulerStepper(ExponentialLR(_optimizer(), 0.9))
+    before = stepper.state_dict()
+    with pytest.raises(error, match=message):
+        stepper.load_state_dict(change(before))
+    assert stepper.state_dict() == before
+
+
+def _run(scheduler: LRScheduler, event: Any, *, length: int, epochs: int, accumulation: int = 1) -> list[str]:
+    """Train with the scheduler attached and return what was said."""
+    trainer = _trainer(scheduler.optimizer, accumulation)
+    SchedulerStepper(scheduler).attach(trainer, event)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.run(range(length), max_epochs=epochs)
+    return [str(warning.message) for warning in caught]
+
+
+PER_EPOCH, PER_BATCH, PER_UPDATE = Events.EPOCH_COMPLETED, Events.ITERATION_COMPLETED, OptimizerEvents.STEP_COMPLETED
+EPOCHS_REMEDY = r"; if it counts epochs, attach\(trainer\) steps it after each"
+UPDATES_REMEDY = r"; if it counts updates, attach\(trainer, OptimizerEvents.STEP_COMPLETED\) steps it after each"
+
+
+def _cosine(t_max: int) -> LRScheduler:
+    return CosineAnnealingLR(_optimizer(), t_max)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "event", "message"),
+    [
+        (_cosine(5), PER_UPDATE, "CosineAnnealingLR has T_max 5, but the run steps it 20 times" + EPOCHS_REMEDY),
+        (_cosine(5), PER_BATCH, "CosineAnnealingLR has T_max 5, but the run steps it 20 times" + EPOCHS_REMEDY),
+        (_cosine(20), PER_EPOCH, "CosineAnnealingLR has T_max 20, but the run steps it 5 times" + UPDATES_REMEDY),
+        (_cosine(3), PER_EPOCH, "CosineAnnealingLR has T_max 3, but the run steps it 5 times$"),
+        (
+            OneCycleLR(_optimizer(), 1.0, total_steps=20),
+            PER_EPOCH,
+            "OneCycleLR has total_steps 20, but the run steps it 5 times" + UPDATES_REMEDY,
+        ),
+        (PolynomialLR(_optimizer(), 5), PER_UPDATE, "PolynomialLR has total_iters 5, but the run steps it 20 times"),
+        (MultiStepLR(_optimizer(), [3, 12]), PER_EPOCH, "MultiStepLR has a milestone at 12, but the run steps it 5"),
+        (with_warmup(_cosine(16), 4), PER_EPOCH, "CosineAnnealingLR has T_max 16, but the run steps it 1 times"),
+        (with_warmup(_cosine(2), 3), PER_UPDATE, "CosineAnnealingLR has T_max 2, but the run steps it 17 times"),
+        (with_warmup(_cosine(2), 10), PER_EPOCH, "SequentialLR has a milestone at 10, but the run steps it 5 times"),
+        (
+            ChainedScheduler([_cosine(5)]),
+            PER_UPDATE,
+            "CosineAnnealingLR has T_max 5, but the run steps it 20 times",
+        ),
+    ],
+)
+def test_a_schedule_of_another_length_is_said_once(scheduler: LRScheduler, event: Any, message: str) -> None:
+    """Five epochs of four batches: a schedule that does not fit is said once, with both numbers."""
+    (said,) = _run(scheduler, event, length=4, epochs=5)
+    assert re.match(message, said)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "event", "accumulation"),
+    [
+        (_cosine(5), PER_EPOCH, 1),
+        (_cosine(4), PER_EPOCH, 1),  # the least rate in the last epoch
+        (_cosine(8), PER_EPOCH, 1),  # a run cut short
+        (_cosine(20), PER_UPDATE, 1),
+        (_cosine(10), PER_UPDATE, 2),
+        (OneCycleLR(_optimizer(), 1.0, total_steps=20), PER_UPDATE, 1),
+        (OneCycleLR(_optimizer(), 1.0, total_steps=5), PER_EPOCH, 1),
+        (with_warmup(_cosine(15), 5), PER_UPDATE, 1),
+        (StepLR(_optimizer(), 30), PER_UPDATE, 1),
+        (CosineAnnealingWarmRestarts(_optimizer(), 3), PER_UPDATE, 1),
+        (ConstantLR(_optimizer(), 0.5, 100), PER_EPOCH, 1),
+        (_cosine(3), PER_EPOCH(every=2), 1),
+        (_cosine(10), PER_BATCH(every=2), 1),
+    ],
+)
+def test_a_schedule_that_fits_is_silent(scheduler: LRScheduler, event: Any, accumulation: int) -> None:
+    """Nothing is said about a schedule that the run fits, counted in epochs, batches or updates."""
+    assert _run(scheduler, event, length=4, epochs=5, accumulation=accumulation) == []
+
+
+@pytest.mark.parametrize(("event", "steps"), [(PER_EPOCH, 5), (PER_BATCH, 20)])
+def test_one_cycle_too_short_is_an_error_at_the_start(event: Any, steps: int) -> None:
+    """Where the run's length is known at its start, OneCycleLR that would raise later stops the run there."""
+    scheduler = OneCycleLR(_optimizer(), 1.0, total_steps=4)
+    message = f"OneCycleLR has total_steps 4, but the run steps it {steps} times; build the scheduler for the run's"
+    with pytest.raises(ValueError, match=message):
+        _run(scheduler, event, length=4, epochs=5)
+    assert _steps(scheduler) == 0
+
+
+def test_one_cycle_too_short_per_update() -> None:
+    """Where updates have to be seen to be counted, it is said after an epoch, and the error names both lengths."""
+    scheduler = OneCycleLR(_optimizer(), 1.0, total_steps=15)
+    said = pytest.warns(UserWarning, match="OneCycleLR has total_steps 15, but the run steps it 20 times")
+    error = pytest.raises(ValueError, match="has total_steps 15, but the run steps it 16 times by epoch 4 of 5; build")
+    trainer = _trainer(scheduler.optimizer)
+    SchedulerStepper(scheduler).attach(trainer, PER_UPDATE)
+    with said, error:
+        trainer.run(range(4), max_epochs=5)
+
+
+class _Failing(LRScheduler):
+    def get_lr(self) -> list[float | torch.Tensor]:
+        if self.last_epoch == 2:
+            raise ValueError("my own reason")
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+
+def test_a_schedulers_own_error_is_left_alone() -> None:
+    """What a scheduler raises for its own reason comes through as it is."""
+    with pytest.raises(ValueError, match=r"^my own reason$"):
+        _run(_Failing(_optimizer()), PER_EPOCH, length=1, epochs=3)
+
+
+@pytest.mark.parametrize(
+    ("event", "iteration"), [(PER_EPOCH, 4), (Events.EPOCH_STARTED, 0), (Events.STARTED, 0), (PER_BATCH, 1)]
+)
+def test_no_update_before_the_first_step_is_an_error(event: Any, iteration: int) -> None:
+    """A scheduler of another optimizer than the trainer steps, or one stepped too early, stops the run."""
+    trainer = _trainer(_optimizer())
+    SchedulerStepper(StepLR(_optimizer(), 3)).attach(trainer, event)
+    message = (
+        f"must step after an update of its scheduler's SGD, but the trainer has made none by iteration {iteration};"
+    )
+    with pytest.raises(RuntimeError, match=message):
+        trainer.run(range(4), max_epochs=2)
+
+
+def test_no_update_in_an_epoch_is_said() -> None:
+    """Per update, a scheduler of another optimizer is told of after the first epoch, once."""
+    trainer = _trainer(_optimizer())
+    SchedulerStepper(StepLR(_optimizer(), 3)).attach(trainer, PER_UPDATE)
+    with pytest.warns(UserWarning, match="found no update of its scheduler's SGD in a whole epoch") as caught:
+        trainer.run(range(4), max_epochs=3)
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize("event", ["epoch_done", None, 3, torch.optim.SGD])
+def test_unknown_event(event: Any) -> None:
+    """What is no event of the trainer is refused, and the trainer is as it was."""
+    optimizer = _optimizer()
+    trainer = _trainer(optimizer)
+    scheduler = StepLR(optimizer, 3)
+    stepper = SchedulerStepper(scheduler)
+    with pytest.raises(ValueError, match="is not a valid event for this Engine"):
+        stepper.attach(trainer, event)
+    trainer.run(range(2))
+    assert _steps(scheduler) == 0
+    assert not hasattr(trainer.state, "optimizer_steps")
+
+
+def test_no_engine() -> None:
+    """What is no engine is refused."""
+    with pytest.raises(TypeError, match="trainer must be an ignite Engine, got None"):
+        SchedulerStepper(StepLR(_optimizer(), 3)).attach(None)  # type: ignore[arg-type]
+
+
+def test_lbfgs_per_epoch() -> None:
+    """LBFGS, whose updates cannot be told apart, is scheduled by Ignite's own events."""
+    parameter = torch.nn.Parameter(torch.ones(2))
+    optimizer = LBFGS([parameter], lr=1.0, max_iter=2)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = (parameter**2).sum()
+        loss.backward()
+        return loss
+
+    scheduler = StepLR(optimizer, 1)
+    trainer = Engine(lambda engine, batch: optimizer.step(closure).detach())
+    SchedulerStepper(scheduler).attach(trainer)
+    trainer.run(range(2), max_epochs=3)
+    assert _steps(scheduler) == 3
+    with pytest.raises(TypeError, match="got LBFGS"):
+        SchedulerStepper(scheduler).attach(trainer, PER_UPDATE)
+
+
+@pytest.mark.parametrize(
+    ("build", "change"),
+    [
+        (lambda length: CosineAnnealingLR(_optimizer(), length), "CosineAnnealingLR's T_max to 3 from 6:"),
+        (
+            lambda length: LambdaLR(_optimizer(), warmup_stable_decay(0, length, 1)),
+            r"LambdaLR's lr_lambda 0 to \S+\(warmup=0, stable=3, .* from \S+\(warmup=0, stable=6, ",
+        ),
+        (
+            lambda length: with_warmup(CosineAnnealingLR(_optimizer(), 3), length),
+            r"LinearLR's total_iters \(part 0\) to 3 from 6, SequentialLR's milestones to \[3\] from \[6\]:",
+        ),
+    ],
+)
+def test_settings_that_a_state_brings_along_are_said(build: Any, change: str) -> None:
+    """A checkpoint's settings win, as torch has it; where that changes what was built, it is said with the numbers."""
+    stepper = SchedulerStepper(build(6))
+    with pytest.warns(UserWarning, match="the scheduler's state sets " + change):
+        stepper.load_state_dict(SchedulerStepper(build(3)).state_dict())
+    stepper.load_state_dict(SchedulerStepper(build(3)).state_dict())  # nothing changes now, nothing is said
+
+
+def test_a_new_length_after_loading_holds() -> None:
+    """To go on for more epochs than planned, set the length after loading, as said."""
+    optimizer = _optimizer()
+    first = SchedulerStepper(PolynomialLR(optimizer, 3))
+    stepper = SchedulerStepper(PolynomialLR(_optimizer(), 6))
+    with pytest.warns(UserWarning, match="PolynomialLR's total_iters to 3 from 6"):
+        stepper.load_state_dict(first.state_dict())
+    stepper.scheduler.total_iters = 6  # type: ignore[attr-defined]
+    assert _run(stepper.scheduler, PER_EPOCH, length=1, epochs=6) == []

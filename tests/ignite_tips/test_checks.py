@@ -1,0 +1,55 @@
+"""The one phrasing of every error."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ignite_tips._checks import check_choice, check_instance, check_integer, check_keys, check_number, describe
+
+CASES: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, float], type[Exception], str]] = [
+    (check_number, ("lr", "x"), {}, TypeError, "lr must be a number, got 'x' (str)"),
+    (check_number, ("lr", True), {}, TypeError, "lr must be a number, got True (bool)"),
+    (check_number, ("lr", float("nan")), {}, ValueError, "lr must be a number, got nan"),
+    (check_number, ("lr", float("nan")), {"gt": 0}, ValueError, "lr must be > 0, got nan"),
+    (check_number, ("p", 101), {"gt": 0, "le": 100}, ValueError, "p must be > 0 and <= 100, got 101"),
+    (check_integer, ("n", 1.0), {}, TypeError, "n must be an integer, got 1.0"),
+    (check_integer, ("n", 0), {"ge": 1}, ValueError, "n must be >= 1, got 0"),
+    (check_choice, ("mode", "a", ("min", "max", "off")), {}, ValueError, "mode must be 'min', 'max' or 'off', got 'a'"),
+    (check_choice, ("mode", None, ("min",)), {}, TypeError, "mode must be a string, got None"),
+    (check_instance, ("engine", 3, str, "an Engine"), {}, TypeError, "engine must be an Engine, got 3 (int)"),
+    (check_keys, ("state", [], ("a",)), {}, TypeError, "state must be a mapping, got [] (list)"),
+    (check_keys, ("state", {"b": 1}, ("a",)), {}, ValueError, "state must have the keys a, got b"),
+    (check_keys, ("state", {}, ("a", "b")), {}, ValueError, "state must have the keys a, b, got none"),
+]
+
+
+@pytest.mark.parametrize(("check", "arguments", "bounds", "error", "sentence"), CASES, ids=[case[-1] for case in CASES])
+def test_each_error_names_argument_requirement_and_value(
+    check: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    bounds: dict[str, float],
+    error: type[Exception],
+    sentence: str,
+) -> None:
+    """One sentence, to the letter."""
+    with pytest.raises(error) as caught:
+        check(*arguments, **bounds)
+    assert str(caught.value) == sentence
+
+
+@given(st.floats(allow_nan=False) | st.integers())
+def test_numbers_within_bounds_come_back_as_they_are(value: float) -> None:
+    """Nothing is coerced: the same object comes back, exactly when it is in bounds."""
+    if value > 0:
+        assert check_number("x", value, gt=0) is value
+    else:
+        with pytest.raises(ValueError, match="x must be > 0"):
+            check_number("x", value, gt=0)
+
+
+def test_long_values_are_shortened() -> None:
+    """An error stays one line however big the value was."""
+    assert len(describe("x" * 1000)) < 100

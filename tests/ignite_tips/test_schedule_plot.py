@@ -1,0 +1,63 @@
+"""plot_schedule: a line and a legend entry for each group, on no screen."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+from torch.optim import SGD
+from torch.optim.lr_scheduler import StepLR
+
+from ignite_tips import plot_schedule, simulate_schedule
+
+
+def _groups(count: int) -> SGD:
+    return SGD([{"params": [torch.nn.Parameter(torch.ones(1))], "lr": 1.0, "name": f"g{n}"} for n in range(count)])
+
+
+def test_draws_every_group_by_name(tmp_path: Path) -> None:
+    """The figure has each group's rates under its name, and can be saved."""
+    rates = simulate_schedule(StepLR(_groups(2), 2), 5)
+    figure = plot_schedule(rates, title="two groups", xlabel="epoch")
+    (axes,) = figure.axes
+    assert {line.get_label(): list(line.get_ydata()) for line in axes.lines} == rates
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["g0", "g1"]
+    assert (axes.get_title(), axes.get_xlabel(), axes.get_ylabel()) == ("two groups", "epoch", "learning rate")
+    figure.savefig(tmp_path / "schedule.png")
+    assert (tmp_path / "schedule.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_group_needs_no_legend() -> None:
+    """A single line stands without a legend."""
+    assert plot_schedule({"0": [1.0, 0.5]}).axes[0].get_legend() is None
+
+
+def test_draws_into_given_axes() -> None:
+    """With ``axes`` it draws there and returns their figure."""
+    figure = Figure()
+    axes = figure.subplots(1, 2)
+    assert plot_schedule({"a": [1.0, 0.1]}, axes=axes[1], log_scale=True) is figure
+    assert (len(axes[0].lines), len(axes[1].lines), axes[1].get_yscale()) == (0, 1, "log")
+
+
+@pytest.mark.parametrize(
+    ("rates", "error", "message"),
+    [
+        ([0.1, 0.2], TypeError, "rates must be a mapping from names to rates, got"),
+        ({}, ValueError, "rates must have at least one name with at least one rate, got none"),
+        ({"a": []}, ValueError, "rates must have at least one name with at least one rate, got none"),
+    ],
+)
+def test_nothing_to_draw(rates: Any, error: type[Exception], message: str) -> None:
+    """Rates that are none are refused."""
+    with pytest.raises(error, match=message):
+        plot_schedule(rates)
+
+
+def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where matplotlib is missing the error says how to get it."""
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"pip install ignite-tips\[plot\]"):
+        plot_schedule({"a": [1.0]})
