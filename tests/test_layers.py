@@ -27,6 +27,7 @@ LAYERS = {
     "parameters": 1,
     "schedule_length": 1,
     "schedule_plot": 1,
+    "scheduler_claims": 1,
     "scheduler_state": 1,
     "schedules": 1,
     "simulation": 1,
