@@ -28,6 +28,9 @@ LAYERS = {
     "schedule_length": 1,
     "schedule_plot": 1,
     "scheduler_state": 1,
+    "plot": 2,
+    "run_plot": 1,
+    "run_reading": 1,
     "schedules": 1,
     "simulation": 1,
     "summary": 1,
@@ -42,7 +45,13 @@ LAYERS = {
 }
 # Files that others of their own layer may import.
 SHARED = {"attachment", "parameters", "param_groups", "optimizer_step", "events", "notices"}
-SHARED |= {"model_state", "module_calls", "summary_backends", "summary_table"}  # what summary.py is made of
+SHARED |= {
+    "model_state",
+    "module_calls",
+    "run_reading",
+    "summary_backends",
+    "summary_table",
+}  # what summary.py is made of
 MODULES = sorted(path for path in (ROOT / "ignite_tips").rglob("*.py") if path.name != "__init__.py")
 
 
