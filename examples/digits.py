@@ -77,7 +77,7 @@ def build_loaders(batch_size: int, seed: int) -> tuple[DataLoader, DataLoader]:
         sampler = DistributedSampler(
             part, idist.get_world_size(), idist.get_rank(), shuffle=shuffle, seed=seed, drop_last=shuffle
         )
-        loaders.append(idist.auto_dataloader(part, batch_size=batch_size, sampler=sampler, drop_last=shuffle))
+        loaders.append(DataLoader(part, batch_size // idist.get_world_size(), sampler=sampler, drop_last=shuffle))
     return loaders[0], loaders[1]
 
 
@@ -132,7 +132,6 @@ def train(arguments: argparse.Namespace) -> None:
         "trainer": trainer,
         "model": model,
         "optimizer": optimizer,
-        "clipper": clipper,
         "freezer": freezer,
         "decay": decay,
         "plateau": plateau,

@@ -12,13 +12,15 @@ from ignite_tips.events import (
 from ignite_tips.gradients import clip_gradient_norm, gradient_norm
 from ignite_tips.handlers.annotating import RunAnnotator
 from ignite_tips.handlers.clipping import GradientNormClipper
+from ignite_tips.handlers.freezing import ParameterFreezer
 from ignite_tips.handlers.lr_logging import LearningRateLogger
 from ignite_tips.handlers.plateau import PlateauStepper
 from ignite_tips.handlers.scheduling import SchedulerStepper
 from ignite_tips.handlers.summarizing import ModelSummarizer
-from ignite_tips.param_groups import layerwise_lr_groups, param_groups
+from ignite_tips.param_groups import layerwise_lr_groups, param_group_table, param_groups
 from ignite_tips.parameters import freeze_parameters, select_parameters, unfreeze_parameters
 from ignite_tips.resumable_logger import ResumableTensorboardLogger
+from ignite_tips.rewrapping import rewrap_model
 from ignite_tips.run_plot import plot_runs
 from ignite_tips.schedule_plot import plot_schedule
 from ignite_tips.schedules import linear_warmup, warmup_stable_decay, with_warmup
@@ -33,6 +35,7 @@ __all__ = [
     "ModelSummarizer",
     "ModelSummary",
     "OptimizerEvents",
+    "ParameterFreezer",
     "PlateauStepper",
     "ResumableTensorboardLogger",
     "RunAnnotator",
@@ -47,10 +50,12 @@ __all__ = [
     "gradient_norm",
     "layerwise_lr_groups",
     "linear_warmup",
+    "param_group_table",
     "param_groups",
     "plot_runs",
     "plot_schedule",
     "process_group",
+    "rewrap_model",
     "select_parameters",
     "simulate_schedule",
     "summarize_model",

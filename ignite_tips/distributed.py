@@ -24,7 +24,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from ignite_tips._checks import check_instance
 
-__all__ = ["Strategy", "process_group", "strategy_from_environment", "wrap_model"]
+__all__ = ["Strategy", "process_group", "same_on_all_ranks", "strategy_from_environment", "wrap_model"]
 
 _LAUNCH_VARIABLES = ("IGNITE_LAUNCH_STRATEGY", "IGNITE_LAUNCH_BACKEND")
 _RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -150,6 +150,20 @@ def wrap_model(model: nn.Module, *, sync_bn: bool = False, **ddp_options: Any) -
     if not isinstance(wrapped, expected):
         raise RuntimeError(f"strategy {strategy.name!r} needs {expected.__name__}, got {type(wrapped).__name__}")
     return wrapped
+
+
+def same_on_all_ranks(number: int, *, group: dist.ProcessGroup | None = None) -> bool:
+    """Return whether every rank called this with the same number; all ranks get the same answer.
+
+    Without a process group there is one rank, and the answer is True.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return True
+    device = "cuda" if dist.get_backend(group) == "nccl" else "cpu"
+    extremes = torch.tensor([number, -number], dtype=torch.int64, device=device)
+    dist.all_reduce(extremes, op=dist.ReduceOp.MIN, group=group)
+    smallest, negated_largest = extremes.tolist()
+    return bool(smallest == -negated_largest)
 
 
 _active: list[Strategy] = []

@@ -1,6 +1,6 @@
 """Norms and clipping of gradients: plain, sparse and distributed tensors, of any devices and dtypes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ __all__ = [
     "gradient_norm",
     "nonfinite_kinds",
     "scale_gradients",
+    "smallest",
     "tensor_norms",
     "total_norm",
 ]
@@ -80,34 +81,33 @@ def clip_gradient_norm(tensors: Tensor | Iterable[Tensor], max_norm: float, norm
         raise ValueError("a sparse tensor must be coalesced to be scaled in place; call its coalesce() first")
     values = dense_values(listed)
     norm = total_norm(tensor_norms(values, norm_type), norm_type)
-    coefficient = clip_coefficient(norm, max_norm)
-    if not norm.is_cpu or not coefficient >= 1:  # a NaN is multiplied, as torch does
-        scale_gradients(values, coefficient)
+    factor = clip_coefficient(norm, max_norm)
+    if not norm.is_cpu or not factor >= 1:  # a NaN is multiplied, as torch does
+        scale_gradients(values, factor)
     return norm
 
 
-def total_norm(norms: Tensor, norm_type: float = 2.0) -> Tensor:
+def total_norm(norms: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
     """Return the norm of all from the norms of each (see ``tensor_norms``)."""
-    total: Tensor = torch.linalg.vector_norm(norms, norm_type)
-    return total
+    if not norms:
+        return torch.tensor(0.0)
+    total: Tensor = torch.linalg.vector_norm(torch.stack(tuple(norms)), norm_type)
+    return total.detach() if total.requires_grad else total
 
 
-def tensor_norms(tensors: list[Tensor], norm_type: float = 2.0, *, uniform: bool = False) -> Tensor:
-    """Return the norm of each dense tensor, over all ranks, in a plain tensor on the first one's device.
+def tensor_norms(tensors: list[Tensor], norm_type: float = 2.0, *, uniform: bool = False) -> Sequence[Tensor]:
+    """Return the norm of each dense tensor, over all ranks, in plain tensors on the first one's device.
 
     ``uniform`` promises plain tensors of one device and of one dtype of more than 16 bits.
     """
-    if not tensors:
-        return torch.zeros(1)
     if uniform or _is_uniform(tensors):
         # Ordinary gradients need no graph, and entering no_grad() would cost a fifth of the norm of a few small ones.
-        norms = torch.stack(torch._foreach_norm(tensors, norm_type))
-        return norms.detach() if norms.requires_grad else norms
+        return torch._foreach_norm(tensors, norm_type) if tensors else ()
     return _mixed_norms(tensors, norm_type)
 
 
 @torch.no_grad()
-def _mixed_norms(tensors: list[Tensor], norm_type: float) -> Tensor:
+def _mixed_norms(tensors: list[Tensor], norm_type: float) -> list[Tensor]:
     norms: dict[int, Tensor] = {}
     for places in _alike(tensors):
         alike = [tensors[place] for place in places]
@@ -116,12 +116,13 @@ def _mixed_norms(tensors: list[Tensor], norm_type: float) -> Tensor:
         part = torch.stack(torch._foreach_norm(alike, norm_type, dtype=accumulate))
         whole = part.full_tensor() if isinstance(part, DTensor) else part
         norms.update(zip(places, whole.to(tensors[0].device, non_blocking=True), strict=True))
-    return torch.stack([norms[place] for place in range(len(tensors))])
+    return [norms[place] for place in range(len(tensors))]
 
 
 def clip_coefficient(norm: Tensor, max_norm: float | Tensor) -> Tensor:
     """Return min(1, max_norm / (norm + 1e-6)); NaN for a NaN norm, as in torch."""
-    return torch.clamp(max_norm / (norm + EPSILON), max=1.0)
+    # A number divided by a tensor is that in torch too: by the reciprocal.
+    return (norm + EPSILON).reciprocal_().mul_(max_norm).clamp_(max=1.0)
 
 
 @torch.no_grad()
@@ -136,6 +137,16 @@ def scale_gradients(tensors: list[Tensor], coefficient: Tensor, *, uniform: bool
             for tensor in (tensors[place] for place in places)
         ]
         torch._foreach_mul_(local, coefficient.to(local[0].device, non_blocking=True))
+
+
+def smallest(factors: Sequence[Tensor | float]) -> Tensor | float:
+    """Return the least factor: a number where all are."""
+    if len(factors) == 1:
+        return factors[0]
+    tensors = [factor for factor in factors if isinstance(factor, Tensor)]
+    if not tensors:
+        return min(factors)
+    return torch.stack([torch.as_tensor(factor, device=tensors[0].device) for factor in factors]).min()
 
 
 def dense_values(tensors: Iterable[Tensor]) -> list[Tensor]:

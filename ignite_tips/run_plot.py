@@ -42,8 +42,9 @@ def plot_runs(runs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *
     """Draw the learning rates by group, losses, metrics and gradient norms of runs, with what happened in them.
 
     A vertical line marks freezing, unfreezing, plateau reductions and skipped updates, as RunAnnotator wrote them.
-    As a command: ``python -m ignite_tips.plot RUN... -o runs.png``. All panels have the learning rates' x axis: a point of another axis stands where its time of writing puts it.
+    All panels have the learning rates' x axis: a point of another axis stands where its time of writing puts it.
     Several runs are told apart by their line styles. Needs matplotlib: ``pip install ignite-tips[plot]``.
+    As a command: ``python -m ignite_tips.plot RUN... -o runs.png``.
 
     Args:
         runs: the folder of one run, or of each of several.

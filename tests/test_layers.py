@@ -40,6 +40,8 @@ LAYERS = {
     "distributed": 2,
     "events": 2,
     "notices": 2,
+    "schedule_fit": 2,
+    "validation_metric": 2,
     "resumable_logger": 2,
     "scalar_sinks": 2,
 }

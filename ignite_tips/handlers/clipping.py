@@ -1,14 +1,21 @@
 """Gradient clipping by norm."""
 
+from collections.abc import Sequence
+from math import hypot
+from sys import float_info
 from typing import Any
 
+from ignite.engine import Engine
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_number
 from ignite_tips.gradient_clipper import GradientClipper
+from ignite_tips.gradients import EPSILON, smallest
 
 __all__ = ["GradientNormClipper"]
+
+_ROUNDING = 1 + 1e-4  # more than float32 sums of any length that a model has differ from the sum in double precision
 
 
 class GradientNormClipper(GradientClipper):
@@ -74,6 +81,24 @@ class GradientNormClipper(GradientClipper):
             process_group=process_group,
         )
         self._max_norm = max_norm
+        self._surely_within = min(max_norm / _ROUNDING - EPSILON, float_info.max)
 
-    def _bounds(self, norms: list[Tensor]) -> list[float]:
-        return [self._max_norm] * len(norms)
+    def _norm_within_bounds(self, norms: list[Sequence[Tensor]]) -> float | None:
+        if self._norm_type != 2.0 or self._has_peers or not self._gradients.on_host:
+            return None
+        values = []
+        for listed in norms:
+            value = hypot(*[norm.item() for norm in listed])
+            if not value <= self._surely_within:  # neither is NaN
+                return None
+            values.append(value)
+        return value if len(values) == 1 else hypot(*values)
+
+    def _shrink(self, engine: Engine, gradients: list[list[Tensor]], norms: list[Tensor]) -> Tensor | float:
+        whole = len(norms) == 1
+        return smallest(
+            [
+                self._scale(engine, listed, norm, self._max_norm, whole=whole)
+                for listed, norm in zip(gradients, norms, strict=True)
+            ]
+        )

@@ -5,21 +5,17 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from ignite.engine import Engine, Events, State
+from ignite.engine import Engine, Events
 from torch.optim import LBFGS
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ignite_tips._checks import check_instance
 from ignite_tips.attachment import Attachment
 from ignite_tips.events import completed_updates, is_optimizer_event
-from ignite_tips.schedule_length import find_misfits
+from ignite_tips.schedule_fit import check_first_epoch, check_run, explain_failure
 from ignite_tips.scheduler_state import load_scheduler, save_scheduler
 
 __all__ = ["SchedulerStepper"]
-
-_EPOCH_EVENTS = (Events.EPOCH_STARTED, Events.EPOCH_COMPLETED)
-_REBUILD = "; build the scheduler for the run's length"
-_ITERATION_EVENTS = (Events.ITERATION_STARTED, Events.ITERATION_COMPLETED)
 
 
 class SchedulerStepper:
@@ -58,7 +54,7 @@ class SchedulerStepper:
             )
         self.scheduler = scheduler
         self._steps = 0  # in the run under way
-        self._measures = False  # whether the epoch under way is the run's first, and whole
+        self._epoch_is_whole = False  # the run's first, from its first iteration on
         self._attachment = Attachment()
 
     def attach(self, trainer: Engine, event: Any = Events.EPOCH_COMPLETED) -> None:
@@ -92,17 +88,16 @@ class SchedulerStepper:
         load_scheduler(self.scheduler, state)
 
     def _start(self, event: Any, trainer: Engine) -> None:
+        state = trainer.state
         self._steps = 0
-        self._measures = trainer.state.iteration == 0 or _is_at_epoch_end(trainer.state)
-        steps = _steps_in_run(trainer.state, event)
-        if steps is not None:
-            self._check_length(event, steps, certain=True)
+        self._epoch_is_whole = state.iteration == 0 or state.iteration == state.epoch * (state.epoch_length or 0)
+        check_run(self.scheduler, event, state)
 
     def _step_after_update(self, trainer: Engine) -> None:
         if self._steps == 0 and completed_updates(trainer, self.scheduler.optimizer) == 0:
             raise RuntimeError(
-                f"SchedulerStepper must step after an update of its scheduler's {_name(self.scheduler.optimizer)}, but "
-                f"the trainer has made none by iteration {trainer.state.iteration}; schedule the optimizer that the "
+                f"SchedulerStepper must step after an update of its scheduler's {self._optimizer_name()}, but the "
+                f"trainer has made none by iteration {trainer.state.iteration}; schedule the optimizer that the "
                 "trainer steps, or attach it to OptimizerEvents.STEP_COMPLETED"
             )
         self._step(trainer)
@@ -112,54 +107,22 @@ class SchedulerStepper:
         try:
             self.scheduler.step()
         except ValueError as error:
-            for misfit in find_misfits(self.scheduler, steps=0):
-                if misfit.fails:
-                    state = trainer.state
-                    raise ValueError(f"{misfit.text} by epoch {state.epoch} of {state.max_epochs}{_REBUILD}") from error
-            raise
+            reason = explain_failure(self.scheduler, trainer.state)
+            if reason is None:
+                raise
+            raise ValueError(reason) from error
 
     def _end_epoch(self, event: Any, trainer: Engine) -> None:
-        if not self._measures:
+        is_first, self._epoch_is_whole = self._epoch_is_whole, False
+        if not is_first:
             return
-        self._measures = False
         if is_optimizer_event(event) and completed_updates(trainer, self.scheduler.optimizer) == 0:
             warnings.warn(
-                f"SchedulerStepper found no update of its scheduler's {_name(self.scheduler.optimizer)} in a whole "
-                "epoch; schedule the optimizer that the trainer steps",
+                f"SchedulerStepper found no update of its scheduler's {self._optimizer_name()} in a whole epoch; "
+                "schedule the optimizer that the trainer steps",
                 stacklevel=2,
             )
-        state = trainer.state
-        if state.max_epochs is not None and event not in _EPOCH_EVENTS and _steps_in_run(state, event) is None:
-            self._check_length(event, self._steps * (state.max_epochs - state.epoch), certain=False)
+        check_first_epoch(self.scheduler, event, trainer.state, self._steps)
 
-    def _check_length(self, event: Any, steps: int, *, certain: bool) -> None:
-        """Say once in a run that the schedule is made for another length."""
-        per_epoch = event in _EPOCH_EVENTS
-        for misfit in find_misfits(self.scheduler, steps):
-            if misfit.fails and certain:
-                raise ValueError(misfit.text + _REBUILD)
-            remedy = ""
-            if misfit.too_short and not per_epoch:
-                remedy = "; if it counts epochs, attach(trainer) steps it after each"
-            elif not misfit.too_short and per_epoch:
-                remedy = "; if it counts updates, attach(trainer, OptimizerEvents.STEP_COMPLETED) steps it after each"
-            warnings.warn(misfit.text + remedy, stacklevel=2)
-
-
-def _is_at_epoch_end(state: State) -> bool:
-    return bool(state.epoch_length and state.iteration % state.epoch_length == 0)
-
-
-def _steps_in_run(state: State, event: Any) -> int | None:
-    """Return how many times the event will come, where that is known at the start of a run."""
-    if getattr(event, "filter", None) is not None or state.max_epochs is None:
-        return None
-    if event in _EPOCH_EVENTS:
-        return state.max_epochs - state.epoch
-    if event in _ITERATION_EVENTS and state.epoch_length is not None:
-        return state.max_epochs * state.epoch_length - state.iteration
-    return None
-
-
-def _name(thing: object) -> str:
-    return type(thing).__name__
+    def _optimizer_name(self) -> str:
+        return type(self.scheduler.optimizer).__name__

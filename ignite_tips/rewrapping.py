@@ -1,0 +1,136 @@
+"""DistributedDataParallel follows ``requires_grad``: its reducer is rebuilt in place after a freeze or an unfreeze.
+
+DDP registers the gradients to average when it is built. A parameter frozen later ends the next iteration with an
+error; one unfrozen later is never averaged, and the replicas drift apart without any.
+"""
+
+import gc
+import zlib
+from collections.abc import Iterable
+from typing import Any
+
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState
+from torch.nn.parallel import DistributedDataParallel
+
+from ignite_tips._checks import check_instance
+from ignite_tips.distributed import same_on_all_ranks
+
+__all__ = ["check_rewrappable", "find_wrappers", "rewrap_model"]
+
+
+def rewrap_model(ddp_model: nn.Module) -> None:
+    """Rebuild the reducer of a DistributedDataParallel wrapper after ``requires_grad`` of its parameters changed.
+
+    Every rank must call it, at the same moment, between an update and the next forward pass. The wrapper stays the
+    object that it was, with its options, its hooks and its communication hook; gradients that are there stay. A
+    PowerSGD hook starts again with two uncompressed iterations, because what it remembers belongs to the old buckets.
+    Where no parameter is left to train, DDP rests until the next call.
+
+    Args:
+        ddp_model: the wrapper, as ``DistributedDataParallel(...)`` or ``wrap_model`` returned it.
+
+    Raises:
+        TypeError: if it is no DistributedDataParallel.
+        RuntimeError: if the ranks' parameters to train differ, or the wrapper has an option that cannot be rebuilt:
+            ``mixed_precision``, delayed all-reduces, optimizers in the backward pass.
+
+    Example:
+        ddp = wrap_model(model)
+        frozen = freeze_parameters(ddp, "body.*")
+        rewrap_model(ddp)
+    """
+    check_instance("ddp_model", ddp_model, DistributedDataParallel, "a DistributedDataParallel")
+    ddp: Any = ddp_model
+    check_rewrappable(ddp)
+    _check_same_on_all_ranks(ddp)
+    ddp._remove_autograd_hooks()
+    if not any(parameter.requires_grad for parameter in ddp._module_parameters):
+        return  # a reducer needs a parameter; the old one, without its hooks, rests
+    builtin_hook = _builtin_comm_hook(ddp)
+    # The steps by which DDP itself builds a reducer when it is unpickled. Calling its constructor again instead would
+    # lose the wrapper's hooks and whatever the user put on it.
+    parameters, expect_sparse_gradient = ddp._build_params_for_reducer()
+    names = ddp._build_debug_param_to_name_mapping(parameters)
+    ddp._ddp_init_helper(parameters, expect_sparse_gradient, names, ddp.static_graph)
+    ddp._has_rebuilt_buckets = False
+    if ddp.static_graph:
+        ddp._static_graph_delay_allreduce_enqueued = False
+        ddp.reducer._set_static_graph()
+        ddp.logger._set_static_graph()
+    _put_back_comm_hooks(ddp, builtin_hook)
+
+
+def find_wrappers(model: nn.Module, parameters: Iterable[nn.Parameter]) -> list[DistributedDataParallel]:
+    """Return the DistributedDataParallel wrappers that average gradients of any of these parameters of the model.
+
+    The model may be the bare module, a part of what was wrapped, or not have been wrapped until later. Missing the
+    wrapper would let the replicas drift apart in silence, so where the model has none it is looked for among all
+    living objects, which takes some 50 ms.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return []
+    inside = [module for module in model.modules() if isinstance(module, DistributedDataParallel)]
+    wanted = {id(parameter) for parameter in parameters}
+    return [
+        wrapper
+        for wrapper in inside or _living_wrappers()
+        if not wanted.isdisjoint(id(parameter) for parameter in getattr(wrapper, "_module_parameters", ()))
+    ]
+
+
+def check_rewrappable(ddp_model: DistributedDataParallel) -> None:
+    """Raise RuntimeError if the wrapper has an option with which its reducer cannot be rebuilt."""
+    reasons = {
+        "mixed_precision=": ddp_model.mixed_precision is not None,
+        "delay_all_reduce_named_params=": bool(ddp_model._delay_all_reduce_params),
+        "an optimizer in the backward pass": any(
+            hasattr(parameter, "_in_backward_optimizers") for parameter in ddp_model._module_parameters
+        ),
+        "the reducer of compiled autograd": ddp_model._use_python_reducer,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise RuntimeError(
+                f"DistributedDataParallel with {reason} cannot follow a freeze or unfreeze; "
+                "freeze before wrapping and leave it so, or wrap without that option"
+            )
+
+
+def _living_wrappers() -> list[DistributedDataParallel]:
+    # isinstance would ask every object for its __class__, and the proxies among them answer with side effects.
+    kinds = [DistributedDataParallel]
+    for kind in kinds:
+        kinds.extend(type.__subclasses__(kind))
+    wanted = frozenset(kinds)
+    return [thing for thing in gc.get_objects() if type(thing) in wanted]
+
+
+def _check_same_on_all_ranks(ddp: Any) -> None:
+    trainable = bytes(parameter.requires_grad for parameter in ddp._module_parameters)
+    if not same_on_all_ranks(zlib.crc32(trainable), group=ddp.process_group):
+        raise RuntimeError(
+            "every rank must freeze and unfreeze the same parameters at the same moment, but here they differ: "
+            f"rank {dist.get_rank()} trains {sum(trainable)} of {len(trainable)}"
+        )
+
+
+def _builtin_comm_hook(ddp: Any) -> Any:
+    # DDP keeps no reference to a built-in hook, only its name for the log.
+    name = ddp._get_ddp_logging_data().get("comm_hook", "")
+    hooks: Any = dist.BuiltinCommHookType  # type: ignore[attr-defined]
+    return hooks.__members__.get(name.removeprefix("BuiltinCommHookType."))
+
+
+def _put_back_comm_hooks(ddp: Any, builtin_hook: Any) -> None:
+    if builtin_hook is not None:
+        ddp._register_builtin_comm_hook(builtin_hook)
+    hooks, ddp._comm_hooks = ddp._comm_hooks, []
+    for hook, state in hooks:
+        if isinstance(state, PowerSGDState):
+            for memory in (state.error_dict, state.p_memory_dict, state.q_memory_dict):
+                memory.clear()
+            # It needs two uncompressed iterations before the buckets have their last shapes.
+            state.iter = min(state.iter, max(state.start_powerSGD_iter - 2, 0))
+        ddp.register_comm_hook(state, hook)
