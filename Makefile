@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test check bench clean
 
@@ -18,6 +19,7 @@ check: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
+	$(PIP) --editable '.[bench]'
 	$(BIN)/python -m benchmarks
 
 clean:
@@ -25,6 +27,5 @@ clean:
 
 $(READY): setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--constraint constraints.txt --editable '.[plot,examples,bench,dev]'
+	$(PIP) --editable '.[plot,examples,dev]'
 	touch $@

@@ -69,6 +69,7 @@ class Attachment:
             if current_step(engine).optimizer is optimizer:
                 function(engine)
 
+        handler.optimizer, handler.function = optimizer, function  # type: ignore[attr-defined]  # for acts_last
         self._undo.append(engine.add_event_handler(event, handler).remove)
 
     def add_undo(self, undo: Callable[[], None]) -> None:

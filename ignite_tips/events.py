@@ -33,6 +33,7 @@ from ignite_tips.optimizer_step import OptimizerStep, StepHooks
 
 __all__ = [
     "OptimizerEvents",
+    "acts_last",
     "attach_optimizer_events",
     "completed_updates",
     "current_step",
@@ -162,6 +163,16 @@ def current_step(engine: Engine) -> OptimizerStep:
     return tracker.step
 
 
+def acts_last(engine: Engine, optimizer: Optimizer, function: Callable[[Engine], None]) -> bool:
+    """Whether no handler of STEP_STARTED for ``optimizer`` follows ``function``, attached with ``Attachment``."""
+    for handler, _, _ in reversed(engine._event_handlers[_STEP_STARTED]):
+        if getattr(handler, "function", None) == function:
+            return True
+        if getattr(handler, "optimizer", optimizer) is optimizer:
+            return False
+    return False
+
+
 class _StepTracker:
     """The attached optimizers of one engine, and the update under way."""
 
@@ -205,7 +216,8 @@ class _StepTracker:
     def on_step_started(self, step: OptimizerStep) -> None:
         # Ignite has no public way to ask for handlers; without any there is nothing to unscale gradients for.
         if self.engine._event_handlers.get(_STEP_STARTED):
-            step.unscale()
+            if step.grad_scale is not None:
+                step.unscale()
             self._fire(_STEP_STARTED, step)
 
     def on_step_completed(self, step: OptimizerStep) -> None:

@@ -1,21 +1,24 @@
 """Norms and clipping of gradients: plain, sparse and distributed tensors, of any devices and dtypes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from math import inf
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Partial
 
 from ignite_tips._checks import check_number, describe
 
 __all__ = [
     "EPSILON",
+    "clamp_gradients",
     "clip_coefficient",
     "clip_gradient_norm",
     "dense_values",
     "gradient_norm",
     "nonfinite_kinds",
     "scale_gradients",
+    "smallest",
     "tensor_norms",
     "total_norm",
 ]
@@ -80,48 +83,72 @@ def clip_gradient_norm(tensors: Tensor | Iterable[Tensor], max_norm: float, norm
         raise ValueError("a sparse tensor must be coalesced to be scaled in place; call its coalesce() first")
     values = dense_values(listed)
     norm = total_norm(tensor_norms(values, norm_type), norm_type)
-    coefficient = clip_coefficient(norm, max_norm)
-    if not norm.is_cpu or not coefficient >= 1:  # a NaN is multiplied, as torch does
-        scale_gradients(values, coefficient)
+    factor = clip_coefficient(norm, max_norm)
+    if not norm.is_cpu or not factor >= 1:  # a NaN is multiplied, as torch does
+        scale_gradients(values, factor)
     return norm
 
 
-def total_norm(norms: Tensor, norm_type: float = 2.0) -> Tensor:
+def total_norm(norms: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
     """Return the norm of all from the norms of each (see ``tensor_norms``)."""
-    total: Tensor = torch.linalg.vector_norm(norms, norm_type)
-    return total
+    if not norms:
+        return torch.tensor(0.0)
+    total: Tensor = torch.linalg.vector_norm(torch.stack(tuple(norms)), norm_type)
+    return total.detach() if total.requires_grad else total
 
 
-def tensor_norms(tensors: list[Tensor], norm_type: float = 2.0, *, uniform: bool = False) -> Tensor:
-    """Return the norm of each dense tensor, over all ranks, in a plain tensor on the first one's device.
+def tensor_norms(tensors: list[Tensor], norm_type: float = 2.0, *, uniform: bool = False) -> Sequence[Tensor]:
+    """Return the norm of each dense tensor, over all ranks, in plain tensors on the first one's device.
 
-    ``uniform`` promises plain tensors of one device and of one dtype of more than 16 bits.
+    ``uniform`` promises plain tensors, none empty, of one device and of one dtype of more than 16 bits.
     """
-    if not tensors:
-        return torch.zeros(1)
     if uniform or _is_uniform(tensors):
         # Ordinary gradients need no graph, and entering no_grad() would cost a fifth of the norm of a few small ones.
-        norms = torch.stack(torch._foreach_norm(tensors, norm_type))
-        return norms.detach() if norms.requires_grad else norms
+        return torch._foreach_norm(tensors, norm_type) if tensors else ()
     return _mixed_norms(tensors, norm_type)
 
 
 @torch.no_grad()
-def _mixed_norms(tensors: list[Tensor], norm_type: float) -> Tensor:
+def _mixed_norms(tensors: list[Tensor], norm_type: float) -> list[Tensor]:
     norms: dict[int, Tensor] = {}
     for places in _alike(tensors):
         alike = [tensors[place] for place in places]
         # The squares of 16-bit gradients overflow (float16) or lose all but three digits (bfloat16).
         accumulate = torch.float32 if alike[0].dtype.itemsize == 2 else None
-        part = torch.stack(torch._foreach_norm(alike, norm_type, dtype=accumulate))
-        whole = part.full_tensor() if isinstance(part, DTensor) else part
+        if norm_type == inf:
+            whole = _largest_magnitudes(alike, accumulate)
+        else:
+            part = torch.stack(torch._foreach_norm(alike, norm_type, dtype=accumulate))
+            whole = part.full_tensor() if isinstance(part, DTensor) else part
         norms.update(zip(places, whole.to(tensors[0].device, non_blocking=True), strict=True))
-    return torch.stack([norms[place] for place in range(len(tensors))])
+    return [norms[place] for place in range(len(tensors))]
+
+
+def _largest_magnitudes(tensors: list[Tensor], dtype: torch.dtype | None) -> Tensor:
+    # torch refuses the infinity norm of a tensor without values, such as a rank's shard of a small parameter.
+    local = [tensor if tensor.numel() else tensor.new_zeros(1) for tensor in _local(tensors)]
+    largest = torch.stack(torch._foreach_norm(local, inf, dtype=dtype))
+    if not isinstance(tensors[0], DTensor):
+        return largest
+    mesh = tensors[0].device_mesh
+    largest = largest.nan_to_num(nan=inf, posinf=inf)  # what a reduction makes of NaN depends on the ranks' order
+    whole: Tensor = DTensor.from_local(largest, mesh, [Partial("max")] * mesh.ndim).full_tensor()
+    return whole
 
 
 def clip_coefficient(norm: Tensor, max_norm: float | Tensor) -> Tensor:
     """Return min(1, max_norm / (norm + 1e-6)); NaN for a NaN norm, as in torch."""
-    return torch.clamp(max_norm / (norm + EPSILON), max=1.0)
+    # A number divided by a tensor is that in torch too: by the reciprocal.
+    return (norm + EPSILON).reciprocal_().mul_(max_norm).clamp_(max=1.0)
+
+
+@torch.no_grad()
+def clamp_gradients(tensors: list[Tensor], clip_value: float) -> None:
+    """Bring every value of dense tensors, in place, to within ±``clip_value``; NaN stays NaN."""
+    for places in _alike(tensors):
+        local = _local([tensors[place] for place in places])
+        torch._foreach_clamp_min_(local, -clip_value)
+        torch._foreach_clamp_max_(local, clip_value)
 
 
 @torch.no_grad()
@@ -131,11 +158,18 @@ def scale_gradients(tensors: list[Tensor], coefficient: Tensor, *, uniform: bool
         torch._foreach_mul_(tensors, coefficient)
         return
     for places in _alike(tensors):
-        local = [
-            tensor.to_local() if isinstance(tensor, DTensor) else tensor
-            for tensor in (tensors[place] for place in places)
-        ]
+        local = _local([tensors[place] for place in places])
         torch._foreach_mul_(local, coefficient.to(local[0].device, non_blocking=True))
+
+
+def smallest(factors: Sequence[Tensor | float]) -> Tensor | float:
+    """Return the least factor: a number where all are."""
+    if len(factors) == 1:
+        return factors[0]
+    tensors = [factor for factor in factors if isinstance(factor, Tensor)]
+    if not tensors:
+        return min(factors)
+    return torch.stack([torch.as_tensor(factor, device=tensors[0].device) for factor in factors]).min()
 
 
 def dense_values(tensors: Iterable[Tensor]) -> list[Tensor]:
@@ -163,6 +197,10 @@ def _as_list(tensors: Tensor | Iterable[Tensor]) -> list[Tensor]:
         if not isinstance(tensor, Tensor):
             raise TypeError(f"tensors must be a tensor or several, got {describe(tensor)}")
     return listed
+
+
+def _local(tensors: list[Tensor]) -> list[Tensor]:
+    return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
 
 
 def _is_uniform(tensors: list[Tensor]) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
-__all__ = ["ModuleCall", "ModuleCalls", "show_shapes"]
+__all__ = ["ModuleCall", "ModuleCalls", "move_tensors", "show_shapes", "tensors_in"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,11 @@ class ModuleCalls:
         self.first: dict[nn.Module, ModuleCall] = {}
         self.running: list[tuple[nn.Module, str]] = []
 
+    def clear(self) -> None:
+        """Forget all calls."""
+        self.first.clear()
+        self.running.clear()
+
     @contextmanager
     def recorded(self, model: nn.Module) -> Iterator[None]:
         """Record the calls of ``model`` and all its modules within the block."""
@@ -52,7 +57,7 @@ class ModuleCalls:
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         _, inputs = self.running.pop()
-        size = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(output))
+        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(output))
         self.first.setdefault(module, ModuleCall(inputs, show_shapes(output), size))
 
 
@@ -82,17 +87,33 @@ def _show_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     return ", ".join(positional + keyword)
 
 
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
+def move_tensors(value: Any, device: torch.device) -> Any:
+    """Return ``value`` with the tensors that it holds in tuples, lists and dicts on ``device``."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, PackedSequence):
+        return value.to(device=device)  # type: ignore[call-arg]  # its stub is wrong
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(move_tensors(member, device) for member in value))
+    if type(value) in (tuple, list):
+        return type(value)(move_tensors(member, device) for member in value)
+    if type(value) is dict:
+        return {key: move_tensors(member, device) for key, member in value.items()}
+    return value
+
+
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """Return all tensors that ``value`` holds."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, PackedSequence):
         yield value.data
     elif isinstance(value, Mapping):
         for member in value.values():
-            yield from _tensors(member)
+            yield from tensors_in(member)
     elif isinstance(value, tuple | list):
         for member in value:
-            yield from _tensors(member)
+            yield from tensors_in(member)
     elif is_dataclass(value) and not isinstance(value, type):
         for field in fields(value):
-            yield from _tensors(getattr(value, field.name))
+            yield from tensors_in(getattr(value, field.name))

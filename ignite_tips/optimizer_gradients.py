@@ -19,7 +19,8 @@ class OptimizerGradients:
 
     Attributes:
         parameters: one list of all parameters, or with ``per_group`` one list for each param group.
-        uniform: whether all are plain tensors of one device and one dtype of more than 16 bits, none of them sparse.
+        uniform: whether all are plain tensors of one device and one dtype of more than 16 bits, none sparse or empty.
+        on_host: whether all are on the CPU, where to read a value waits for nothing.
 
     Raises:
         ValueError: if the optimizer has no parameter.
@@ -28,6 +29,7 @@ class OptimizerGradients:
     def __init__(self, optimizer: Optimizer, *, per_group: bool = False) -> None:
         self.parameters: list[list[Tensor]] = []
         self.uniform = True
+        self.on_host = True
         self._optimizer = optimizer
         self._per_group = per_group
         self._has_sparse = False
@@ -39,7 +41,7 @@ class OptimizerGradients:
         """Make the lists of parameters anew if the groups have changed; return whether they have."""
         groups = self._optimizer.param_groups
         if len(groups) == len(self._seen):
-            for group, (params, count) in zip(groups, self._seen, strict=True):
+            for group, (params, count) in zip(groups, self._seen):  # noqa: B905  # strict= costs more than the rest
                 if group["params"] is not params or len(params) != count:
                     break
             else:
@@ -49,6 +51,7 @@ class OptimizerGradients:
         everything = list(chain.from_iterable(lists))
         self.parameters = lists if self._per_group else [everything]
         self.uniform = not self._has_sparse and _are_uniform(everything)
+        self.on_host = _are_on_host(everything)
         return True
 
     def collect(self) -> list[list[Tensor]]:
@@ -99,6 +102,14 @@ def _values(parameter: Tensor, gradient: Tensor) -> Tensor:
     return gradient._values()
 
 
+def _are_on_host(parameters: list[Tensor]) -> bool:
+    return all(parameter.is_cpu for parameter in parameters)
+
+
 def _are_uniform(parameters: list[Tensor]) -> bool:
     kinds = {(parameter.device, parameter.dtype, isinstance(parameter, DTensor)) for parameter in parameters}
-    return len(kinds) == 1 and all(dtype.itemsize > 2 and not distributed for _, dtype, distributed in kinds)
+    return (
+        len(kinds) == 1
+        and all(parameter.numel() for parameter in parameters)
+        and all(dtype.itemsize > 2 and not distributed for _, dtype, distributed in kinds)
+    )

@@ -25,27 +25,25 @@ class OptimizerStep:
     Attributes:
         optimizer: the optimizer whose ``step()`` is running.
         number: this update's number among the optimizer's own, from 1.
+        happens: whether the update is made: no handler dropped it.
+        undo: what ``restore`` calls, the last first.
+        deferred: what is to be called just before the update.
+        grad_scale, found_inf: what GradScaler, or the user, set for the fused kernel.
     """
 
     # One is made in every update, between kernels that leave nothing of Python in the processor's caches, where a
     # call costs thrice what it does in a loop: so there are few calls, and what is seldom needed is made when it is.
-    __slots__ = ("_deferred", "_found_inf", "_grad_scale", "_withheld", "changed", "has_started", "number", "optimizer")
+    __slots__ = ("deferred", "found_inf", "grad_scale", "happens", "has_started", "number", "optimizer", "undo")
 
     def __init__(self, optimizer: Optimizer, number: int) -> None:
         self.optimizer = optimizer
         self.number = number
         self.has_started = False
-        self.changed = False  # whether restore() has something to do
-        self._deferred: tuple[Callable[[], None], ...] = ()
-        self._withheld: list[tuple[torch.Tensor, torch.Tensor]] | None = None
-        # What GradScaler, or the user, set for the fused kernel; given back after the update.
-        self._grad_scale: torch.Tensor | None = getattr(optimizer, "grad_scale", None)
-        self._found_inf: torch.Tensor | None = getattr(optimizer, "found_inf", None)
-
-    @property
-    def happens(self) -> bool:
-        """Whether the update is made: no handler dropped it."""
-        return self._withheld is None
+        self.happens = True
+        self.undo: tuple[Callable[[], None], ...] = ()
+        self.deferred: tuple[Callable[[], None], ...] = ()
+        self.grad_scale: torch.Tensor | None = getattr(optimizer, "grad_scale", None)
+        self.found_inf: torch.Tensor | None = getattr(optimizer, "found_inf", None)
 
     def drop(self) -> NoReturn:
         """Leave parameters and optimizer state as they are; no STEP_COMPLETED, no count.
@@ -60,57 +58,71 @@ class OptimizerStep:
 
         Called by one of them, it lets a handler see what the update will use, whatever the order of attachment.
         """
-        self._deferred += (function,)
+        self.deferred += (function,)
 
-    def run_deferred(self) -> None:
-        """Call what was left for the moment before the update."""
-        for function in self._deferred:
-            function()
+    @property
+    def can_fold(self) -> bool:
+        """Whether the update is made by fused kernels that heed ``fold``."""
+        return getattr(self.optimizer, "_step_supports_amp_scaling", False) and all(
+            group.get("fused") for group in self.optimizer.param_groups
+        )
 
-    def fold(self, *, grad_scale: torch.Tensor, found_inf: torch.Tensor) -> None:
+    def fold(self, *, grad_scale: torch.Tensor | None = None, found_inf: torch.Tensor | None = None) -> None:
         """Let a fused kernel divide the gradients by ``grad_scale``, or skip itself where ``found_inf`` is 1.
 
-        Both are float32 tensors of no dimension on the parameters' device. They hold for this update alone.
+        Both are float32 tensors of no dimension on a parameter's device, held for this update alone. Folded again,
+        the gradients are divided by both scales, and one ``found_inf`` is enough to skip. Until the update is made
+        the gradients are as before; ``events.acts_last`` tells whether a handler is there to see that.
         """
-        self.changed = True
-        self.optimizer.grad_scale = grad_scale  # type: ignore[attr-defined]  # read by torch's fused kernels
-        self.optimizer.found_inf = found_inf  # type: ignore[attr-defined]
+        if grad_scale is not None:
+            before = self._replace("grad_scale", grad_scale)
+            if before is not None:
+                self._replace("grad_scale", before * grad_scale)
+        if found_inf is not None:
+            before = self._replace("found_inf", found_inf)
+            if before is not None:
+                self._replace("found_inf", torch.maximum(before.to(found_inf.device), found_inf))
+
+    def _replace(self, name: str, value: torch.Tensor | None) -> torch.Tensor | None:
+        """Set what torch's fused kernels read of the optimizer; return what was there."""
+        attributes = self.optimizer.__dict__
+        before: torch.Tensor | None = attributes.get(name)
+        # GradScaler deletes the attributes that it has set, even to None: what was there has to be there again.
+        undo = setattr if name in attributes else delattr
+        self.undo += (functools.partial(undo, self.optimizer, name, *([before] if undo is setattr else [])),)
+        attributes[name] = value
+        return before
 
     def is_skipped_by_scaler(self) -> bool:
         """Whether GradScaler found an inf or NaN and the fused kernel will leave everything as it is."""
         # GradScaler leaves the skip of a fused optimizer to the kernel, so only the device knows of it. This read
         # is the one that GradScaler itself makes for every other optimizer.
-        return self._found_inf is not None and bool(self._found_inf)
+        return bool(self.found_inf)
 
     def unscale(self) -> None:
         """Divide the gradients by GradScaler's factor here, where a fused kernel would do it too late for handlers."""
-        if self._grad_scale is None:
+        scale = self.grad_scale
+        if scale is None:
             return
-        self.changed = True
         by_device: dict[torch.device, list[torch.Tensor]] = {}
         for _, gradient in _gradients(self.optimizer):
             by_device.setdefault(gradient.device, []).append(gradient)
         for device, gradients in by_device.items():
-            torch._foreach_div_(gradients, self._grad_scale.to(device, non_blocking=True))
-        self.optimizer.grad_scale = None  # type: ignore[attr-defined]
+            torch._foreach_div_(gradients, scale.to(device, non_blocking=True))
+        self._replace("grad_scale", None)
 
     def withhold_gradients(self) -> None:
         """Let the update pass without effect."""
         # An optimizer skips a parameter whose gradient is None: no momentum, no weight decay, no state.
-        self.changed = True
-        self._withheld = _gradients(self.optimizer)
-        for parameter, _ in self._withheld:
+        self.happens = False
+        for parameter, gradient in _gradients(self.optimizer):
+            self.undo += (functools.partial(setattr, parameter, "grad", gradient),)
             parameter.grad = None
 
     def restore(self) -> None:
         """Give back, after the update, what it withheld or replaced."""
-        for parameter, gradient in self._withheld or ():
-            parameter.grad = gradient
-        for name, before in (("grad_scale", self._grad_scale), ("found_inf", self._found_inf)):
-            if before is not None:
-                setattr(self.optimizer, name, before)
-            elif getattr(self.optimizer, name, None) is not None:
-                delattr(self.optimizer, name)
+        for give_back in reversed(self.undo):
+            give_back()
 
 
 class StepListener(Protocol):
@@ -158,7 +170,7 @@ class StepHooks:
             self._step, self._depth = None, 0
         listener = self._listener()
         step = listener.open_step(optimizer) if listener is not None else None
-        if step is None or step.is_skipped_by_scaler():
+        if step is None or (step.found_inf is not None and step.is_skipped_by_scaler()):
             return None
         self._step = step
         # torch passes the optimizer itself as the first positional argument.
@@ -187,7 +199,8 @@ class StepHooks:
             except UpdateDropped:
                 step.withhold_gradients()
             else:
-                step.run_deferred()
+                for function in step.deferred:
+                    function()
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._depth:
@@ -197,7 +210,7 @@ class StepHooks:
         listener = self._listener()
         if step is None:
             return
-        if step.changed:
+        if step.undo:
             step.restore()
         if step.happens and listener is not None:
             listener.on_step_completed(step)

@@ -1,7 +1,8 @@
 """Draw learning rates."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal, cast
 
 from ignite_tips._checks import check_instance
 
@@ -51,9 +52,7 @@ def plot_schedule(
     if axes is None:
         axes = _new_axes()
     for name, line in rates.items():
-        # A rate holds from one step to the next; many steps look better, and are drawn faster, as a plain line.
-        style = "steps-post" if len(line) <= 50 else "default"
-        axes.plot(range(len(line)), line, label=name, drawstyle=style, linewidth=1.6)
+        axes.plot(range(len(line)), line, label=name, drawstyle=_style(line), linewidth=1.6)
     axes.set(xlabel=xlabel, ylabel="learning rate", yscale="log" if log_scale else "linear")
     if not log_scale:
         axes.set_ylim(bottom=0)
@@ -65,6 +64,12 @@ def plot_schedule(
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.25)
     return cast("Figure", axes.get_figure(root=True))  # None only for axes that were removed from theirs
+
+
+def _style(line: Sequence[float]) -> Literal["steps-post", "default"]:
+    # A rate holds from one step to the next, which is worth seeing where there are few changes.
+    changes = sum(one != other for one, other in pairwise(line))
+    return "steps-post" if len(line) <= 50 or changes < len(line) / 4 else "default"
 
 
 def _new_axes() -> "Axes":

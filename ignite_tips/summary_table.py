@@ -1,12 +1,17 @@
 """What is known of a model, layer by layer, and how it reads."""
 
+import re
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from ignite_tips._checks import check_integer
 
 __all__ = ["LayerSummary", "ModelSummary"]
 
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+_RIGHT_ALIGNED = ("Params", "LR")
+_NO_TERMINAL = (120, 24)
 
 
 @dataclass(frozen=True)
@@ -16,13 +21,13 @@ class LayerSummary:
     Attributes:
         name: its path in the model, empty for the model itself.
         type: its class.
-        input_shape: the shapes that it was first called with, empty if it was never called.
+        input_shape: the shapes that it was first called with, empty if it was not called.
         output_shape: the shapes that it then returned.
         parameters: the numbers in the parameters that are its own, not its children's, and no other's before it.
         trainable_parameters: those of them that require gradients.
         shared_with: the layer that has this one's parameters, or this very module, already; empty if none has.
         groups: the names of the optimizer's param groups that its parameters are in.
-        lrs: their learning rates.
+        lrs: the learning rates of these groups.
     """
 
     name: str
@@ -31,9 +36,9 @@ class LayerSummary:
     output_shape: str
     parameters: int
     trainable_parameters: int
-    shared_with: str
-    groups: tuple[str, ...]
-    lrs: tuple[float, ...]
+    shared_with: str = ""
+    groups: tuple[str, ...] = ()
+    lrs: tuple[float, ...] = ()
 
     @property
     def depth(self) -> int:
@@ -50,80 +55,153 @@ class ModelSummary:
         total_parameters: ``sum(p.numel())`` over the model's parameters, none counted twice.
         trainable_parameters: those of them that require gradients.
         parameter_bytes: the memory of the parameters.
+        trainable_bytes: that of the trainable ones, which is that of their gradients.
         buffer_bytes: the memory of the buffers.
         input_bytes: the memory of the input.
         activation_bytes: the memory of what the innermost layers return: an estimate of what training keeps.
         mult_adds: multiplications and additions of one run, as torchinfo estimates them; None where it cannot.
+        has_groups: whether an optimizer's groups are shown.
+        text: what stands in the place of the table where another library made it.
     """
 
     layers: tuple[LayerSummary, ...]
     total_parameters: int
     trainable_parameters: int
     parameter_bytes: int
+    trainable_bytes: int
     buffer_bytes: int
     input_bytes: int
     activation_bytes: int
-    mult_adds: int | None
-    has_optimizer: bool = False
+    mult_adds: int | None = None
+    has_groups: bool = False
+    text: str = ""
 
     def __str__(self) -> str:
-        return self.table()
+        return self.text or self.table()
 
-    def table(self, *, depth: int | None = None, width: int | None = None) -> str:
+    def table(self, *, depth: int | None = 3, width: int | None = None) -> str:
         """Return the table as text.
 
         Args:
-            depth: leave out layers within more than so many modules; None shows all.
+            depth: show layers within at most so many modules, each with all that lies deeper; None shows all layers.
             width: the longest line, in characters; None takes the terminal's.
         """
-        header, rows = self._cells(depth)
-        widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-        lines = ["  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)) for row in [header, *rows]]
-        rule = "-" * len(lines[0])
-        width = width or shutil.get_terminal_size().columns
-        return "\n".join(line.rstrip() for line in [lines[0], rule, *lines[1:], rule, *self.totals()])
+        width = check_integer(
+            "width", shutil.get_terminal_size(_NO_TERMINAL).columns if width is None else width, ge=60
+        )
+        rows = self._rows(depth, lambda layer: "  " * layer.depth + (layer.name.rpartition(".")[2] or "(model)"))
+        widths = _fit([max(map(len, column)) for column in zip(*rows, strict=True)], [*map(len, rows[0])], width)
+        lines = ["  ".join(_cell(*cell) for cell in zip(row, widths, rows[0], strict=True)).rstrip() for row in rows]
+        rule = "-" * max(map(len, lines))
+        totals = [line for total in self.totals() for line in textwrap.wrap(total, width)]
+        return "\n".join([lines[0], rule, *lines[1:], rule, *totals])
+
+    def markdown(self, *, depth: int | None = 3) -> str:
+        """Return the table in Markdown, for TensorBoard."""
+        if self.text:
+            return "\n".join(f"    {line}" for line in self.text.splitlines())
+        header, *rows = self._rows(depth, lambda layer: f"`{layer.name or '(model)'}`")
+        rules = ["---:" if title in _RIGHT_ALIGNED else "---" for title in header]
+        lines = ["| " + " | ".join(row) + " |" for row in (header, rules, *rows)]
+        return "\n".join(lines) + "\n\n" + "\n\n".join(self.totals())
 
     def totals(self) -> list[str]:
         """Return the lines below the table."""
         frozen = self.total_parameters - self.trainable_parameters
-        gradient_share = self.trainable_parameters / max(self.total_parameters, 1)
-        training = self.parameter_bytes * (1 + gradient_share) + self.activation_bytes + self.input_bytes
+        mult_adds = f"; {_short(self.mult_adds)} mult-adds" if self.mult_adds else ""
+        training = self.parameter_bytes + self.trainable_bytes + self.buffer_bytes + self.input_bytes
         return [
-            f"Parameters: {self.total_parameters:,} ({self.trainable_parameters:,} trainable, {frozen:,} frozen)",
+            f"Parameters: {self.total_parameters:,} ({self.trainable_parameters:,} trainable, {frozen:,} frozen)"
+            + mult_adds,
             f"Memory: {_memory(self.parameter_bytes)} parameters, {_memory(self.activation_bytes)} activations, "
-            f"{_memory(self.input_bytes)} input; about {_memory(training)} with gradients",
+            f"{_memory(self.input_bytes)} input; about {_memory(training + self.activation_bytes)} with gradients",
         ]
 
-    def _cells(self, depth: int | None) -> tuple[list[str], list[list[str]]]:
-        header = ["Layer", "Type", "Input", "Output", "Parameters", "Trainable"]
-        header += ["Group", "LR"] if self.has_optimizer else []
-        rows = []
+    def _rows(self, depth: int | None, name: Callable[[LayerSummary], str]) -> list[list[str]]:
+        groups = ["Group", "LR"] if self.has_groups else []
+        rows = [["Layer", "Type", "Input", "Output", "Params", "Trainable", *groups]]
+        for layer in self._visible(depth):
+            groups = [", ".join(layer.groups) or _no_group(layer), ", ".join(f"{lr:g}" for lr in layer.lrs)]
+            shapes = [_compact(layer.input_shape), _compact(layer.output_shape)]
+            columns = [name(layer), layer.type, *shapes, _parameters(layer), _trainable(layer), *groups]
+            rows.append(columns[: len(rows[0])])
+        return rows
+
+    def _visible(self, depth: int | None) -> list[LayerSummary]:
+        if depth is None:
+            return list(self.layers)
+        check_integer("depth", depth, ge=1)
+        visible: list[LayerSummary] = []
         for layer in self.layers:
-            if depth is None or layer.depth <= depth:
-                row = [
-                    "  " * layer.depth + (layer.name.rpartition(".")[2] or "(model)"),
-                    layer.type,
-                    layer.input_shape,
-                    layer.output_shape,
-                    f"{layer.parameters:,}" if layer.parameters else "",
-                    _trainable(layer),
-                ]
-                row += [", ".join(layer.groups), ", ".join(f"{lr:g}" for lr in layer.lrs)] if self.has_optimizer else []
-                rows.append(row)
-        return header, rows
+            if layer.depth <= depth:
+                visible.append(layer)
+            else:  # the layers of a module stand behind it
+                visible[-1] = _merge(visible[-1], layer)
+        return visible
+
+
+def _merge(outer: LayerSummary, inner: LayerSummary) -> LayerSummary:
+    rates = dict(zip(outer.groups + inner.groups, outer.lrs + inner.lrs, strict=True))
+    return replace(
+        outer,
+        parameters=outer.parameters + inner.parameters,
+        trainable_parameters=outer.trainable_parameters + inner.trainable_parameters,
+        groups=tuple(rates),
+        lrs=tuple(rates.values()),
+    )
 
 
 def _trainable(layer: LayerSummary) -> str:
     if not layer.parameters:
-        return f"shared: {layer.shared_with}" if layer.shared_with else ""
+        return ""
     if layer.trainable_parameters == layer.parameters:
         return "yes"
     return "partly" if layer.trainable_parameters else "frozen"
 
 
-def _memory(size: float, units: Sequence[str] = _UNITS) -> str:
-    for unit in units:
-        if size < 1024 or unit == units[-1]:
-            break
+def _parameters(layer: LayerSummary) -> str:
+    if layer.parameters:
+        return f"{layer.parameters:,}"
+    return f"= {layer.shared_with}" if layer.shared_with else ""
+
+
+def _no_group(layer: LayerSummary) -> str:
+    return "(none)" if layer.trainable_parameters else ""
+
+
+def _compact(shapes: str) -> str:
+    return re.sub(r"\[([\d, ]+)\]", lambda match: match[1].replace(", ", "\u00d7"), shapes)  # 64x32 with a real sign
+
+
+def _fit(widths: list[int], least: Sequence[int], width: int) -> list[int]:
+    """Take from the widest columns, down to their titles, until all fit into ``width``."""
+    excess = sum(widths) + 2 * (len(widths) - 1) - width
+    while excess > 0 and widths != list(least):
+        widest = max(range(len(widths)), key=lambda column: (widths[column] > least[column], widths[column]))
+        widths[widest] -= 1
+        excess -= 1
+    return widths
+
+
+def _cell(text: str, width: int, title: str) -> str:
+    if len(text) > width:
+        text = text[: width - 1] + "…"
+    return text.rjust(width) if title in _RIGHT_ALIGNED else text.ljust(width)
+
+
+def _short(number: float) -> str:
+    for unit in ("", " thousand", " million", " billion"):
+        if number < 1000:
+            return f"{number:.3g}{unit}"
+        number /= 1000
+    return f"{number:,.3g} trillion"
+
+
+def _memory(size: float) -> str:
+    if size < 1024:
+        return f"{size:.0f} B"
+    for unit in ("KiB", "MiB", "GiB"):
         size /= 1024
-    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        if size < 1024:
+            return f"{size:.1f} {unit}"
+    return f"{size / 1024:,.1f} TiB"

@@ -1,13 +1,13 @@
 """The machine's GPUs, as NVML reports them, behind one small interface."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from .errors import LaunchError
 
-__all__ = ["Device", "Inventory", "format_devices", "read_inventory"]
+__all__ = ["Device", "Inventory", "format_devices", "format_memory", "read_inventory"]
 
 
 @dataclass(frozen=True)
@@ -18,18 +18,18 @@ class Device:
         index: the GPU's number in nvidia-smi's order, which is that of the PCI bus.
         uuid: ``GPU-…`` or ``MIG-…``.
         name: the product's name.
-        memory_free: bytes.
-        memory_total: bytes.
-        processes: how many processes compute or draw on it.
+        memory_free: bytes; None where the driver does not say, as for memory shared with the CPU.
+        memory_total: bytes, or None likewise.
+        processes: how many processes compute or draw on it; None where the driver does not say.
         mig: whether it is a slice; its GPU then does not appear itself.
     """
 
     index: int
     uuid: str
     name: str
-    memory_free: int
-    memory_total: int
-    processes: int
+    memory_free: int | None
+    memory_total: int | None
+    processes: int | None
     mig: bool = False
 
     @property
@@ -91,38 +91,52 @@ def _devices_of(pynvml: Any, index: int) -> Iterator[Device]:
 
 
 def _mig_enabled(pynvml: Any, gpu: Any) -> bool:
-    try:
-        current, _pending = pynvml.nvmlDeviceGetMigMode(gpu)
-    except (pynvml.NVMLError_NotSupported, pynvml.NVMLError_FunctionNotFound):
-        return False
-    return bool(current == pynvml.NVML_DEVICE_MIG_ENABLE)
+    modes = _ask(pynvml, pynvml.nvmlDeviceGetMigMode, gpu)
+    return modes is not None and bool(modes[0] == pynvml.NVML_DEVICE_MIG_ENABLE)
 
 
 def _device(pynvml: Any, handle: Any, index: int, *, mig: bool) -> Device:
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+    memory = _ask(pynvml, pynvml.nvmlDeviceGetMemoryInfo, handle)
     return Device(
         index=index,
         uuid=_text(pynvml.nvmlDeviceGetUUID(handle)),
         name=_text(pynvml.nvmlDeviceGetName(handle)),
-        memory_free=int(memory.free),
-        memory_total=int(memory.total),
+        memory_free=memory and int(memory.free),
+        memory_total=memory and int(memory.total),
         processes=_count_processes(pynvml, handle),
         mig=mig,
     )
 
 
-def _count_processes(pynvml: Any, handle: Any) -> int:
-    pids: set[int] = set()
-    for query in (pynvml.nvmlDeviceGetComputeRunningProcesses, pynvml.nvmlDeviceGetGraphicsRunningProcesses):
-        try:
-            pids.update(process.pid for process in query(handle))
-        except (pynvml.NVMLError_NotSupported, pynvml.NVMLError_FunctionNotFound):
-            continue
-    return len(pids)
+def _count_processes(pynvml: Any, handle: Any) -> int | None:
+    computing = _ask(pynvml, pynvml.nvmlDeviceGetComputeRunningProcesses, handle)
+    if computing is None:  # a driver older than 510
+        computing = _ask(pynvml, pynvml.nvmlDeviceGetComputeRunningProcesses_v2, handle)
+    if computing is None:
+        return None
+    drawing = _ask(pynvml, pynvml.nvmlDeviceGetGraphicsRunningProcesses, handle) or []
+    return len({process.pid for process in (*computing, *drawing)})
+
+
+def _ask(pynvml: Any, query: Callable[[Any], Any], handle: Any) -> Any:
+    """Return NVML's answer, or None if this driver, device or user does not get one."""
+    try:
+        return query(handle)
+    except (
+        pynvml.NVMLError_NotSupported,
+        pynvml.NVMLError_FunctionNotFound,
+        pynvml.NVMLError_NoPermission,
+    ):
+        return None
 
 
 def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
+
+
+def format_memory(size: int | None) -> str:
+    """Return a size in bytes as GiB, "?" if it is not known."""
+    return "?" if size is None else f"{size / 2**30:.1f} GiB"
 
 
 def format_devices(devices: tuple[Device, ...]) -> str:
@@ -138,9 +152,9 @@ def format_devices(devices: tuple[Device, ...]) -> str:
         (
             str(device.index),
             device.name,
-            f"{device.memory_free / 2**30:.1f} GiB",
-            f"{device.memory_total / 2**30:.1f} GiB",
-            str(device.processes),
+            format_memory(device.memory_free),
+            format_memory(device.memory_total),
+            "?" if device.processes is None else str(device.processes),
             device.uuid,
         )
         for device in devices

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .devices import Device, Inventory
+from .devices import Device, Inventory, format_memory
 from .errors import UsageError
 
 __all__ = ["Selection", "select_devices"]
@@ -36,7 +36,8 @@ class _Universe:
         if not self.devices:
             return f"there is no GPU: {self.why_none}"
         return (f"{self.setting} leaves: " if self.setting else "there are: ") + ", ".join(
-            f"{device.id} ({device.name}, {device.memory_free / 2**30:.1f} GiB free, {device.processes} processes)"
+            f"{device.id} ({device.name}, {format_memory(device.memory_free)} free, "
+            f"{'?' if device.processes is None else device.processes} processes)"
             for device in self.devices
         )
 
@@ -128,5 +129,5 @@ def _most_free(text: str, universe: _Universe) -> tuple[Device, ...]:
         raise UsageError(
             f"--gpus {text}: {len(idle)} of {len(universe.devices)} GPUs have no process on them; {universe.listing()}"
         )
-    best = sorted(idle, key=lambda device: -device.memory_free)[: int(number)]
+    best = sorted(idle, key=lambda device: -(device.memory_free or 0))[: int(number)]
     return tuple(device for device in universe.devices if device in best)

@@ -42,11 +42,12 @@ def decide(options: LaunchOptions, selection: Selection, *, several_nodes: bool)
         _check_one_process(options, several_nodes)
     rule = {"single": _single, "dp": _dp, "ddp": _ddp}[strategy]
     processes, devices = rule(options, selection)
-    if sum(device.mig for device in devices) > 1:
-        slices = ", ".join(device.uuid for device in devices)
+    slices = [device.uuid for device in devices if device.mig]
+    if slices and len(devices) > 1:
+        ids = ", ".join(device.id for device in devices)
         raise UsageError(
-            f"{strategy} would use {len(devices)} MIG slices, but CUDA gives a process one and NCCL connects none: "
-            f"name one of {slices} with --gpus"
+            f"{strategy} would use {ids}, but CUDA gives a process one MIG slice and NCCL connects none: "
+            f"name one of {', '.join(slices)}, or whole GPUs, with --gpus"
         )
     return Decision(strategy, processes, devices, why, selection.why_none)
 

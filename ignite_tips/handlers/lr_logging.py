@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from ignite.engine import Engine, Events, EventsList
 from ignite.handlers import TensorboardLogger
@@ -49,7 +49,7 @@ class LearningRateLogger(BaseHandler):
         >>> head = nn.Linear(2, 1)
         >>> optimizer = torch.optim.SGD([{"params": head.parameters(), "name": "head"}], lr=0.1)
         >>> trainer = Engine(lambda engine, batch: optimizer.step())
-        >>> LearningRateLogger(optimizer).attach(trainer)  # or attach(trainer, tb_logger)
+        >>> _ = LearningRateLogger(optimizer).attach(trainer)  # or attach(trainer, tb_logger)
         >>> trainer.run(range(2)).metrics
         {'lr/head': 0.1}
     """
@@ -76,7 +76,7 @@ class LearningRateLogger(BaseHandler):
 
     def attach(
         self, trainer: Engine, logger: BaseLogger | None = None, event: Any = OptimizerEvents.STEP_STARTED
-    ) -> None:
+    ) -> Self:
         """Log to ``logger`` at ``event``, or at each in a list of events.
 
         Without a logger the values go to ``trainer.state.metrics``, from where any of Ignite's loggers takes them.
@@ -95,6 +95,7 @@ class LearningRateLogger(BaseHandler):
             for ending in (Events.COMPLETED, Events.TERMINATE) if self._only_changes else ():
                 self._attachment.add_handler(trainer, ending, lambda engine: sink.flush())
         self._sink, self._in_use, self._due = sink, None, None
+        return self
 
     def detach(self) -> None:
         """Log no more."""

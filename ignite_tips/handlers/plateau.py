@@ -5,23 +5,21 @@ import math
 import warnings
 import weakref
 from collections.abc import Callable, Mapping
-from numbers import Real
 from typing import Any
 
-import torch
-import torch.distributed as dist
 from ignite.engine import Engine, Events
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from ignite_tips._checks import check_instance, check_keys, describe
+from ignite_tips._checks import check_instance, check_integer, check_keys, describe
 from ignite_tips.attachment import Attachment
 from ignite_tips.notices import announce
+from ignite_tips.scheduler_claims import claim_optimizer
 from ignite_tips.scheduler_state import load_scheduler, save_scheduler
+from ignite_tips.validation_metric import common_metric, metric_name
 
 __all__ = ["PlateauStepper"]
 
 _ENDED = (None, Events.COMPLETED, Events.TERMINATE)
-_SAME = 1e-5  # ranks that computed one metric each for themselves differ by rounding
 
 
 class PlateauStepper:
@@ -35,9 +33,9 @@ class PlateauStepper:
     must come to one metric: rank 0's counts, and ranks that differ by more than rounding are an error on every rank.
     A metric that is NaN is warned about and does not step the scheduler, nor count as a bad epoch.
 
-    LambdaLR, CyclicLR, OneCycleLR and CosineAnnealingWarmRestarts compute their rates anew at each step, so one of
-    them on the same optimizer undoes every reduction. Attach this before a handler that saves checkpoints after
-    the validation.
+    Another scheduler may step the same optimizer if it goes on from the rate that there is. LambdaLR, CyclicLR,
+    OneCycleLR and CosineAnnealingWarmRestarts do not: they would undo every reduction, and are refused. Let
+    checkpoints be written after the validation; one written before it resumes without it.
 
     Args:
         scheduler: a ReduceLROnPlateau; all its arguments work.
@@ -70,6 +68,7 @@ class PlateauStepper:
         self.scheduler = scheduler
         self.metric = metric
         self._iteration = 0  # of the last validation counted, so that one before the first iteration is not
+        self._validations = 0  # counted in the run under way
         self._validated_on: Any = None
         self._attachment = Attachment()
 
@@ -81,13 +80,20 @@ class PlateauStepper:
             evaluator: the engine that validates, run by a handler of ``trainer``.
             data: what the evaluator runs on for validation, where it also runs on other data; only runs over this
                 very object count.
+
+        Raises:
+            ValueError: if a SchedulerStepper has the same optimizer and its scheduler would undo the reductions.
         """
         check_instance("trainer", trainer, Engine, "an ignite Engine")
         check_instance("evaluator", evaluator, Engine, "an ignite Engine")
+        if evaluator is trainer:
+            raise ValueError("evaluator must be another engine than the trainer, got the trainer")
         validated = functools.partial(self._validated, weakref.ref(trainer), data)
         with self._attachment.renew():
+            self._attachment.add_undo(claim_optimizer(self.scheduler))
             self._attachment.add_handler(trainer, Events.STARTED, self._start)
             self._attachment.add_handler(evaluator, Events.COMPLETED, validated)
+            self._attachment.add_handler(trainer, Events.COMPLETED, functools.partial(self._end, data))
 
     def detach(self) -> None:
         """Step the scheduler no more."""
@@ -100,26 +106,32 @@ class PlateauStepper:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what ``state_dict`` returned; see ``load_scheduler``."""
         checked = check_keys("PlateauStepper state", state, ("iteration", "scheduler"))
+        iteration = check_integer("iteration", checked["iteration"], ge=0)
         load_scheduler(self.scheduler, checked["scheduler"])
-        self._iteration = checked["iteration"]
+        self._iteration = iteration
 
     def _start(self, trainer: Engine) -> None:
-        self._validated_on = None
+        self._validated_on, self._validations = None, 0
         if trainer.state.iteration == 0:  # a new run, not a resumed one
             self._iteration = 0
+
+    def _end(self, data: Any, trainer: Engine) -> None:
+        if self._validations == 0 and not trainer.should_terminate:
+            others = "the training data" if data is None else "other objects than data"
+            warnings.warn(
+                f"PlateauStepper counted no validation in this run; runs over {others} are passed over", stacklevel=2
+            )
 
     def _validated(self, trainer_ref: Callable[[], Engine | None], data: Any, evaluator: Engine) -> None:
         trainer = trainer_ref()
         if trainer is None or trainer.last_event_name in _ENDED or not self._counts(trainer, data, evaluator):
             return
-        value = self._common_value(evaluator)
+        value = common_metric(evaluator, self.metric, needed_by="PlateauStepper")
         self._iteration = trainer.state.iteration
+        self._validations += 1
         if math.isnan(value):
-            warnings.warn(
-                f"PlateauStepper got nan for {self._metric_name()} in epoch {trainer.state.epoch}; the scheduler was "
-                "not stepped",
-                stacklevel=2,
-            )
+            what = f"nan for {metric_name(self.metric)} in epoch {trainer.state.epoch}"
+            warnings.warn(f"PlateauStepper got {what}; the scheduler was not stepped", stacklevel=2)
         else:
             self._step(trainer, value)
 
@@ -145,65 +157,9 @@ class PlateauStepper:
         self.scheduler.step(value)
         if (reduced := _rates(self.scheduler)) != rates:
             was, now = (", ".join(f"{rate:g}" for rate in some) for some in (rates, reduced))
-            text = f"{self._metric_name()} {value:g} is no better than {self.scheduler.best:g}: lr {was} -> {now}"
-            announce(trainer, "plateau", text)
-
-    def _common_value(self, evaluator: Engine) -> float:
-        """Return the same number on every rank, or raise on every rank."""
-        value, failure = math.nan, None
-        try:
-            value = self._value(evaluator)
-        except Exception as error:  # the other ranks wait for this one's answer: they get it before it fails
-            failure = error
-        answers = _gather((value, None if failure is None else f"{type(failure).__name__}: {failure}"))
-        if failure is not None:
-            raise failure
-        for rank, (_, reason) in enumerate(answers):
-            if reason is not None:
-                raise RuntimeError(f"PlateauStepper needs its metric on every rank, but rank {rank} had {reason}")
-        values = [value for value, _ in answers]
-        if not all(_agree(values[0], other) for other in values):
-            shown = ", ".join(f"{number:g}" for number in values)
-            raise RuntimeError(
-                f"PlateauStepper needs one {self._metric_name()} on all ranks, but they have {shown}; reduce it over "
-                "the ranks, as Ignite's metrics do"
-            )
-        return values[0]
-
-    def _value(self, evaluator: Engine) -> float:
-        metrics = evaluator.state.metrics
-        if callable(self.metric):
-            try:
-                value = self.metric(evaluator)
-            except Exception as error:
-                error.add_note("raised by the metric function of PlateauStepper; the scheduler was not stepped")
-                raise
-        elif self.metric in metrics:
-            value = metrics[self.metric]
-        else:
-            computed = ", ".join(map(str, metrics)) or "none"
-            raise ValueError(f"PlateauStepper needs metric {self.metric!r}, but the evaluator computed: {computed}")
-        if isinstance(value, torch.Tensor) and value.numel() == 1:
-            value = value.item()
-        if isinstance(value, bool) or not isinstance(value, Real):
-            raise TypeError(f"{self._metric_name()} must be a number, got {describe(value)}")
-        return float(value)
-
-    def _metric_name(self) -> str:
-        return f"metric {self.metric!r}" if isinstance(self.metric, str) else "the metric function's value"
+            text = f"{metric_name(self.metric)} is {value:g}, its best was {self.scheduler.best:g}"
+            announce(trainer, "plateau", f"{text}: learning rate {was} -> {now}")
 
 
 def _rates(scheduler: ReduceLROnPlateau) -> list[float]:
     return [float(group["lr"]) for group in scheduler.optimizer.param_groups]
-
-
-def _gather(answer: tuple[float, str | None]) -> list[tuple[float, str | None]]:
-    if not (dist.is_available() and dist.is_initialized()):
-        return [answer]
-    answers: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(answers, answer)
-    return answers
-
-
-def _agree(one: float, other: float) -> bool:
-    return (math.isnan(one) and math.isnan(other)) or math.isclose(one, other, rel_tol=_SAME)

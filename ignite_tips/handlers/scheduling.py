@@ -5,21 +5,18 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from ignite.engine import Engine, Events, State
+from ignite.engine import Engine, Events
 from torch.optim import LBFGS
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from ignite_tips._checks import check_instance
+from ignite_tips._checks import check_instance, check_integer, check_keys
 from ignite_tips.attachment import Attachment
 from ignite_tips.events import completed_updates, is_optimizer_event
-from ignite_tips.schedule_length import find_misfits
+from ignite_tips.schedule_fit import check_first_epoch, check_run, explain_failure, is_step_missing
+from ignite_tips.scheduler_claims import claim_optimizer
 from ignite_tips.scheduler_state import load_scheduler, save_scheduler
 
 __all__ = ["SchedulerStepper"]
-
-_EPOCH_EVENTS = (Events.EPOCH_STARTED, Events.EPOCH_COMPLETED)
-_REBUILD = "; build the scheduler for the run's length"
-_ITERATION_EVENTS = (Events.ITERATION_STARTED, Events.ITERATION_COMPLETED)
 
 
 class SchedulerStepper:
@@ -30,7 +27,8 @@ class SchedulerStepper:
     a step that GradScaler skips: the schedule then counts updates, not batches. It calls ``scheduler.step()`` and
     nothing else, so that every scheduler that torch has, or a user writes, gives the rates of the hand-written loop.
 
-    Attach it before a handler that saves checkpoints on the same event.
+    A checkpoint that a handler writes at the end of an epoch or iteration may be written before or after the step:
+    a run resumed from it makes up for a step that is missing.
 
     Args:
         scheduler: any torch scheduler but ReduceLROnPlateau, for which there is ``PlateauStepper``.
@@ -38,7 +36,7 @@ class SchedulerStepper:
     Raises:
         TypeError: if ``scheduler`` is no torch scheduler, or ReduceLROnPlateau.
 
-    State saved: the scheduler's own, and the optimizer's rates and momenta.
+    State saved: the scheduler's own, the optimizer's rates and momenta, and the iteration of the last step.
 
     Example:
         >>> sgd = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
@@ -58,7 +56,8 @@ class SchedulerStepper:
             )
         self.scheduler = scheduler
         self._steps = 0  # in the run under way
-        self._measures = False  # whether the epoch under way is the run's first, and whole
+        self._iteration: int | None = None  # of the last step, or of the run's start, where that is known
+        self._epoch_is_whole = False  # the run's first, from its first iteration on
         self._attachment = Attachment()
 
     def attach(self, trainer: Engine, event: Any = Events.EPOCH_COMPLETED) -> None:
@@ -67,10 +66,15 @@ class SchedulerStepper:
         Args:
             trainer: the engine whose updates the scheduler's optimizer makes.
             event: any event of the trainer, filtered or not, or several.
+
+        Raises:
+            ValueError: if a PlateauStepper has the same optimizer and this scheduler would undo its reductions.
         """
         check_instance("trainer", trainer, Engine, "an ignite Engine")
         optimizer = self.scheduler.optimizer
         with self._attachment.renew():
+            if getattr(event, "filter", None) is None:  # with one it may be meant to end before others begin
+                self._attachment.add_undo(claim_optimizer(self.scheduler))
             if isinstance(optimizer, LBFGS) and not is_optimizer_event(event):  # it has no OptimizerEvents
                 self._attachment.add_handler(trainer, event, self._step)
                 return
@@ -85,81 +89,61 @@ class SchedulerStepper:
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain values, for a checkpoint."""
-        return save_scheduler(self.scheduler)
+        return {"iteration": self._iteration, "scheduler": save_scheduler(self.scheduler)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what ``state_dict`` returned; see ``load_scheduler``."""
-        load_scheduler(self.scheduler, state)
+        checked = check_keys("SchedulerStepper state", state, ("iteration", "scheduler"))
+        if (iteration := checked["iteration"]) is not None:
+            check_integer("iteration", iteration, ge=0)
+        load_scheduler(self.scheduler, checked["scheduler"])
+        self._iteration = iteration
 
     def _start(self, event: Any, trainer: Engine) -> None:
+        state = trainer.state
         self._steps = 0
-        self._measures = trainer.state.iteration == 0 or _is_at_epoch_end(trainer.state)
-        steps = _steps_in_run(trainer.state, event)
-        if steps is not None:
-            self._check_length(event, steps, certain=True)
+        self._epoch_is_whole = state.iteration == state.epoch * (state.epoch_length or 0)
+        if state.iteration == 0:  # a new run, not a resumed one
+            self._iteration = 0
+        elif self._iteration is not None and is_step_missing(event, trainer, self._iteration):
+            # The checkpoint was written between the event and the step, by a handler attached before.
+            with warnings.catch_warnings():
+                # torch misses an update of this process; it was made in the one before.
+                warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+                self._step(trainer)
+        check_run(self.scheduler, event, state)
 
     def _step_after_update(self, trainer: Engine) -> None:
         if self._steps == 0 and completed_updates(trainer, self.scheduler.optimizer) == 0:
             raise RuntimeError(
-                f"SchedulerStepper must step after an update of its scheduler's {_name(self.scheduler.optimizer)}, but "
-                f"the trainer has made none by iteration {trainer.state.iteration}; schedule the optimizer that the "
+                f"SchedulerStepper must step after an update of its scheduler's {self._optimizer_name()}, but the "
+                f"trainer has made none by iteration {trainer.state.iteration}; schedule the optimizer that the "
                 "trainer steps, or attach it to OptimizerEvents.STEP_COMPLETED"
             )
         self._step(trainer)
 
     def _step(self, trainer: Engine) -> None:
         self._steps += 1
+        self._iteration = trainer.state.iteration
         try:
             self.scheduler.step()
-        except ValueError as error:
-            for misfit in find_misfits(self.scheduler, steps=0):
-                if misfit.fails:
-                    state = trainer.state
-                    raise ValueError(f"{misfit.text} by epoch {state.epoch} of {state.max_epochs}{_REBUILD}") from error
-            raise
+        except (KeyError, ValueError) as error:
+            reason = explain_failure(self.scheduler, trainer.state)
+            if reason is None:
+                raise
+            raise ValueError(reason) from error
 
     def _end_epoch(self, event: Any, trainer: Engine) -> None:
-        if not self._measures:
+        is_first, self._epoch_is_whole = self._epoch_is_whole, False
+        if not is_first:
             return
-        self._measures = False
         if is_optimizer_event(event) and completed_updates(trainer, self.scheduler.optimizer) == 0:
             warnings.warn(
-                f"SchedulerStepper found no update of its scheduler's {_name(self.scheduler.optimizer)} in a whole "
-                "epoch; schedule the optimizer that the trainer steps",
+                f"SchedulerStepper found no update of its scheduler's {self._optimizer_name()} in a whole epoch; "
+                "schedule the optimizer that the trainer steps",
                 stacklevel=2,
             )
-        state = trainer.state
-        if state.max_epochs is not None and event not in _EPOCH_EVENTS and _steps_in_run(state, event) is None:
-            self._check_length(event, self._steps * (state.max_epochs - state.epoch), certain=False)
+        check_first_epoch(self.scheduler, event, trainer.state, self._steps)
 
-    def _check_length(self, event: Any, steps: int, *, certain: bool) -> None:
-        """Say once in a run that the schedule is made for another length."""
-        per_epoch = event in _EPOCH_EVENTS
-        for misfit in find_misfits(self.scheduler, steps):
-            if misfit.fails and certain:
-                raise ValueError(misfit.text + _REBUILD)
-            remedy = ""
-            if misfit.too_short and not per_epoch:
-                remedy = "; if it counts epochs, attach(trainer) steps it after each"
-            elif not misfit.too_short and per_epoch:
-                remedy = "; if it counts updates, attach(trainer, OptimizerEvents.STEP_COMPLETED) steps it after each"
-            warnings.warn(misfit.text + remedy, stacklevel=2)
-
-
-def _is_at_epoch_end(state: State) -> bool:
-    return bool(state.epoch_length and state.iteration % state.epoch_length == 0)
-
-
-def _steps_in_run(state: State, event: Any) -> int | None:
-    """Return how many times the event will come, where that is known at the start of a run."""
-    if getattr(event, "filter", None) is not None or state.max_epochs is None:
-        return None
-    if event in _EPOCH_EVENTS:
-        return state.max_epochs - state.epoch
-    if event in _ITERATION_EVENTS and state.epoch_length is not None:
-        return state.max_epochs * state.epoch_length - state.iteration
-    return None
-
-
-def _name(thing: object) -> str:
-    return type(thing).__name__
+    def _optimizer_name(self) -> str:
+        return type(self.scheduler.optimizer).__name__

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ignite_launch.support import launch
+from tests.ignite_launch.support import Launch, launch
 
 _ECHO = "import json, os, sys; print(json.dumps([sys.argv[1:], dict(os.environ)]))"
 
@@ -66,12 +66,18 @@ def test_a_module_runs_as_python_runs_it(tmp_path: Path) -> None:
 
 def test_a_single_process_is_the_launcher_itself(tmp_path: Path) -> None:
     """One process replaces the launcher, so that its id, its parent and its output are those of plain python."""
-    (tmp_path / "me.py").write_text("import os; print(os.getpid(), os.getppid(), 'torch' in __import__('sys').modules)")
-    from tests.ignite_launch.support import Launch
-
+    (tmp_path / "me.py").write_text("import os, sys; print(os.getpid(), os.getppid(), *sys.orig_argv[1:])")
     with Launch(tmp_path, "me.py") as running:
         result = running.result()
-        assert result.out.split() == [str(running.process.pid), str(os.getpid()), "False"]
+        assert result.out.split() == [str(running.process.pid), str(os.getpid()), "me.py"]
+
+
+def test_one_process_costs_no_import_of_torch(tmp_path: Path) -> None:
+    """Up to the script's first line nothing imports torch."""
+    (tmp_path / "me.py").write_text("print('ran')")
+    (tmp_path / "no").mkdir()
+    (tmp_path / "no" / "torch.py").write_text("raise ImportError('the launcher imports torch')")
+    assert launch(tmp_path, "me.py", PYTHONPATH=str(tmp_path / "no")).out == "ran\n"
 
 
 def test_help_fits_a_screen(tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 """PlateauStepper: torch's ReduceLROnPlateau on a validation's metric, counted once, the same on every rank."""
 
+import gc
 import warnings
+import weakref
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
 from ignite_tips import PlateauStepper
+from ignite_tips.notices import Notice, on_notice
 from tests.support import run_distributed
 
 EPOCH_LENGTH = 3
@@ -179,3 +183,202 @@ def test_nan_and_failure_on_ranks() -> None:
         "RuntimeError: PlateauStepper needs its metric on every rank, but rank 1 had TypeError"
     )
     assert answers[1].startswith("TypeError: metric 'loss' must be a number, got 'bad'")
+
+
+def _train(
+    stepper: PlateauStepper, runs: Callable[[Engine, Engine], None], *, data: Any = None, epochs: int = 4
+) -> ReduceLROnPlateau:
+    """Train; after each epoch ``runs(trainer, evaluator)`` runs the evaluator, whose loss is the epoch's number."""
+    scheduler = stepper.scheduler
+    trainer = _trainer(scheduler.optimizer)
+    evaluator = Engine(lambda engine, batch: engine.state.metrics.update(loss=float(trainer.state.epoch)))
+    stepper.attach(trainer, evaluator, data=data)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: runs(trainer, evaluator))
+    trainer.run(TRAINING, max_epochs=epochs)
+    return scheduler
+
+
+TRAINING, VALIDATION, TEST = [0, 1, 2], [3], [4]
+
+
+def _stepper(**options: Any) -> PlateauStepper:
+    return PlateauStepper(ReduceLROnPlateau(_optimizer(), **{"factor": 0.5, "patience": 0, **options}))
+
+
+def test_training_data_and_validation_data_in_one_epoch() -> None:
+    """An evaluator that runs on the trainer's own data and on the validation's steps once an epoch, in either order."""
+    for order in ([TRAINING, VALIDATION], [VALIDATION, TRAINING]):
+        scheduler = _train(_stepper(), lambda trainer, evaluator, order=order: [evaluator.run(data) for data in order])
+        assert scheduler.last_epoch == 4
+
+
+def test_the_data_that_count_can_be_named() -> None:
+    """With ``data`` only runs over it count, be it the training data."""
+    everything = [TRAINING, VALIDATION, TEST]
+    for data in everything:
+        run_all = lambda trainer, evaluator: [evaluator.run(some) for some in everything]  # noqa: E731
+        assert _train(_stepper(), run_all, data=data).last_epoch == 4
+
+
+def test_the_same_validation_twice_counts_once() -> None:
+    """A second run over the same data at the same iteration is not counted again; at another it is."""
+    twice = lambda trainer, evaluator: [evaluator.run(VALIDATION) for _ in range(2)]  # noqa: E731
+    assert _train(_stepper(), twice).last_epoch == 4
+    optimizer = _optimizer()
+    scheduler = ReduceLROnPlateau(optimizer)
+    trainer = _trainer(optimizer)
+    evaluator = Engine(lambda engine, batch: engine.state.metrics.update(loss=1.0))
+    PlateauStepper(scheduler).attach(trainer, evaluator)
+    trainer.add_event_handler(Events.ITERATION_COMPLETED(every=2), lambda: evaluator.run(VALIDATION))
+    trainer.run(range(6), max_epochs=2)
+    assert scheduler.last_epoch == 6
+
+
+def test_two_validations_at_once_are_an_error() -> None:
+    """Runs over two other data sets at one iteration are not guessed about."""
+    both = lambda trainer, evaluator: [evaluator.run(data) for data in (VALIDATION, TEST)]  # noqa: E731
+    with pytest.raises(RuntimeError, match=r"ran on two data sets at iteration 3; .* data=\.\.\.\)"):
+        _train(_stepper(), both)
+
+
+def test_data_made_anew_for_each_epoch() -> None:
+    """Validation data may be another object in each epoch, or none at all."""
+    assert _train(_stepper(), lambda trainer, evaluator: evaluator.run([5])).last_epoch == 4
+    assert _train(_stepper(), lambda trainer, evaluator: evaluator.run(epoch_length=1)).last_epoch == 4
+
+
+def test_only_validations_during_the_training_count() -> None:
+    """Runs before the first update, after the training, and on their own leave the scheduler alone."""
+    stepper = _stepper()
+    trainer = _trainer(stepper.scheduler.optimizer)
+    evaluator = Engine(lambda engine, batch: engine.state.metrics.update(loss=1.0))
+    stepper.attach(trainer, evaluator)
+    for event in (Events.STARTED, Events.EPOCH_COMPLETED, Events.COMPLETED):
+        trainer.add_event_handler(event, lambda: evaluator.run(VALIDATION))
+    evaluator.run(VALIDATION)
+    trainer.run(TRAINING, max_epochs=2)
+    evaluator.run(VALIDATION)
+    assert stepper.scheduler.last_epoch == 2
+    for _ in range(2):  # new runs, whose last iterations are the same
+        trainer.state.max_epochs = None
+        trainer.run(TRAINING, max_epochs=1)
+    assert stepper.scheduler.last_epoch == 4
+
+
+def test_no_validation_in_a_run_is_said() -> None:
+    """A run in which nothing counted, as when all of it was over the training data, ends with a warning."""
+    with pytest.warns(UserWarning, match="counted no validation in this run.*over the training data are passed over"):
+        _train(_stepper(), lambda trainer, evaluator: evaluator.run(TRAINING))
+    with pytest.warns(UserWarning, match="counted no validation in this run; runs over other objects than data"):
+        _train(_stepper(), lambda trainer, evaluator: evaluator.run(TRAINING), data=VALIDATION)
+
+
+def test_nan_is_said_and_not_stepped() -> None:
+    """A metric that is NaN is warned about, counts as no bad epoch, and the next one goes on."""
+    scheduler = ReduceLROnPlateau(_optimizer(), factor=0.5, patience=1)
+    with pytest.warns(UserWarning, match="got nan for metric 'loss' in epoch [23]; the scheduler was not") as caught:
+        rates = _run(scheduler, [1.0, float("nan"), float("nan"), 2.0, 3.0])
+    assert rates == [[1.0], [1.0], [1.0], [1.0], [0.5]]
+    assert len(caught) == 2
+    assert scheduler.last_epoch == 3
+
+
+def test_reductions_are_announced() -> None:
+    """Each reduction is told to those who log the run, with metric, best value and rates."""
+    scheduler = ReduceLROnPlateau(_optimizer([1.0, 0.1]), factor=0.5, patience=0, min_lr=[0.5, 0.0])
+    trainer = _trainer(scheduler.optimizer)
+    evaluator = _evaluator(trainer, [0.25, 0.2, 0.3, 0.4])
+    PlateauStepper(scheduler).attach(trainer, evaluator)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run([0]))
+    told: list[Notice] = []
+    on_notice(trainer, lambda engine, notice: told.append(notice))
+    trainer.run(range(EPOCH_LENGTH), max_epochs=4)
+    assert [(notice.kind, notice.epoch) for notice in told] == [("plateau", 3), ("plateau", 4)]
+    assert told[0].text == "metric 'loss' is 0.3, its best was 0.2: learning rate 1, 0.1 -> 0.5, 0.05"
+    assert told[1].text == "metric 'loss' is 0.4, its best was 0.2: learning rate 0.5, 0.05 -> 0.5, 0.025"
+
+
+def test_attaching_again_replaces_and_detaching_ends() -> None:
+    """Attached twice it steps once; detached no more."""
+    stepper = _stepper()
+    trainer = _trainer(stepper.scheduler.optimizer)
+    evaluator = Engine(lambda engine, batch: engine.state.metrics.update(loss=1.0))
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run(VALIDATION))
+    stepper.attach(trainer, evaluator)
+    stepper.attach(trainer, evaluator)
+    trainer.run(TRAINING, max_epochs=2)
+    assert stepper.scheduler.last_epoch == 2
+    stepper.detach()
+    trainer.run(TRAINING, max_epochs=2)
+    assert stepper.scheduler.last_epoch == 2
+
+
+def _attached_engines(stepper: PlateauStepper) -> list[weakref.ref[Engine]]:
+    trainer, evaluator = _trainer(_optimizer()), Engine(lambda engine, batch: None)
+    stepper.attach(trainer, evaluator)
+    return [weakref.ref(trainer), weakref.ref(evaluator)]
+
+
+def test_keeps_no_engine_alive() -> None:
+    """The handler outlives the engines that it was attached to."""
+    stepper = _stepper()
+    references = _attached_engines(stepper)
+    gc.collect()
+    assert [reference() for reference in references] == [None, None]
+
+
+def test_resumed_at_the_same_iteration_does_not_count_again(tmp_path: Path) -> None:
+    """A validation at the start of a resumed run, of what was validated before the save, is not a second bad epoch."""
+    first = _stepper()
+    _train(first, lambda trainer, evaluator: evaluator.run(VALIDATION), epochs=2)
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    second = _stepper()
+    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    trainer = _trainer(second.scheduler.optimizer)
+    evaluator = Engine(lambda engine, batch: engine.state.metrics.update(loss=9.0))
+    second.attach(trainer, evaluator)
+    for event in (Events.STARTED, Events.EPOCH_COMPLETED):
+        trainer.add_event_handler(event, lambda: evaluator.run(VALIDATION))
+    trainer.load_state_dict({"epoch_length": 3, "max_epochs": 3, "iteration": 6} | _counts(trainer))
+    trainer.run(TRAINING)
+    assert second.scheduler.last_epoch == 3
+
+
+def _counts(trainer: Engine) -> dict[str, Any]:
+    return {key: getattr(trainer.state, key) for key in trainer.state_dict_user_keys}
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda state: [], TypeError, r"PlateauStepper state must be a mapping, got \[\] \(list\)"),
+        (lambda state: {"scheduler": {}}, ValueError, "PlateauStepper state must have the keys iteration, scheduler"),
+        (
+            lambda state: state | {"scheduler": {}},
+            ValueError,
+            "the keys schedule, scheduler, options, got none",
+        ),
+        (lambda state: state | {"iteration": "3"}, TypeError, r"iteration must be an integer, got '3' \(str\)"),
+    ],
+)
+def test_wrong_state(change: Any, error: type[Exception], message: str) -> None:
+    """A state of something else is refused and changes nothing."""
+    stepper = _stepper()
+    before = stepper.state_dict()
+    with pytest.raises(error, match=message):
+        stepper.load_state_dict(change(before))
+    assert stepper.state_dict() == before
+
+
+@pytest.mark.parametrize(("trainer", "evaluator"), [(None, Engine(print)), (Engine(print), "evaluator")])
+def test_no_engines(trainer: Any, evaluator: Any) -> None:
+    """What is no engine is refused."""
+    with pytest.raises(TypeError, match=r"(trainer|evaluator) must be an ignite Engine, got"):
+        _stepper().attach(trainer, evaluator)
+
+
+def test_one_engine_for_both() -> None:
+    """An engine cannot validate itself."""
+    trainer = _trainer(_optimizer())
+    with pytest.raises(ValueError, match="evaluator must be another engine than the trainer"):
+        _stepper().attach(trainer, trainer)

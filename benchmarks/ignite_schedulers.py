@@ -1,0 +1,100 @@
+"""Which of torch's schedulers Ignite's own wrappers get wrong, and ours: against the hand-written loop, every rate.
+
+Not a measurement of time: the table shows, for each scheduler, the first iteration that used another rate than the
+hand-written loop. The rows, the loop and the ways of updating are those of the tests.
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from ignite.engine import Engine, Events
+from ignite.handlers.param_scheduler import LRScheduler as IgniteLRScheduler
+from ignite.handlers.param_scheduler import ReduceLROnPlateauScheduler
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from ignite_tips import PlateauStepper, SchedulerStepper
+from ignite_tips.events import OptimizerEvents
+from tests.schedulers import EPOCHS, LENGTH, METRICS, MODES, ROWS, Mode, Options, Setup, native_loop
+
+MODES_SHOWN = [mode for mode in MODES if mode.name != "GradScaler, fused"]
+Attach = Callable[[Setup, Mode, Engine, Engine], None]
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")  # torch's, about the order of step calls, where Ignite takes another
+    names = [mode.name for mode in MODES_SHOWN]
+    print(
+        "Ignite's LRScheduler and ReduceLROnPlateauScheduler against the hand-written loop, in five ways of updating;"
+    )
+    print("ours in the last column, all five together. A wrong cell shows the first iteration with a wrong rate.\n")
+    print(f"| scheduler | {' | '.join(names)} | SchedulerStepper, PlateauStepper |")
+    print(f"|---|{'---|' * len(names)}---|")
+    right = dict.fromkeys([*names, "ours"], 0)
+    for row in ROWS:
+        cells = [_compare(row, mode, _attach_ignite) for mode in MODES_SHOWN]
+        ours = [_compare(row, mode, _attach_ours) for mode in MODES_SHOWN]
+        for name, cell in zip(names, cells, strict=True):
+            right[name] += cell == "equal"
+        right["ours"] += set(ours) == {"equal"}
+        print(f"| {row} | {' | '.join(cells)} | {f'equal in all {len(ours)}' if set(ours) == {'equal'} else ours} |")
+    print(f"| **equal, of {len(ROWS)}** | {' | '.join(str(count) for count in right.values())} |")
+
+
+def _compare(row: str, mode: Mode, attach: Attach) -> str:
+    """Return "equal", or where the rates first differ, or what was raised."""
+    expected, _ = native_loop(row, mode)
+    try:
+        used = _train(Setup(row, mode), mode, attach)
+    except Exception as error:
+        return type(error).__name__
+    for iteration, (mine, theirs) in enumerate(zip(used, expected[:-1], strict=True), start=1):
+        for (rate, momentum), (expected_rate, expected_momentum) in zip(mine, theirs, strict=True):
+            if rate != expected_rate:
+                return f"{iteration}: {rate:.4g}, not {expected_rate:.4g}"
+            if momentum != expected_momentum:
+                return f"{iteration}: momentum {momentum:.4g}, not {expected_momentum:.4g}"
+    return "equal"
+
+
+def _train(setup: Setup, mode: Mode, attach: Attach) -> list[Options]:
+    used: list[Options] = []
+
+    def update(trainer: Engine, batch: Any) -> None:
+        used.append(setup.options())
+        setup.backward(trainer.state.iteration, mode)
+        if trainer.state.iteration % mode.accumulation == 0:
+            setup.scaler.step(setup.optimizer)
+            setup.scaler.update()
+            setup.optimizer.zero_grad()
+
+    trainer = Engine(update)
+    evaluator = Engine(lambda engine, batch: engine.state.metrics.update(loss=METRICS[trainer.state.epoch - 1]))
+    attach(setup, mode, trainer, evaluator)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run([0]))
+    trainer.logger.disabled = True  # errors are shown in the table
+    trainer.run(range(LENGTH), max_epochs=EPOCHS)
+    return used
+
+
+def _attach_ignite(setup: Setup, mode: Mode, trainer: Engine, evaluator: Engine) -> None:
+    """As Ignite's documentation attaches them."""
+    scheduler = setup.scheduler
+    if isinstance(scheduler, ReduceLROnPlateau):
+        options = {"factor": scheduler.factor, "patience": scheduler.patience, "min_lr": scheduler.default_min_lr}
+        evaluator.add_event_handler(Events.COMPLETED, ReduceLROnPlateauScheduler(setup.optimizer, "loss", **options))
+    else:
+        event = Events.ITERATION_STARTED if mode.per_update else Events.EPOCH_STARTED
+        trainer.add_event_handler(event, IgniteLRScheduler(scheduler))
+
+
+def _attach_ours(setup: Setup, mode: Mode, trainer: Engine, evaluator: Engine) -> None:
+    if isinstance(setup.scheduler, ReduceLROnPlateau):
+        PlateauStepper(setup.scheduler).attach(trainer, evaluator)
+    else:
+        event = OptimizerEvents.STEP_COMPLETED if mode.per_update else Events.EPOCH_COMPLETED
+        SchedulerStepper(setup.scheduler).attach(trainer, event)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""What happened in a run, in TensorBoard beside its curves, so that a jump in one can be explained."""
+
+import re
+from typing import Any, Self
+
+import ignite.distributed as idist
+from ignite.engine import Engine, Events
+from ignite.handlers import TensorboardLogger
+from torch import nn
+from torch.optim import Optimizer
+
+from ignite_tips._checks import check_instance
+from ignite_tips.attachment import Attachment
+from ignite_tips.event_writing import add_chart, check_open, write_text
+from ignite_tips.events import OptimizerEvents
+from ignite_tips.notices import Notice, on_notice
+from ignite_tips.scalar_sinks import ScalarSink
+
+__all__ = ["RunAnnotator"]
+
+_NORMS = ("grad_norm", "grad_clip_coef")
+_SHARE, _SKIPPED = "trainable_share", "skipped_updates"
+_MARKS_KEPT = 100
+
+
+class RunAnnotator:
+    """Marks freezing and unfreezing, plateau reductions and skipped updates, with the gradient norm beside them.
+
+    Every mark is a text entry, under ``marks``, at the update at which it was made; each entry repeats those before
+    it, because TensorBoard shows ten of a run at most. On STEP_COMPLETED, when the update is made and counted, it
+    writes as scalars: ``grad_norm`` (before clipping) and ``grad_clip_coef`` as the clippers leave them in
+    ``trainer.state.metrics``, ``trainable_share`` when it changes, and ``skipped_updates``. The x axis of all is
+    the optimizer step. Only rank 0 writes.
+
+    Args:
+        model: the model whose share of trainable parameters is written.
+        optimizer: the optimizer whose updates are counted.
+        tag: stands before the names, as the clipper's own ``tag`` does, to tell several optimizers apart.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        RuntimeError: if the TensorBoard writer is closed.
+
+    State saved: none.
+
+    Example:
+        >>> import tempfile
+        >>> from ignite.handlers import TensorboardLogger
+        >>> model = nn.Linear(2, 1)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> trainer = Engine(lambda engine, batch: optimizer.step())
+        >>> with tempfile.TemporaryDirectory() as folder, TensorboardLogger(folder) as tb_logger:
+        ...     _ = RunAnnotator(model, optimizer).attach(trainer, tb_logger)
+        ...     _ = trainer.run(range(3))
+    """
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer, *, tag: str | None = None) -> None:
+        check_instance("model", model, nn.Module, "a torch.nn.Module")
+        check_instance("optimizer", optimizer, Optimizer, "a torch Optimizer")
+        check_instance("tag", tag, (str, type(None)), "a string or None")
+        self._prefix = f"{tag}/" if tag else ""
+        self._model = model
+        self._optimizer = optimizer
+        self._attachment = Attachment()
+
+    def attach(
+        self, trainer: Engine, tb_logger: TensorboardLogger, event: Any = OptimizerEvents.STEP_COMPLETED
+    ) -> Self:
+        """Write what happens in the run of ``trainer``; the scalars at ``event``, where ``every=`` thins them out."""
+        check_instance("trainer", trainer, Engine, "an ignite Engine")
+        check_instance("tb_logger", tb_logger, TensorboardLogger, "an ignite TensorboardLogger")
+        check_open(tb_logger.writer)
+        with self._attachment.renew():
+            if idist.get_rank() > 0:
+                return self
+            self._marks: list[str] = []
+            self._trainable_share: float | None = None
+            self._norms = ScalarSink(tb_logger)
+            self._counts = {name: ScalarSink(tb_logger, only_changes=True) for name in (_SHARE, _SKIPPED)}
+            for name in _NORMS:
+                add_chart(tb_logger.writer, f"{self._prefix}gradients", name, [f"^{re.escape(self._prefix)}{name}$"])
+            self._attachment.add_undo(on_notice(trainer, lambda engine, notice: self._mark(tb_logger.writer, notice)))
+            self._attachment.add_handler(trainer, Events.EPOCH_STARTED, self._forget_share)
+            self._attachment.add_step_handler(trainer, self._optimizer, event, self._write_scalars)
+            for ending in (Events.COMPLETED, Events.TERMINATE):
+                self._attachment.add_handler(trainer, ending, self._write_held)
+        return self
+
+    def detach(self) -> None:
+        """Write no more."""
+        self._attachment.clear()
+
+    def _mark(self, writer: Any, notice: Notice) -> None:
+        self._trainable_share = None
+        kind, text = notice.kind.replace("_", " "), notice.text.replace("|", "/").replace("\n", " ")
+        self._marks.append(f"| {notice.optimizer_step} | {notice.epoch} | {kind} | {text} |")
+        rows = "\n".join(reversed(self._marks[-_MARKS_KEPT:]))
+        write_text(
+            writer,
+            f"{self._prefix}marks",
+            f"| step | epoch | what | |\n|---:|---:|---|---|\n{rows}",
+            notice.optimizer_step,
+        )
+
+    def _write_scalars(self, engine: Engine) -> None:
+        metrics: dict[str, Any] = engine.state.metrics
+        if self._trainable_share is None:
+            self._trainable_share = _trainable_share(self._model)
+        norms = {name: metrics[self._prefix + name] for name in _NORMS if self._prefix + name in metrics}
+        self._write(engine, self._norms, norms)
+        self._write(engine, self._counts[_SHARE], {_SHARE: self._trainable_share})
+        self._write(engine, self._counts[_SKIPPED], {name: metrics[name] for name in (_SKIPPED,) if name in metrics})
+
+    def _write(self, engine: Engine, sink: ScalarSink, values: dict[str, Any]) -> None:
+        if values:
+            step: int = engine.state.optimizer_step  # type: ignore[attr-defined]  # counted by OptimizerEvents
+            tagged = {self._prefix + name: float(value) for name, value in values.items()}
+            sink.write(engine, OptimizerEvents.STEP_COMPLETED, step, tagged)
+
+    def _forget_share(self, engine: Engine) -> None:
+        self._trainable_share = None
+
+    def _write_held(self, engine: Engine) -> None:
+        for sink in self._counts.values():
+            sink.flush()
+
+
+def _trainable_share(model: nn.Module) -> float:
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return sum(size for size, is_trainable in sizes if is_trainable) / max(sum(size for size, _ in sizes), 1)

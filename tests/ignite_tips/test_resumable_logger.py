@@ -1,0 +1,237 @@
+"""Runs that end, crash and go on in the same folder, as TensorBoard's own reader sees them."""
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers import TensorboardLogger, global_step_from_engine
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+from ignite_tips import LearningRateLogger, ResumableTensorboardLogger, RunAnnotator
+from ignite_tips.notices import announce
+from tests.support import run_distributed
+
+EPOCH_LENGTH = 4
+
+
+def _train(folder: Path, state: dict[str, Any] | None = None, *, epochs: int = 5, checkpoint: int = 0) -> Any:
+    """Train and log on three x axes; return the trainer's state after the iteration ``checkpoint``."""
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD([{"params": model.parameters(), "name": "all"}], lr=0.1)
+    saved: list[Any] = []
+
+    def update(engine: Engine, batch: Any) -> float:
+        model(torch.ones(4, 2)).sum().backward()
+        if engine.state.iteration % 2 == 0:
+            optimizer.step()
+        optimizer.param_groups[0]["lr"] = 1 / (1 + engine.state.iteration)
+        return float(engine.state.iteration)
+
+    trainer = Engine(update)
+    evaluator = Engine(lambda engine, batch: trainer.state.iteration)
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED(event_filter=lambda engine, count: count == checkpoint),
+        lambda engine: saved.append(engine.state_dict()),
+    )
+    # The checkpoint is written before the log handlers of the same event are called.
+    with ResumableTensorboardLogger(folder, trainer) as tb_logger:
+        LearningRateLogger(optimizer).attach(trainer, tb_logger)
+        RunAnnotator(model, optimizer).attach(trainer, tb_logger)
+        tb_logger.attach(trainer, LearningRateLogger(optimizer, tag="epoch"), Events.EPOCH_STARTED)
+        tb_logger.attach_output_handler(
+            trainer, Events.ITERATION_COMPLETED, tag="train", output_transform=lambda loss: {"loss": loss}
+        )
+        tb_logger.attach_output_handler(
+            evaluator,
+            Events.EPOCH_COMPLETED,
+            tag="validation",
+            output_transform=lambda iteration: {"iteration": iteration},
+            global_step_transform=global_step_from_engine(trainer),
+        )
+
+        @trainer.on(Events.EPOCH_COMPLETED)
+        def evaluate(engine: Engine) -> None:
+            evaluator.run([0])
+            if state is None:
+                announce(engine, "plateau", f"in the first attempt, epoch {engine.state.epoch}")
+
+        if state is not None:
+            trainer.load_state_dict(state)
+            optimizer.param_groups[0]["lr"] = 1 / (1 + trainer.state.iteration)
+        trainer.run(range(EPOCH_LENGTH), max_epochs=epochs)
+    return saved[0] if saved else None
+
+
+def _series(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    reader = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    return {tag: [(point.step, point.value) for point in reader.Scalars(tag)] for tag in reader.Tags()["scalars"]}
+
+
+def _without_share(series: dict[str, Any]) -> dict[str, Any]:
+    # It is drawn with points at the ends of what one process wrote.
+    return {tag: points for tag, points in series.items() if tag != "trainable_share"}
+
+
+@pytest.mark.parametrize("checkpoint", [1, 4, 6, 8, 11])
+def test_a_resumed_run_reads_as_one_that_never_stopped(tmp_path: Path, checkpoint: int) -> None:
+    """On all x axes, whether it is resumed at the end of an epoch or within one, after running well past it."""
+    state = _train(tmp_path / "resumed", checkpoint=checkpoint)
+    _train(tmp_path / "resumed", state)
+    _train(tmp_path / "whole")
+    assert _without_share(_series(tmp_path / "resumed")) == _without_share(_series(tmp_path / "whole"))
+    marks = EventAccumulator(str(tmp_path / "resumed")).Reload().Tensors("marks/text_summary") if checkpoint > 4 else []
+    assert [mark.step * 2 for mark in marks] == [step for step in (4, 8, 12, 16, 20) if step <= checkpoint][
+        : len(marks)
+    ]
+
+
+def test_it_may_be_resumed_again_and_again(tmp_path: Path) -> None:
+    """From an earlier checkpoint than the last time too."""
+    early = _train(tmp_path / "resumed", checkpoint=5)
+    late = _train(tmp_path / "resumed", early, checkpoint=14)
+    _train(tmp_path / "resumed", late, epochs=6)
+    _train(tmp_path / "resumed", early)
+    _train(tmp_path / "whole")
+    assert _without_share(_series(tmp_path / "resumed")) == _without_share(_series(tmp_path / "whole"))
+
+
+def test_what_is_taken_out_stays_beside(tmp_path: Path) -> None:
+    """The file as it was is there under a name that TensorBoard does not read."""
+    state = _train(tmp_path, checkpoint=4)
+    (before,) = tmp_path.iterdir()
+    content = before.read_bytes()
+    _train(tmp_path, state)
+    (superseded,) = tmp_path.glob("events.out.superseded-after-4*")
+    assert superseded.read_bytes() == content
+    assert len(list(tmp_path.glob("*tfevents*"))) == 2
+
+
+def test_a_new_run_wants_a_folder_of_its_own(tmp_path: Path) -> None:
+    """It is refused when it starts, and leaves the folder as it was."""
+    _train(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    expected = f"log_dir must be a new folder for a new run, got {str(tmp_path)!r}, which holds events.out"
+    with pytest.raises(RuntimeError, match=re.escape(expected)):
+        _train(tmp_path)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_it_runs_on_in_the_same_process(tmp_path: Path) -> None:
+    """A second call of run() adds to the files and takes nothing out."""
+    trainer = Engine(lambda engine, batch: float(batch))
+    with ResumableTensorboardLogger(tmp_path, trainer) as tb_logger:
+        tb_logger.attach_output_handler(
+            trainer, Events.ITERATION_COMPLETED, "train", output_transform=lambda x: {"x": x}
+        )
+        trainer.run(range(3), max_epochs=1)
+        trainer.run(range(3), max_epochs=2)
+    assert [step for step, _ in _series(tmp_path)["train/x"]] == [1, 2, 3, 4, 5, 6]
+
+
+def test_it_keeps_no_trainer_alive_and_outlives_it(tmp_path: Path) -> None:
+    """Nothing is raised, and what is written arrives, when the trainer is gone."""
+    with ResumableTensorboardLogger(tmp_path, Engine(lambda engine, batch: None)) as tb_logger:
+        tb_logger.writer.add_scalar("late", 1.0, 1)
+    assert _series(tmp_path)["late"] == [(1, 1.0)]
+
+
+@pytest.mark.parametrize("below", ["", "below"])
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, below: str) -> None:
+    """With the operating system's reason."""
+    path = tmp_path / "file"
+    path.write_text("no folder")
+    expected = f"log_dir must be a folder that can be written to, got {str(path / below)!r}: "
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        ResumableTensorboardLogger(path / below, Engine(lambda engine, batch: None))
+
+
+def test_the_trainer_must_be_an_engine(tmp_path: Path) -> None:
+    """The error says what came."""
+    unknown: Any = None
+    with pytest.raises(TypeError, match="trainer must be an ignite Engine, got None"):
+        ResumableTensorboardLogger(tmp_path, unknown)
+
+
+def _train_on_rank(rank: int, world_size: int, folder: Path) -> None:
+    _train(folder)
+
+
+@pytest.mark.distributed
+def test_only_rank_zero_makes_files(tmp_path: Path) -> None:
+    """Every rank attaches the same handlers to the same folder."""
+    run_distributed(_train_on_rank, 2, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
+    assert len(_series(tmp_path)["train/loss"]) == 20
+
+
+KILLED = """
+import os, signal, sys, torch
+from pathlib import Path
+from ignite.engine import Engine, Events
+from ignite_tips import LearningRateLogger, ResumableTensorboardLogger
+
+folder, checkpoint = Path(sys.argv[1]), Path(sys.argv[2])
+weight = torch.nn.Parameter(torch.ones(1))
+optimizer = torch.optim.SGD([{"params": weight, "name": "all"}], lr=1.0)
+scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+
+def update(engine, batch):
+    weight.grad = torch.ones(1)
+    optimizer.step()
+    scheduler.step()
+
+trainer = Engine(update)
+kill_at = None if checkpoint.exists() else 37
+
+@trainer.on(Events.ITERATION_COMPLETED)
+def end(engine):
+    if engine.state.iteration == 20:
+        parts = {"trainer": trainer, "scheduler": scheduler, "optimizer": optimizer}
+        torch.save({name: dict(part.state_dict()) for name, part in parts.items()}, checkpoint)
+    if engine.state.iteration == 30 and kill_at:
+        tb_logger.writer.flush()
+    if engine.state.iteration == kill_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+tb_logger = ResumableTensorboardLogger(folder, trainer)
+LearningRateLogger(optimizer).attach(trainer, tb_logger)
+if checkpoint.exists():
+    saved = torch.load(checkpoint, weights_only=True)
+    for name, part in {"trainer": trainer, "scheduler": scheduler, "optimizer": optimizer}.items():
+        part.load_state_dict(saved[name])
+trainer.run(range(10), max_epochs=5)
+tb_logger.close()
+"""
+
+
+def test_a_killed_run_reads_back_to_the_last_flush_and_is_resumed_without_doubles(tmp_path: Path) -> None:
+    """After SIGKILL every update up to the flush is there; after the resume every update of the run, once."""
+    command = [sys.executable, "-W", "ignore", "-c", KILLED, str(tmp_path / "log"), str(tmp_path / "checkpoint")]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    expected = [(step, pytest.approx(0.9 ** (step - 1), rel=1e-6)) for step in range(1, 51)]
+    flushed = _series(tmp_path / "log")["lr/all"]
+    assert len(flushed) >= 30
+    assert flushed == expected[: len(flushed)]
+    # A process may be killed while it writes a record.
+    (path,) = (tmp_path / "log").iterdir()
+    path.write_bytes(path.read_bytes()[:-3])
+    assert subprocess.run(command, check=False).returncode == 0
+    assert _series(tmp_path / "log")["lr/all"] == expected
+
+
+def test_files_of_an_ordinary_logger_are_left_as_they_are(tmp_path: Path) -> None:
+    """They do not say where the trainer stood."""
+    with TensorboardLogger(log_dir=tmp_path) as tb_logger:
+        tb_logger.writer.add_scalar("loss", 1.0, 9)
+    trainer = Engine(lambda engine, batch: None)
+    trainer.load_state_dict({"iteration": 4, "epoch_length": 4, "max_epochs": 1})
+    with ResumableTensorboardLogger(tmp_path, trainer):
+        trainer.run(range(4), max_epochs=2)
+    assert _series(tmp_path)["loss"] == [(9, 1.0)]
