@@ -112,7 +112,9 @@ class GradualUnfreezer:
         self._attachment.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the schedule, and the epoch of the trainer."""
+        """Return the schedule, and the epoch of the trainer; what was loaded, until the trainer starts from it."""
+        if self._loaded is not None:
+            return dict(self._loaded)
         engine = self._engine() if self._engine is not None else None
         return {
             "epoch": 0 if engine is None else engine.state.epoch,
