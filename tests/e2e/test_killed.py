@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # the first update of each process would import it
+import torch.utils.tensorboard
 from ignite.engine import Engine, Events, create_supervised_evaluator, create_supervised_trainer
 from ignite.handlers import Checkpoint, TensorboardLogger
 from ignite.metrics import Loss
