@@ -10,9 +10,12 @@ from ignite_tips.events import (
     for_optimizer,
 )
 from ignite_tips.gradients import clip_gradient_norm, gradient_norm
+from ignite_tips.handlers.adaptive_clipping import AdaptiveGradientClipper
 from ignite_tips.handlers.annotating import RunAnnotator
-from ignite_tips.handlers.clipping import GradientNormClipper
+from ignite_tips.handlers.clipping import GradientNormClipper, GradientValueClipper
 from ignite_tips.handlers.freezing import ParameterFreezer
+from ignite_tips.handlers.gradual_unfreezing import GradualUnfreezer
+from ignite_tips.handlers.history_clipping import AutoClipper, ZClipper
 from ignite_tips.handlers.lr_logging import LearningRateLogger
 from ignite_tips.handlers.plateau import PlateauStepper
 from ignite_tips.handlers.scheduling import SchedulerStepper
@@ -21,6 +24,7 @@ from ignite_tips.param_groups import layerwise_lr_groups, param_group_table, par
 from ignite_tips.parameters import freeze_parameters, select_parameters, unfreeze_parameters
 from ignite_tips.resumable_logger import ResumableTensorboardLogger
 from ignite_tips.rewrapping import rewrap_model
+from ignite_tips.run_plot import plot_runs
 from ignite_tips.schedule_plot import plot_schedule
 from ignite_tips.schedules import linear_warmup, warmup_stable_decay, with_warmup
 from ignite_tips.simulation import simulate_schedule
@@ -28,7 +32,11 @@ from ignite_tips.summary import summarize_model
 from ignite_tips.summary_table import LayerSummary, ModelSummary
 
 __all__ = [
+    "AdaptiveGradientClipper",
+    "AutoClipper",
     "GradientNormClipper",
+    "GradientValueClipper",
+    "GradualUnfreezer",
     "LayerSummary",
     "LearningRateLogger",
     "ModelSummarizer",
@@ -39,6 +47,7 @@ __all__ = [
     "ResumableTensorboardLogger",
     "RunAnnotator",
     "SchedulerStepper",
+    "ZClipper",
     "__version__",
     "attach_optimizer_events",
     "clip_gradient_norm",
@@ -51,6 +60,7 @@ __all__ = [
     "linear_warmup",
     "param_group_table",
     "param_groups",
+    "plot_runs",
     "plot_schedule",
     "process_group",
     "rewrap_model",

@@ -87,7 +87,7 @@ class ModelSummary:
             width: the longest line, in characters; None takes the terminal's.
         """
         width = check_integer(
-            "width", shutil.get_terminal_size(_NO_TERMINAL).columns if width is None else width, ge=40
+            "width", shutil.get_terminal_size(_NO_TERMINAL).columns if width is None else width, ge=60
         )
         rows = self._rows(depth, lambda layer: "  " * layer.depth + (layer.name.rpartition(".")[2] or "(model)"))
         widths = _fit([max(map(len, column)) for column in zip(*rows, strict=True)], [*map(len, rows[0])], width)
