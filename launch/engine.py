@@ -64,6 +64,7 @@ class Engine(LocalElasticAgent):
         self._workers_store: TCPStore | None = None
         self._interruption = interruption
         self._hosts_store = hosts_store
+        self._killing = False
         self._lost: NodeLostError | None = None
         self._leaving = threading.Timer(0, lambda: None)
         interruption.kill_workers = self._kill_workers
@@ -74,6 +75,7 @@ class Engine(LocalElasticAgent):
         return first_failure(result, self._deaths.order())
 
     def _kill_workers(self) -> None:
+        self._killing = True
         if isinstance(self._pcontext, SubprocessContext):
             for handler in self._pcontext.subprocess_handlers.values():
                 if handler.proc.poll() is None:
@@ -144,6 +146,7 @@ class Engine(LocalElasticAgent):
         self._interruption.may_raise = False
         self._interruption.check()
         self._guard.sweep()  # what failed workers left would hold their memory and their ports
+        self._killing = False
         pids: dict[int, Any] = super()._start_workers(worker_group)
         self._guard.watch(pids.values())
         self._deaths.watch(pids)
@@ -157,7 +160,7 @@ class Engine(LocalElasticAgent):
         self._interruption.check()
         self._check_nodes()
         result: RunResult = super()._monitor_workers(worker_group)
-        if result.is_failed() and self._remaining_restarts > 0:
+        if result.is_failed() and self._remaining_restarts > 0 and not self._killing:
             total = worker_group.spec.max_restarts
             failure = self.first_failure(result)
             say(f"{failure}; starting again, {total - self._remaining_restarts + 1} of {total}")
