@@ -14,6 +14,7 @@ from ignite_tips.attachment import Attachment
 from ignite_tips.event_writing import add_chart, check_open, write_text
 from ignite_tips.events import OptimizerEvents
 from ignite_tips.notices import Notice, on_notice
+from ignite_tips.parameters import trainable_share
 from ignite_tips.scalar_sinks import ScalarSink
 
 __all__ = ["RunAnnotator"]
@@ -104,7 +105,7 @@ class RunAnnotator:
     def _write_scalars(self, engine: Engine) -> None:
         metrics: dict[str, Any] = engine.state.metrics
         if self._trainable_share is None:
-            self._trainable_share = _trainable_share(self._model)
+            self._trainable_share = trainable_share(self._model)
         norms = {name: metrics[self._prefix + name] for name in _NORMS if self._prefix + name in metrics}
         self._write(engine, self._norms, norms)
         self._write(engine, self._counts[_SHARE], {_SHARE: self._trainable_share})
@@ -122,8 +123,3 @@ class RunAnnotator:
     def _write_held(self, engine: Engine) -> None:
         for sink in self._counts.values():
             sink.flush()
-
-
-def _trainable_share(model: nn.Module) -> float:
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
-    return sum(size for size, is_trainable in sizes if is_trainable) / max(sum(size for size, _ in sizes), 1)
