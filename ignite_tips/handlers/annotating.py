@@ -92,15 +92,10 @@ class RunAnnotator:
 
     def _mark(self, writer: Any, notice: Notice) -> None:
         self._trainable_share = None
-        kind, text = notice.kind.replace("_", " "), notice.text.replace("|", "/").replace("\n", " ")
-        self._marks.append(f"| {notice.optimizer_step} | {notice.epoch} | {kind} | {text} |")
-        rows = "\n".join(reversed(self._marks[-_MARKS_KEPT:]))
-        write_text(
-            writer,
-            f"{self._prefix}marks",
-            f"| step | epoch | what | |\n|---:|---:|---|---|\n{rows}",
-            notice.optimizer_step,
-        )
+        kind, text = notice.kind.replace("_", " "), re.sub(r"([\\`*_\[\]])", r"\\\1", " ".join(notice.text.split()))
+        self._marks.append(f"- **step {notice.optimizer_step}**, epoch {notice.epoch}, {kind}: {text}")
+        latest_first = "\n".join(reversed(self._marks[-_MARKS_KEPT:]))
+        write_text(writer, f"{self._prefix}marks", latest_first, notice.optimizer_step)
 
     def _write_scalars(self, engine: Engine) -> None:
         metrics: dict[str, Any] = engine.state.metrics
