@@ -39,9 +39,14 @@ def find_chromium() -> tuple[str, str] | None:
 @contextmanager
 def tensorboard(folder: Path) -> Iterator[str]:
     """Serve ``folder`` on a free port; the value is the server's address."""
-    command = [sys.executable, "-W", "ignore", "-m", "tensorboard.main", "--logdir", str(folder)]
+    # The page shows the folder as it is given here.
+    arguments = ["--logdir", folder.name, "--host", "127.0.0.1", "--port", "0"]
     server = subprocess.Popen(
-        [*command, "--host", "127.0.0.1", "--port", "0"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-W", "ignore", "-m", "tensorboard.main", *arguments],
+        cwd=folder.parent,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         yield _read_address(server, r"(http://127\.0\.0\.1:\d+)/", server.stderr)

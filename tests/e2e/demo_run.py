@@ -3,7 +3,6 @@
 python -m tests.e2e.demo_run FOLDER
 """
 
-import sys
 from pathlib import Path
 
 import torch
@@ -27,7 +26,11 @@ from ignite_tips import (
     with_warmup,
 )
 
-GROUPS = {"stem.*": {"lr": 0.05}, "body.*": {"lr": 0.1}, "head.*": {"lr": 0.2}}
+GROUPS = {
+    "stem.*": {"lr": 0.05, "name": "stem"},
+    "body.*": {"lr": 0.1, "name": "body"},
+    "head.*": {"lr": 0.2, "name": "head"},
+}
 
 
 def build_network() -> nn.Module:
@@ -75,7 +78,3 @@ def train(folder: Path, *, epochs: int = 8, seed: int = 0) -> None:
         plateau = ReduceLROnPlateau(optimizer, factor=0.5, patience=0, threshold=0.2)
         PlateauStepper(plateau, metric="loss").attach(trainer, evaluator)
         trainer.run(training, max_epochs=epochs)
-
-
-if __name__ == "__main__":
-    train(Path(sys.argv[1]), seed=int(sys.argv[2]) if len(sys.argv) > 2 else 0)
