@@ -9,7 +9,6 @@ start and unfrozen at an epoch; each part has its own learning rate. `--resume` 
 """
 
 import argparse
-from contextlib import ExitStack
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events, create_supervised_evaluator, create_supervised_trainer
-from ignite.handlers import Checkpoint, DiskSaver, ProgressBar, TensorboardLogger
+from ignite.handlers import Checkpoint, DiskSaver, ProgressBar
 from ignite.metrics import Accuracy, Loss
 from sklearn.datasets import load_digits
 from torch import nn
@@ -30,6 +29,8 @@ from ignite_tips import (
     ModelSummarizer,
     ParameterFreezer,
     PlateauStepper,
+    ResumableTensorboardLogger,
+    RunAnnotator,
     SchedulerStepper,
     param_groups,
     process_group,
@@ -120,7 +121,6 @@ def train(arguments: argparse.Namespace) -> None:
     decay = SchedulerStepper(ExponentialLR(optimizer, gamma=0.93))
     plateau = PlateauStepper(ReduceLROnPlateau(optimizer, factor=0.5, patience=1), metric="loss")
 
-    summarizer.attach(trainer)
     clipper.attach(trainer)
     freezer.attach(trainer, freeze=Events.STARTED, unfreeze=Events.EPOCH_STARTED(once=arguments.unfreeze_epoch))
     decay.attach(trainer)
@@ -141,11 +141,13 @@ def train(arguments: argparse.Namespace) -> None:
         Checkpoint.load_objects(to_save, torch.load(newest, map_location=device, weights_only=True))
     checkpoint = Checkpoint(to_save, DiskSaver(str(run), require_empty=False), n_saved=2)
 
-    with ExitStack() as stack:
+    with ResumableTensorboardLogger(run, trainer) as tb_logger:
+        LearningRateLogger(optimizer).attach(trainer, tb_logger)
+        RunAnnotator(model, optimizer).attach(trainer, tb_logger)
+        summarizer.attach(trainer, tb_logger)
+        log_metrics(trainer, evaluator, tb_logger, arguments.accumulation)
         if idist.get_rank() == 0:
-            tb_logger = stack.enter_context(TensorboardLogger(log_dir=str(run)))
-            LearningRateLogger(optimizer).attach(trainer, tb_logger)
-            log_training(trainer, evaluator, optimizer, tb_logger)
+            show_progress(trainer, evaluator, optimizer)
         # Last at the end of an epoch, so that it saves what schedulers and validation made of the epoch.
         trainer.add_event_handler(Events.EPOCH_COMPLETED, checkpoint)
         trainer.run(train_loader, max_epochs=arguments.epochs)
@@ -156,30 +158,30 @@ def train(arguments: argparse.Namespace) -> None:
         print(f"logs and checkpoints are in {run}; look at all runs with\n    tensorboard --logdir {arguments.runs}")
 
 
-def log_training(
-    trainer: Engine, evaluator: Engine, optimizer: torch.optim.Optimizer, tb_logger: TensorboardLogger
-) -> None:
-    """Show progress in the terminal, and the losses and the accuracy in TensorBoard."""
-    ProgressBar(disable=None).attach(trainer, ["grad_norm"], output_transform=lambda loss: {"loss": loss})
+def log_metrics(trainer: Engine, evaluator: Engine, tb_logger: ResumableTensorboardLogger, accumulation: int) -> None:
+    """Write the losses and the accuracy to TensorBoard, over the number of updates as everything else."""
+    steps = {"global_step_transform": lambda *_: trainer.state.optimizer_step}
+    updated = Events.ITERATION_COMPLETED(every=accumulation)  # the loss is known once the iteration is completed
     tb_logger.attach_output_handler(
-        trainer, Events.ITERATION_COMPLETED, tag="training", output_transform=lambda loss: {"loss": loss}
+        trainer, updated, tag="training", output_transform=lambda loss: {"loss": loss}, **steps
     )
     tb_logger.attach_output_handler(
-        evaluator,
-        Events.EPOCH_COMPLETED,
-        tag="validation",
-        metric_names=["accuracy", "loss"],
-        global_step_transform=lambda *_: trainer.state.iteration,
+        evaluator, Events.EPOCH_COMPLETED, tag="validation", metric_names=["accuracy", "loss"], **steps
     )
+
+
+def show_progress(trainer: Engine, evaluator: Engine, optimizer: torch.optim.Optimizer) -> None:
+    """Show a bar for each epoch in a terminal, and a line after it."""
+    bar = ProgressBar(disable=None)  # tqdm draws none where the output is no terminal
+    bar.attach(trainer, ["grad_norm"], output_transform=lambda loss: {"loss": loss})
 
     @evaluator.on(Events.EPOCH_COMPLETED)
     def print_epoch() -> None:
         state, metrics = trainer.state, evaluator.state.metrics
         rates = "  ".join(f"{group['name']} {group['lr']:.4f}" for group in optimizer.param_groups)
-        print(
+        bar.log_message(
             f"epoch {state.epoch:2d}/{state.max_epochs}  validation loss {metrics['loss']:.4f}"
-            f"  accuracy {metrics['accuracy']:.4f}  next rates: {rates}",
-            flush=True,
+            f"  accuracy {metrics['accuracy']:.4f}  next rates: {rates}"
         )
 
 

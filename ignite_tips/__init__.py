@@ -10,9 +10,12 @@ from ignite_tips.events import (
     for_optimizer,
 )
 from ignite_tips.gradients import clip_gradient_norm, gradient_norm
+from ignite_tips.handlers.adaptive_clipping import AdaptiveGradientClipper
 from ignite_tips.handlers.annotating import RunAnnotator
-from ignite_tips.handlers.clipping import GradientNormClipper
+from ignite_tips.handlers.clipping import GradientNormClipper, GradientValueClipper
 from ignite_tips.handlers.freezing import ParameterFreezer
+from ignite_tips.handlers.gradual_unfreezing import GradualUnfreezer
+from ignite_tips.handlers.history_clipping import AutoClipper, ZClipper
 from ignite_tips.handlers.lr_logging import LearningRateLogger
 from ignite_tips.handlers.plateau import PlateauStepper
 from ignite_tips.handlers.scheduling import SchedulerStepper
@@ -29,7 +32,11 @@ from ignite_tips.summary import summarize_model
 from ignite_tips.summary_table import LayerSummary, ModelSummary
 
 __all__ = [
+    "AdaptiveGradientClipper",
+    "AutoClipper",
     "GradientNormClipper",
+    "GradientValueClipper",
+    "GradualUnfreezer",
     "LayerSummary",
     "LearningRateLogger",
     "ModelSummarizer",
@@ -40,6 +47,7 @@ __all__ = [
     "ResumableTensorboardLogger",
     "RunAnnotator",
     "SchedulerStepper",
+    "ZClipper",
     "__version__",
     "attach_optimizer_events",
     "clip_gradient_norm",

@@ -1,7 +1,8 @@
 """What all clippers share: when they act, what a non-finite gradient does, what ranks agree on, what is told."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from math import inf, isfinite
 from types import NoneType
 from typing import Any, NoReturn, Self
@@ -12,10 +13,11 @@ from ignite.engine import Engine, Events
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ignite_tips._checks import check_choice, check_instance, check_number
+from ignite_tips._checks import check_choice, check_instance, check_integer, check_keys, check_number
 from ignite_tips.attachment import Attachment
 from ignite_tips.events import OptimizerEvents, acts_last, current_step
 from ignite_tips.gradients import clip_coefficient, nonfinite_kinds, scale_gradients, tensor_norms, total_norm
+from ignite_tips.late_norms import LateNorms, can_be_dropped_by_device
 from ignite_tips.notices import announce
 from ignite_tips.optimizer_gradients import OptimizerGradients, parameter_names
 from ignite_tips.optimizer_step import OptimizerStep
@@ -23,6 +25,7 @@ from ignite_tips.optimizer_step import OptimizerStep
 __all__ = ["GradientClipper"]
 
 _NAMED = 5  # parameters that a message names
+_MUST_BE_FINITE = "gradients must be finite, got {} in {}; parameters and optimizer state are as before it"
 
 
 class GradientClipper(ABC):
@@ -30,6 +33,8 @@ class GradientClipper(ABC):
 
     A subclass says in ``_shrink`` what becomes of gradients whose norms are known, finite unless they may propagate.
     """
+
+    _reads_norms = False  # whether a subclass needs the norm on the host to find the bound
 
     def __init__(
         self,
@@ -57,6 +62,9 @@ class GradientClipper(ABC):
         self._norm_name, self._coefficient_name = f"{prefix}grad_norm", f"{prefix}grad_clip_coef"
         self._gradients = OptimizerGradients(optimizer, per_group=per_group)
         self._has_peers = False
+        self._late: LateNorms | None = None
+        self._skipped = 0
+        self._skipped_told = 0
         self._attachment = Attachment()
 
     def attach(self, engine: Engine) -> Self:
@@ -67,13 +75,31 @@ class GradientClipper(ABC):
         """
         with self._attachment.renew():
             self._attachment.add_step_handler(engine, self._optimizer, OptimizerEvents.STEP_STARTED, self._clip)
-            self._attachment.add_handler(engine, Events.STARTED, self._look_for_peers)
-            self._look_for_peers(engine)
+            self._attachment.add_handler(engine, Events.STARTED, self._prepare)
+            self._attachment.add_handler(engine, Events.EPOCH_COMPLETED, self._raise_late)
+            self._attachment.add_handler(engine, Events.COMPLETED, self._raise_late)
+            self._look_for_peers()
         return self
 
     def detach(self) -> None:
         """Clip no more; without an attachment, do nothing."""
         self._attachment.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return ``"skipped_updates"``, the number of dropped updates."""
+        return {"skipped_updates": self._skipped}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take up the state of another run.
+
+        Raises:
+            TypeError, ValueError: if the state is not that of such a clipper; nothing is changed then.
+        """
+        state = check_keys(f"{type(self).__name__} state", state_dict, ("skipped_updates",))
+        self._load_skipped(state["skipped_updates"])
+
+    def _load_skipped(self, skipped: object) -> None:
+        self._skipped, self._skipped_told = check_integer("skipped_updates", skipped, ge=0), 0
 
     @abstractmethod
     def _shrink(self, engine: Engine, gradients: list[list[Tensor]], norms: list[Tensor]) -> Tensor | float:
@@ -89,6 +115,8 @@ class GradientClipper(ABC):
         return None
 
     def _clip(self, engine: Engine) -> None:
+        if self._late is not None:
+            self._raise_late(engine)
         gradients = self._gradients.collect()
         try:
             each = self._measure(gradients)
@@ -104,7 +132,8 @@ class GradientClipper(ABC):
             return
         norms = self._agree([total_norm(listed, self._norm_type) for listed in each])
         norm = norms[0] if len(norms) == 1 else total_norm(norms, self._norm_type)
-        if self._on_nonfinite != "propagate" and not isfinite(norm.item()):
+        decide = self._on_nonfinite != "propagate" and not self._left_to_device(engine, norm, each)
+        if decide and not isfinite(norm.item()):
             self._refuse(engine, current_step(engine))
         factor = self._shrink(engine, gradients, norms)
         metrics[self._norm_name] = norm.item() if self._gradients.on_host else norm
@@ -129,7 +158,18 @@ class GradientClipper(ABC):
             self._gradients.uniform and current_step(engine).can_fold and acts_last(engine, self._optimizer, self._clip)
         )
 
-    def _look_for_peers(self, engine: Engine) -> None:
+    def _prepare(self, engine: Engine) -> None:
+        self._late = None
+        self._look_for_peers()
+        self._tell_skipped(engine)
+
+    def _tell_skipped(self, engine: Engine) -> None:
+        # Clippers of several optimizers add up; what a loaded state counts is told once.
+        metrics = engine.state.metrics
+        metrics["skipped_updates"] = metrics.get("skipped_updates", 0) + self._skipped - self._skipped_told
+        self._skipped_told = self._skipped
+
+    def _look_for_peers(self) -> None:
         self._has_peers = dist.is_initialized() and dist.get_world_size(self._process_group) > 1
 
     def _agree(self, norms: list[Tensor]) -> list[Tensor]:
@@ -144,16 +184,42 @@ class GradientClipper(ABC):
         dist.all_reduce(largest, dist.ReduceOp.MAX, self._process_group)
         return list(largest)
 
+    def _left_to_device(self, engine: Engine, norm: Tensor, each: list[Sequence[Tensor]]) -> bool:
+        """Let the kernel leave out an update whose norm is not finite, if it can; the host learns it later.
+
+        Whether an update was skipped has to be known at its end, so "skip" waits for the device.
+        """
+        step = current_step(engine)
+        if self._gradients.on_host or self._reads_norms or self._on_nonfinite == "skip":
+            return False
+        if not step.can_fold or not can_be_dropped_by_device(self._optimizer):
+            return False
+        step.fold(found_inf=norm.isfinite().logical_not().float())
+        names = parameter_names(self._optimizer, self._model)
+        with_gradient = [names[p] for listed in self._gradients.parameters for p in listed if p.grad is not None]
+        self._late = LateNorms(self._describe(engine, step), norm, list(chain.from_iterable(each)), with_gradient)
+        return True
+
+    def _raise_late(self, engine: Engine) -> None:
+        late, self._late = self._late, None
+        found = None if late is None else late.describe_nonfinite()
+        if late is not None and found is not None:
+            raise RuntimeError(_MUST_BE_FINITE.format(f"NaN or inf in {found}", late.update))
+
+    def _describe(self, engine: Engine, step: OptimizerStep) -> str:
+        return (
+            f"update {step.number} of {type(step.optimizer).__name__} "
+            f"(iteration {engine.state.iteration}, epoch {engine.state.epoch})"
+        )
+
     def _refuse(self, engine: Engine, step: OptimizerStep) -> NoReturn:
         """Raise, or drop the update, because of the gradients as they are."""
-        where = f"update {step.number} of {type(step.optimizer).__name__}"
+        where = self._describe(engine, step)
         what = self._describe_nonfinite()
         if self._on_nonfinite == "raise":
-            raise RuntimeError(
-                f"gradients must be finite, got {what} in {where} (iteration {engine.state.iteration}, "
-                f"epoch {engine.state.epoch}); parameters and optimizer state are as before it"
-            )
-        engine.state.metrics["skipped_updates"] = engine.state.metrics.get("skipped_updates", 0) + 1
+            raise RuntimeError(_MUST_BE_FINITE.format(what, where))
+        self._skipped += 1
+        self._tell_skipped(engine)
         announce(engine, "skipped_update", f"{where} dropped: {what}")
         step.drop()
 

@@ -1,15 +1,17 @@
 """Norms and clipping of gradients: plain, sparse and distributed tensors, of any devices and dtypes."""
 
 from collections.abc import Iterable, Sequence
+from math import inf
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Partial
 
 from ignite_tips._checks import check_number, describe
 
 __all__ = [
     "EPSILON",
+    "clamp_gradients",
     "clip_coefficient",
     "clip_gradient_norm",
     "dense_values",
@@ -98,7 +100,7 @@ def total_norm(norms: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
 def tensor_norms(tensors: list[Tensor], norm_type: float = 2.0, *, uniform: bool = False) -> Sequence[Tensor]:
     """Return the norm of each dense tensor, over all ranks, in plain tensors on the first one's device.
 
-    ``uniform`` promises plain tensors of one device and of one dtype of more than 16 bits.
+    ``uniform`` promises plain tensors, none empty, of one device and of one dtype of more than 16 bits.
     """
     if uniform or _is_uniform(tensors):
         # Ordinary gradients need no graph, and entering no_grad() would cost a fifth of the norm of a few small ones.
@@ -113,10 +115,25 @@ def _mixed_norms(tensors: list[Tensor], norm_type: float) -> list[Tensor]:
         alike = [tensors[place] for place in places]
         # The squares of 16-bit gradients overflow (float16) or lose all but three digits (bfloat16).
         accumulate = torch.float32 if alike[0].dtype.itemsize == 2 else None
-        part = torch.stack(torch._foreach_norm(alike, norm_type, dtype=accumulate))
-        whole = part.full_tensor() if isinstance(part, DTensor) else part
+        if norm_type == inf:
+            whole = _largest_magnitudes(alike, accumulate)
+        else:
+            part = torch.stack(torch._foreach_norm(alike, norm_type, dtype=accumulate))
+            whole = part.full_tensor() if isinstance(part, DTensor) else part
         norms.update(zip(places, whole.to(tensors[0].device, non_blocking=True), strict=True))
     return [norms[place] for place in range(len(tensors))]
+
+
+def _largest_magnitudes(tensors: list[Tensor], dtype: torch.dtype | None) -> Tensor:
+    # torch refuses the infinity norm of a tensor without values, such as a rank's shard of a small parameter.
+    local = [tensor if tensor.numel() else tensor.new_zeros(1) for tensor in _local(tensors)]
+    largest = torch.stack(torch._foreach_norm(local, inf, dtype=dtype))
+    if not isinstance(tensors[0], DTensor):
+        return largest
+    mesh = tensors[0].device_mesh
+    largest = largest.nan_to_num(nan=inf, posinf=inf)  # what a reduction makes of NaN depends on the ranks' order
+    whole: Tensor = DTensor.from_local(largest, mesh, [Partial("max")] * mesh.ndim).full_tensor()
+    return whole
 
 
 def clip_coefficient(norm: Tensor, max_norm: float | Tensor) -> Tensor:
@@ -126,16 +143,22 @@ def clip_coefficient(norm: Tensor, max_norm: float | Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def clamp_gradients(tensors: list[Tensor], clip_value: float) -> None:
+    """Bring every value of dense tensors, in place, to within ±``clip_value``; NaN stays NaN."""
+    for places in _alike(tensors):
+        local = _local([tensors[place] for place in places])
+        torch._foreach_clamp_min_(local, -clip_value)
+        torch._foreach_clamp_max_(local, clip_value)
+
+
+@torch.no_grad()
 def scale_gradients(tensors: list[Tensor], coefficient: Tensor, *, uniform: bool = False) -> None:
     """Multiply dense tensors in place by ``coefficient``, a tensor of no dimension."""
     if uniform or _is_uniform(tensors):
         torch._foreach_mul_(tensors, coefficient)
         return
     for places in _alike(tensors):
-        local = [
-            tensor.to_local() if isinstance(tensor, DTensor) else tensor
-            for tensor in (tensors[place] for place in places)
-        ]
+        local = _local([tensors[place] for place in places])
         torch._foreach_mul_(local, coefficient.to(local[0].device, non_blocking=True))
 
 
@@ -174,6 +197,10 @@ def _as_list(tensors: Tensor | Iterable[Tensor]) -> list[Tensor]:
         if not isinstance(tensor, Tensor):
             raise TypeError(f"tensors must be a tensor or several, got {describe(tensor)}")
     return listed
+
+
+def _local(tensors: list[Tensor]) -> list[Tensor]:
+    return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
 
 
 def _is_uniform(tensors: list[Tensor]) -> bool:

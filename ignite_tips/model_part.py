@@ -12,7 +12,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from ignite_tips.parameters import FrozenParameters, as_patterns, freeze_parameters, select_parameters
 from ignite_tips.rewrapping import check_rewrappable, find_wrappers, rewrap_model
 
-__all__ = ["ModelPart", "tell_wrappers"]
+__all__ = ["ModelPart", "check_freezable", "tell_wrappers"]
 
 
 class ModelPart:

@@ -19,7 +19,7 @@ class OptimizerGradients:
 
     Attributes:
         parameters: one list of all parameters, or with ``per_group`` one list for each param group.
-        uniform: whether all are plain tensors of one device and one dtype of more than 16 bits, none of them sparse.
+        uniform: whether all are plain tensors of one device and one dtype of more than 16 bits, none sparse or empty.
         on_host: whether all are on the CPU, where to read a value waits for nothing.
 
     Raises:
@@ -108,4 +108,8 @@ def _are_on_host(parameters: list[Tensor]) -> bool:
 
 def _are_uniform(parameters: list[Tensor]) -> bool:
     kinds = {(parameter.device, parameter.dtype, isinstance(parameter, DTensor)) for parameter in parameters}
-    return len(kinds) == 1 and all(dtype.itemsize > 2 and not distributed for _, dtype, distributed in kinds)
+    return (
+        len(kinds) == 1
+        and all(parameter.numel() for parameter in parameters)
+        and all(dtype.itemsize > 2 and not distributed for _, dtype, distributed in kinds)
+    )

@@ -26,33 +26,22 @@ class OptimizerStep:
         optimizer: the optimizer whose ``step()`` is running.
         number: this update's number among the optimizer's own, from 1.
         happens: whether the update is made: no handler dropped it.
-        changed: whether ``restore`` has something to do.
+        undo: what ``restore`` calls, the last first.
         deferred: what is to be called just before the update.
-        grad_scale, found_inf: what GradScaler, or the user, set for the fused kernel; given back after the update.
+        grad_scale, found_inf: what GradScaler, or the user, set for the fused kernel.
     """
 
     # One is made in every update, between kernels that leave nothing of Python in the processor's caches, where a
     # call costs thrice what it does in a loop: so there are few calls, and what is seldom needed is made when it is.
-    __slots__ = (
-        "_withheld",
-        "changed",
-        "deferred",
-        "found_inf",
-        "grad_scale",
-        "happens",
-        "has_started",
-        "number",
-        "optimizer",
-    )
+    __slots__ = ("deferred", "found_inf", "grad_scale", "happens", "has_started", "number", "optimizer", "undo")
 
     def __init__(self, optimizer: Optimizer, number: int) -> None:
         self.optimizer = optimizer
         self.number = number
         self.has_started = False
         self.happens = True
-        self.changed = False
+        self.undo: tuple[Callable[[], None], ...] = ()
         self.deferred: tuple[Callable[[], None], ...] = ()
-        self._withheld: list[tuple[torch.Tensor, torch.Tensor]] | None = None
         self.grad_scale: torch.Tensor | None = getattr(optimizer, "grad_scale", None)
         self.found_inf: torch.Tensor | None = getattr(optimizer, "found_inf", None)
 
@@ -85,14 +74,24 @@ class OptimizerStep:
         the gradients are divided by both scales, and one ``found_inf`` is enough to skip. Until the update is made
         the gradients are as before; ``events.acts_last`` tells whether a handler is there to see that.
         """
-        self.changed = True
-        optimizer: Any = self.optimizer  # torch's fused kernels read the attributes
         if grad_scale is not None:
-            before = getattr(optimizer, "grad_scale", None)
-            optimizer.grad_scale = grad_scale if before is None else before * grad_scale
+            before = self._replace("grad_scale", grad_scale)
+            if before is not None:
+                self._replace("grad_scale", before * grad_scale)
         if found_inf is not None:
-            before = getattr(optimizer, "found_inf", None)
-            optimizer.found_inf = found_inf if before is None else torch.maximum(before.to(found_inf.device), found_inf)
+            before = self._replace("found_inf", found_inf)
+            if before is not None:
+                self._replace("found_inf", torch.maximum(before.to(found_inf.device), found_inf))
+
+    def _replace(self, name: str, value: torch.Tensor | None) -> torch.Tensor | None:
+        """Set what torch's fused kernels read of the optimizer; return what was there."""
+        attributes = self.optimizer.__dict__
+        before: torch.Tensor | None = attributes.get(name)
+        # GradScaler deletes the attributes that it has set, even to None: what was there has to be there again.
+        undo = setattr if name in attributes else delattr
+        self.undo += (functools.partial(undo, self.optimizer, name, *([before] if undo is setattr else [])),)
+        attributes[name] = value
+        return before
 
     def is_skipped_by_scaler(self) -> bool:
         """Whether GradScaler found an inf or NaN and the fused kernel will leave everything as it is."""
@@ -105,31 +104,25 @@ class OptimizerStep:
         scale = self.grad_scale
         if scale is None:
             return
-        self.changed = True
         by_device: dict[torch.device, list[torch.Tensor]] = {}
         for _, gradient in _gradients(self.optimizer):
             by_device.setdefault(gradient.device, []).append(gradient)
         for device, gradients in by_device.items():
             torch._foreach_div_(gradients, scale.to(device, non_blocking=True))
-        self.optimizer.grad_scale = None  # type: ignore[attr-defined]
+        self._replace("grad_scale", None)
 
     def withhold_gradients(self) -> None:
         """Let the update pass without effect."""
         # An optimizer skips a parameter whose gradient is None: no momentum, no weight decay, no state.
-        self.changed, self.happens = True, False
-        self._withheld = _gradients(self.optimizer)
-        for parameter, _ in self._withheld:
+        self.happens = False
+        for parameter, gradient in _gradients(self.optimizer):
+            self.undo += (functools.partial(setattr, parameter, "grad", gradient),)
             parameter.grad = None
 
     def restore(self) -> None:
         """Give back, after the update, what it withheld or replaced."""
-        for parameter, gradient in self._withheld or ():
-            parameter.grad = gradient
-        for name, before in (("grad_scale", self.grad_scale), ("found_inf", self.found_inf)):
-            if before is not None:
-                setattr(self.optimizer, name, before)
-            elif getattr(self.optimizer, name, None) is not None:
-                delattr(self.optimizer, name)
+        for give_back in reversed(self.undo):
+            give_back()
 
 
 class StepListener(Protocol):
@@ -217,7 +210,7 @@ class StepHooks:
         listener = self._listener()
         if step is None:
             return
-        if step.changed:
+        if step.undo:
             step.restore()
         if step.happens and listener is not None:
             listener.on_step_completed(step)

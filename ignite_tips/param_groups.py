@@ -35,9 +35,9 @@ def param_groups(
     Args:
         model: any module; the names are those of the module inside a wrapper.
         rules: shell glob over parameter names -> options of that group, such as ``{"lr": 1e-4}``; a group's name is
-            its glob, or the option ``"name"``.
+            the option ``"name"``, or its glob, ``backbone`` for ``backbone.*``.
         default: options of the group ``"default"``, which takes what no rule matches.
-        no_decay: what gets a ``weight_decay`` of 0, in sub-groups named like ``"backbone.* (no decay)"``: globs, and
+        no_decay: what gets a ``weight_decay`` of 0, in sub-groups named like ``"backbone (no decay)"``: globs, and
             the words ``"biases"`` and ``"norms"`` for parameters named ``bias`` and those of normalisation layers.
 
     Raises:
@@ -50,8 +50,8 @@ def param_groups(
         >>> groups = param_groups(net, {"0.*": {"lr": 0.01}}, default={}, no_decay=("biases", "norms"))
         >>> for group in groups:
         ...     print(group["name"], group["param_names"])
-        0.* ['0.weight']
-        0.* (no decay) ['0.bias']
+        0 ['0.weight']
+        0 (no decay) ['0.bias']
         default ['2.weight']
         default (no decay) ['1.weight', '1.bias', '2.bias']
     """
@@ -99,7 +99,7 @@ def layerwise_lr_groups(
         >>> net = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4), nn.Linear(4, 1))
         >>> groups = layerwise_lr_groups(net, ["0.*", "1.*"], lr=1.0, decay=0.5)
         >>> [(group["name"], group["lr"]) for group in groups]
-        [('0.*', 0.25), ('1.*', 0.5), ('rest', 1.0)]
+        [('0', 0.25), ('1', 0.5), ('rest', 1.0)]
 
     References:
         Bao et al. 2022, "BEiT", arXiv 2106.08254; He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners",
@@ -112,7 +112,11 @@ def layerwise_lr_groups(
     rules: dict[str, Mapping[str, Any]] = {}
     for index, layer in enumerate(layers):
         patterns = as_patterns(layer)
-        shared = {"name": " | ".join(patterns), "lr": lr * decay ** (len(layers) - index), **options}
+        shared = {
+            "name": " | ".join(map(_default_name, patterns)),
+            "lr": lr * decay ** (len(layers) - index),
+            **options,
+        }
         for pattern in patterns:
             if pattern in rules:
                 raise ValueError(f"layers must have different patterns, got {pattern!r} twice")
@@ -155,8 +159,8 @@ def param_group_table(model: nn.Module, optimizer: Optimizer | None = None) -> s
         >>> sgd = torch.optim.SGD(param_groups(net, {"0.*": {"lr": 0.01}}, default={}), lr=0.1)
         >>> print(param_group_table(net, sgd))
         name      shape  group    lr    frozen
-        0.weight  3 x 2  0.*      0.01  yes
-        0.bias    3      0.*      0.01  yes
+        0.weight  3 x 2  0        0.01  yes
+        0.bias    3      0        0.01  yes
         1.weight  1 x 3  default  0.1
         1.bias    1      default  0.1
     """
@@ -197,9 +201,14 @@ def _named_options(
     rules: Mapping[str, Mapping[str, Any]], default: Mapping[str, Any] | None
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for pattern, options in rules.items():
-        yield _checked_name(f"options of {pattern!r}", options, pattern), options
+        as_patterns((pattern,))
+        yield _checked_name(f"options of {pattern!r}", options, _default_name(pattern)), options
     if default is not None:
         yield _checked_name("default", default, "default"), default
+
+
+def _default_name(pattern: str) -> str:
+    return pattern.removesuffix(".*") or pattern
 
 
 def _checked_name(what: str, options: object, fallback: str) -> str:
@@ -235,7 +244,7 @@ def _members(
         )
     members: dict[str, list[str]] = {name: [] for name in options}
     for name in named:
-        group = rules[owner[name]].get("name", owner[name]) if name in owner else list(options)[-1]
+        group = rules[owner[name]].get("name", _default_name(owner[name])) if name in owner else list(options)[-1]
         members[group].append(name)
     return members
 

@@ -24,6 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LaunchError as error:
         say(f"error: {error}")
         return error.exit_code
+    except KeyboardInterrupt:  # before there was anything to supervise
+        return 130
 
 
 def _main(argv: Sequence[str]) -> int:

@@ -4,43 +4,71 @@ import contextlib
 import functools
 import os
 import signal
-from collections.abc import Iterator
+import threading
+import time
 from typing import Any
 
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
-from torch.distributed.elastic.multiprocessing.api import LogsSpecs, PContext, SignalException, SubprocessContext
+from torch.distributed.elastic.multiprocessing.api import LogsSpecs, PContext, SubprocessContext
 
 from .deaths import DeathWatch
-from .failure import first_failure
+from .errors import LaunchError
+from .failure import Failure, first_failure
 from .guard import Guard
+from .nodes import STATIC
+from .pulse import Pulse
 from .say import say
 from .signals import Interruption
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "NodeLostError"]
 
 # torch's own handlers stay out of the launcher; the workers are told of them as torchrun's are.
 _SIGNALS_VARIABLE = "TORCHELASTIC_SIGNALS_TO_HANDLE"
 _TORCHRUN_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT"
+_STUCK_SECONDS = 10.0
+
+
+class NodeLostError(LaunchError):
+    """Another node failed or fell silent; its exit code is the run's."""
+
+    def __init__(self, words: str, exit_code: int) -> None:
+        super().__init__(words)
+        self.exit_code = exit_code
 
 
 class Engine(LocalElasticAgent):
     """Runs one node's workers.
 
     Attributes:
-        deaths: the order in which the workers died.
+        pulse: the beats between several nodes, or None.
     """
 
-    def __init__(self, spec: WorkerSpec, logs_specs: LogsSpecs, *, guard: Guard, grace: float) -> None:
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        logs_specs: LogsSpecs,
+        *,
+        guard: Guard,
+        grace: float,
+        interruption: Interruption,
+        hosts_store: bool,
+    ) -> None:
         super().__init__(spec, logs_specs)
-        self.deaths = DeathWatch()
+        self.pulse: Pulse | None = None
+        self._deaths = DeathWatch()
         self._guard = guard
         self._grace = grace
-        self._interruption = Interruption(
-            self._kill_workers, lambda number: SignalException(f"got {number.name}", number)
-        )
-        self._interruption.install()
+        self._interruption = interruption
+        self._hosts_store = hosts_store
+        self._lost: NodeLostError | None = None
+        self._leaving = threading.Timer(0, lambda: None)
+        interruption.kill_workers = self._kill_workers
         os.environ[_SIGNALS_VARIABLE] = ""
+
+    def first_failure(self, result: RunResult) -> Failure:
+        """Return the failure of this node's worker that died first."""
+        return first_failure(result, self._deaths.order())
 
     def _kill_workers(self) -> None:
         if isinstance(self._pcontext, SubprocessContext):
@@ -49,23 +77,36 @@ class Engine(LocalElasticAgent):
                     with contextlib.suppress(ProcessLookupError):
                         os.killpg(handler.proc.pid, signal.SIGKILL)
 
-    @contextlib.contextmanager
-    def _waiting(self) -> Iterator[None]:
-        """A wait for other nodes, in which nothing looks whether a signal came."""
-        self._interruption.check()
-        self._interruption.may_raise = True
-        try:
-            yield
-        finally:
-            self._interruption.may_raise = False
-
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
-        with self._waiting():
-            super()._rendezvous(worker_group)
+        if self.pulse is not None:
+            self.pulse.stop()
+        self._interruption.check()
+        self._interruption.may_raise = True  # it is a wait for others, in which nothing else would look
+        super()._rendezvous(worker_group)
+        rank, nodes = worker_group.group_rank or 0, worker_group.group_world_size or 1
+        self.pulse = Pulse(worker_group.store, rank, nodes, self._miss) if nodes > 1 else None
 
-    def _exit_barrier(self) -> None:
-        with self._waiting():
-            super()._exit_barrier()  # type: ignore[no-untyped-call]
+    def _miss(self, words: str, exit_code: int) -> None:
+        """Another node is lost: end the workers, and the launcher too if it hangs on that node's store."""
+        self._leaving = threading.Timer(_STUCK_SECONDS, self._leave, (words, exit_code))
+        self._leaving.daemon = True
+        self._leaving.start()
+        self._lost = NodeLostError(words, exit_code)
+        self._kill_workers()
+
+    @staticmethod
+    def _leave(words: str, exit_code: int) -> None:
+        say(f"error: {words}")
+        os._exit(exit_code)  # the watchdog sweeps up
+
+    def _check_nodes(self) -> None:
+        """Raise NodeLostError if another node is lost, unless the others may go on without it."""
+        lost, self._lost = self._lost, None
+        if lost is not None:
+            self._leaving.cancel()
+            if not self._remaining_restarts or self._rdzv_handler.get_backend() == STATIC:
+                raise lost
+            say(str(lost))
 
     def _set_local_rank_env(self, worker_env: dict[str, str | None], local_rank: int, spec: WorkerSpec) -> None:
         super()._set_local_rank_env(worker_env, local_rank, spec)
@@ -73,10 +114,12 @@ class Engine(LocalElasticAgent):
         worker_env[_SIGNALS_VARIABLE] = _TORCHRUN_SIGNALS
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        self._interruption.may_raise = False
+        self._interruption.check()
         self._guard.sweep()  # what failed workers left would hold their memory and their ports
         pids: dict[int, Any] = super()._start_workers(worker_group)
         self._guard.watch(pids.values())
-        self.deaths.watch(pids)
+        self._deaths.watch(pids)
         if self._pcontext is not None:
             # When one worker fails torch gives the others 30 seconds, whatever it was told.
             close = functools.partial(_close_with, self._pcontext, self._grace)
@@ -85,18 +128,37 @@ class Engine(LocalElasticAgent):
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         self._interruption.check()
+        self._check_nodes()
         result: RunResult = super()._monitor_workers(worker_group)
         if result.is_failed() and self._remaining_restarts > 0:
             total = worker_group.spec.max_restarts
-            failure = first_failure(result, self.deaths.order())
+            failure = self.first_failure(result)
             say(f"{failure}; starting again, {total - self._remaining_restarts + 1} of {total}")
         return result
 
+    def _exit_barrier(self) -> None:
+        """Wait until the workers of all nodes are done; the node that hosts the store leaves last."""
+        if self.pulse is None:
+            return
+        self._interruption.may_raise = True
+        store: Any = self._worker_group.store
+        nodes = self._worker_group.group_world_size or 1
+        store.add("done", 1)
+        while store.add("done", 0) < nodes:
+            self._check_nodes()
+            time.sleep(0.1)
+        self.pulse.stop()
+        store.add("left", 1)
+        deadline = time.monotonic() + _STUCK_SECONDS
+        while self._hosts_store and store.add("left", 0) < nodes and time.monotonic() < deadline:
+            time.sleep(0.1)
+
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: float = 0) -> None:
         received = self._interruption.received
-        if received is not None:
+        self._interruption.may_raise = False
+        if received is not None and self._pcontext is not None:
             say(f"{received.name}: the workers have {self._grace:g} s to end; once more ends them now")
-        super()._shutdown(death_sig, self._grace)  # type: ignore[arg-type]  # any real number will do
+        super()._shutdown(received or death_sig, self._grace)  # type: ignore[arg-type]  # any real number will do
 
 
 def _close_with(context: PContext, grace: float, death_sig: signal.Signals | None = None, timeout: float = 0) -> None:

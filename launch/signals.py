@@ -6,24 +6,32 @@ from types import FrameType
 
 from .say import say
 
-__all__ = ["Interruption"]
+__all__ = ["Interrupted", "Interruption"]
 
-_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name))
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+
+class Interrupted(BaseException):
+    """A signal asked the launch to end; like KeyboardInterrupt it passes by whoever catches exceptions."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(number.name)
+        self.number = number
 
 
 class Interruption:
-    """The first signal that came, for the supervisor to pass on; every later one calls ``kill_workers``.
+    """The first signal that comes, to be passed on to the workers; every later one ends them at once.
 
     Attributes:
         received: the first signal, or None.
-        may_raise: whether the main thread waits where nothing polls, so that only an exception reaches it.
+        may_raise: whether the signal itself raises Interrupted; else ``check`` does, where no step is half done.
+        kill_workers: what every later signal calls.
     """
 
-    def __init__(self, kill_workers: Callable[[], None], error: Callable[[signal.Signals], Exception]) -> None:
+    def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self.may_raise = False
-        self._kill_workers = kill_workers
-        self._error = error
+        self.may_raise = True
+        self.kill_workers: Callable[[], None] = lambda: None
 
     def install(self) -> None:
         """Handle the signals, but for those that the launcher was started to ignore, as nohup does."""
@@ -32,15 +40,15 @@ class Interruption:
                 signal.signal(number, self._handle)
 
     def check(self) -> None:
-        """Raise if a signal came."""
+        """Raise Interrupted if a signal came."""
         if self.received is not None:
-            raise self._error(self.received)
+            raise Interrupted(self.received)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
             say(f"{signal.Signals(number).name} again: ending the workers now")
-            self._kill_workers()
+            self.kill_workers()
             return
         self.received = signal.Signals(number)
         if self.may_raise:
-            self.check()
+            raise Interrupted(self.received)

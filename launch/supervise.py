@@ -12,8 +12,12 @@ from .errors import UsageError
 from .guard import Guard
 from .plan import LaunchPlan
 from .say import say
+from .signals import Interrupted, Interruption
 
 if TYPE_CHECKING:
+    from torch.distributed.elastic.agent.server.api import RunResult
+
+    from .engine import Engine
     from .logs import RankLogs
 
 __all__ = ["supervise"]
@@ -23,11 +27,16 @@ def supervise(plan: LaunchPlan) -> int:
     """Run the plan's workers to their end and return the launcher's exit code.
 
     Raises:
-        LaunchError: the workers cannot be started.
+        LaunchError: the workers cannot be started, or another node was lost.
     """
-    with Guard() as guard:
-        _import_torch_quietly()
-        return _run_engine(plan, guard)
+    interruption = Interruption()
+    interruption.install()
+    try:
+        with Guard() as guard:
+            _import_torch_quietly()
+            return _run_engine(plan, guard, interruption)
+    except Interrupted as interrupted:
+        return 128 + interrupted.number
 
 
 def _import_torch_quietly() -> None:
@@ -36,22 +45,22 @@ def _import_torch_quietly() -> None:
         logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     inherited = os.environ.get("TORCH_CPP_LOG_LEVEL")
-    os.environ["TORCH_CPP_LOG_LEVEL"] = inherited or "ERROR"
+    os.environ["TORCH_CPP_LOG_LEVEL"] = inherited or "FATAL"
     import torch  # noqa: F401
 
     if inherited is None:
         del os.environ["TORCH_CPP_LOG_LEVEL"]
 
 
-def _run_engine(plan: LaunchPlan, guard: Guard) -> int:
+def _run_engine(plan: LaunchPlan, guard: Guard, interruption: Interruption) -> int:
     from torch.distributed.elastic.agent.server.api import WorkerSpec
-    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs
 
     from .engine import Engine
-    from .failure import first_failure
     from .meeting import meet
 
-    handler, local_addr = meet(plan.rendezvous)
+    logs = None if plan.log_dir is None else _open_logs(plan.log_dir)
+    meeting = meet(plan.rendezvous)
     arguments = ("-I", "-S", str(Path(worker.__file__)), str(os.getpid()), *plan.command)
     spec = WorkerSpec(
         role="default",
@@ -59,26 +68,33 @@ def _run_engine(plan: LaunchPlan, guard: Guard) -> int:
         entrypoint=sys.executable,
         # torch fills templates in arguments; doubled, a dollar sign stays what it was.
         args=tuple(argument.replace("$", "$$") for argument in arguments),
-        rdzv_handler=handler,
+        rdzv_handler=meeting.handler,
         max_restarts=plan.max_restarts,
-        local_addr=local_addr,
+        local_addr=meeting.address,
     )
-    logs = None if plan.log_dir is None else _open_logs(plan.log_dir)
-    engine = Engine(spec, logs or DefaultLogsSpecs(os.devnull), guard=guard, grace=plan.grace)
+    specs = logs or DefaultLogsSpecs(os.devnull)
+    engine = Engine(
+        spec, specs, guard=guard, grace=plan.grace, interruption=interruption, hosts_store=meeting.hosts_store
+    )
     try:
         result = engine.run()
-    except SignalException as error:
-        return 128 + error.sigval
     finally:
-        handler.shutdown()
         if logs is not None:
             logs.finish()
-    if not result.is_failed():
-        return 0
-    failure = first_failure(result, engine.deaths.order())
+    return _tell(engine, result, logs) if result.is_failed() else 0
+
+
+def _tell(engine: "Engine", result: "RunResult", logs: "RankLogs | None") -> int:
+    """Say which worker failed first and how; return the exit code of the first to fail on any node."""
+    failure = engine.first_failure(result)
     words = "" if logs is None else logs.last_words(failure.local_rank)
     say(f"{failure}:\n{words}" if words else str(failure))
-    return failure.exit_code
+    if engine.pulse is None:
+        return failure.exit_code
+    code, before = engine.pulse.report(failure.exit_code, str(failure))
+    if before:
+        say(before)
+    return code
 
 
 def _open_logs(folder: str) -> "RankLogs":

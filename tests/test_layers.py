@@ -18,6 +18,9 @@ LAYERS = {
     "event_writing": 1,
     "gradient_clipper": 2,
     "gradients": 1,
+    "norm_rules": 1,
+    "unit_norms": 1,
+    "late_norms": 1,
     "group_options": 1,
     "model_state": 1,
     "module_calls": 1,
@@ -27,6 +30,7 @@ LAYERS = {
     "parameters": 1,
     "schedule_length": 1,
     "schedule_plot": 1,
+    "scheduler_claims": 1,
     "scheduler_state": 1,
     "plot": 2,
     "run_plot": 1,
@@ -39,21 +43,20 @@ LAYERS = {
     "attachment": 2,
     "distributed": 2,
     "events": 2,
+    "model_part": 2,
     "notices": 2,
     "schedule_fit": 2,
     "validation_metric": 2,
     "resumable_logger": 2,
+    "rewrapping": 2,
     "scalar_sinks": 2,
+    "triggers": 2,
 }
 # Files that others of their own layer may import.
 SHARED = {"attachment", "parameters", "param_groups", "optimizer_step", "events", "notices"}
-SHARED |= {
-    "model_state",
-    "module_calls",
-    "run_reading",
-    "summary_backends",
-    "summary_table",
-}  # what summary.py is made of
+SHARED |= {"distributed", "rewrapping"}  # what model_part.py and triggers.py stand on
+SHARED |= {"model_state", "module_calls", "summary_backends", "summary_table"}  # what summary.py is made of
+SHARED |= {"run_reading"}  # what run_plot.py draws
 MODULES = sorted(path for path in (ROOT / "ignite_tips").rglob("*.py") if path.name != "__init__.py")
 
 

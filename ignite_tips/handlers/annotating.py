@@ -68,6 +68,7 @@ class RunAnnotator:
         self, trainer: Engine, tb_logger: TensorboardLogger, event: Any = OptimizerEvents.STEP_COMPLETED
     ) -> Self:
         """Write what happens in the run of ``trainer``; the scalars at ``event``, where ``every=`` thins them out."""
+        check_instance("trainer", trainer, Engine, "an ignite Engine")
         check_instance("tb_logger", tb_logger, TensorboardLogger, "an ignite TensorboardLogger")
         check_open(tb_logger.writer)
         with self._attachment.renew():

@@ -1,7 +1,7 @@
-"""Gradient clipping by norm."""
+"""Gradient clipping to a given bound, of the norm or of each value."""
 
 from collections.abc import Sequence
-from math import hypot
+from math import hypot, inf
 from sys import float_info
 from typing import Any
 
@@ -11,9 +11,9 @@ from torch.optim import Optimizer
 
 from ignite_tips._checks import check_number
 from ignite_tips.gradient_clipper import GradientClipper
-from ignite_tips.gradients import EPSILON, smallest
+from ignite_tips.gradients import EPSILON, clamp_gradients, smallest, tensor_norms, total_norm
 
-__all__ = ["GradientNormClipper"]
+__all__ = ["GradientNormClipper", "GradientValueClipper"]
 
 _ROUNDING = 1 + 1e-4  # more than float32 sums of any length that a model has differ from the sum in double precision
 
@@ -102,3 +102,54 @@ class GradientNormClipper(GradientClipper):
                 for listed, norm in zip(gradients, norms, strict=True)
             ]
         )
+
+
+class GradientValueClipper(GradientClipper):
+    """Bring every value of the gradients to within ±``clip_value``.
+
+    Acts on ``OptimizerEvents.STEP_STARTED``: there the gradients are final. ``"grad_norm"`` is their 2-norm before;
+    ``"grad_clip_coef"`` the factor of the value that was clipped most. No clipping is done in vain on the CPU.
+
+    Args:
+        optimizer: the one whose gradients are clipped.
+        clip_value: > 0.
+        on_nonfinite, model, tag, process_group: as for ``GradientNormClipper``; "propagate" keeps a NaN, as torch does,
+            and makes of an infinite value ±``clip_value``.
+
+    Raises:
+        TypeError, ValueError: if an argument is not as above; if the optimizer has no parameter.
+
+    Example:
+        >>> model = nn.Linear(4, 1)
+        >>> sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> trainer = Engine(lambda engine, batch: sgd.step())
+        >>> clipper = GradientValueClipper(sgd, clip_value=0.5).attach(trainer)
+
+    References:
+        Goodfellow, Bengio, Courville, "Deep Learning", 2016, section 10.11.1.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        clip_value: float,
+        *,
+        on_nonfinite: str = "raise",
+        model: nn.Module | None = None,
+        tag: str | None = None,
+        process_group: Any = None,
+    ) -> None:
+        check_number("clip_value", clip_value, gt=0)
+        super().__init__(optimizer, on_nonfinite=on_nonfinite, model=model, tag=tag, process_group=process_group)
+        self._clip_value = clip_value
+
+    def _shrink(self, engine: Engine, gradients: list[list[Tensor]], norms: list[Tensor]) -> Tensor | float:
+        on_host = self._gradients.on_host
+        if on_host and norms[0].item() * _ROUNDING <= self._clip_value:  # no value is larger than the norm
+            return 1.0
+        largest = total_norm(tensor_norms(gradients[0], inf, uniform=self._gradients.uniform), inf)
+        factor = (self._clip_value / largest).clamp_(max=1.0)
+        if on_host and factor.item() >= 1:
+            return 1.0
+        clamp_gradients(gradients[0], self._clip_value)
+        return factor.item() if on_host else factor

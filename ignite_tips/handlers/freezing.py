@@ -111,7 +111,9 @@ class ParameterFreezer:
         self._attachment.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of this moment of the run."""
+        """Return the state of this moment of the run; what was loaded, until the trainer starts from it."""
+        if self._loaded is not None:
+            return dict(self._loaded)
         engine = self._engine() if self._engine is not None else None
         return {
             "frozen": self._part.is_frozen,

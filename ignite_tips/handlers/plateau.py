@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from ignite_tips._checks import check_instance, check_integer, check_keys, describe
 from ignite_tips.attachment import Attachment
 from ignite_tips.notices import announce
+from ignite_tips.scheduler_claims import claim_optimizer
 from ignite_tips.scheduler_state import load_scheduler, save_scheduler
 from ignite_tips.validation_metric import common_metric, metric_name
 
@@ -32,9 +33,9 @@ class PlateauStepper:
     must come to one metric: rank 0's counts, and ranks that differ by more than rounding are an error on every rank.
     A metric that is NaN is warned about and does not step the scheduler, nor count as a bad epoch.
 
-    LambdaLR, CyclicLR, OneCycleLR and CosineAnnealingWarmRestarts compute their rates anew at each step, so one of
-    them on the same optimizer undoes every reduction. Attach this before a handler that saves checkpoints after
-    the validation.
+    Another scheduler may step the same optimizer if it goes on from the rate that there is. LambdaLR, CyclicLR,
+    OneCycleLR and CosineAnnealingWarmRestarts do not: they would undo every reduction, and are refused. Let
+    checkpoints be written after the validation; one written before it resumes without it.
 
     Args:
         scheduler: a ReduceLROnPlateau; all its arguments work.
@@ -79,6 +80,9 @@ class PlateauStepper:
             evaluator: the engine that validates, run by a handler of ``trainer``.
             data: what the evaluator runs on for validation, where it also runs on other data; only runs over this
                 very object count.
+
+        Raises:
+            ValueError: if a SchedulerStepper has the same optimizer and its scheduler would undo the reductions.
         """
         check_instance("trainer", trainer, Engine, "an ignite Engine")
         check_instance("evaluator", evaluator, Engine, "an ignite Engine")
@@ -86,6 +90,7 @@ class PlateauStepper:
             raise ValueError("evaluator must be another engine than the trainer, got the trainer")
         validated = functools.partial(self._validated, weakref.ref(trainer), data)
         with self._attachment.renew():
+            self._attachment.add_undo(claim_optimizer(self.scheduler))
             self._attachment.add_handler(trainer, Events.STARTED, self._start)
             self._attachment.add_handler(evaluator, Events.COMPLETED, validated)
             self._attachment.add_handler(trainer, Events.COMPLETED, functools.partial(self._end, data))

@@ -9,10 +9,11 @@ from ignite.engine import Engine, Events
 from torch.optim import LBFGS
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from ignite_tips._checks import check_instance
+from ignite_tips._checks import check_instance, check_integer, check_keys
 from ignite_tips.attachment import Attachment
 from ignite_tips.events import completed_updates, is_optimizer_event
-from ignite_tips.schedule_fit import check_first_epoch, check_run, explain_failure
+from ignite_tips.schedule_fit import check_first_epoch, check_run, explain_failure, is_step_missing
+from ignite_tips.scheduler_claims import claim_optimizer
 from ignite_tips.scheduler_state import load_scheduler, save_scheduler
 
 __all__ = ["SchedulerStepper"]
@@ -26,7 +27,8 @@ class SchedulerStepper:
     a step that GradScaler skips: the schedule then counts updates, not batches. It calls ``scheduler.step()`` and
     nothing else, so that every scheduler that torch has, or a user writes, gives the rates of the hand-written loop.
 
-    Attach it before a handler that saves checkpoints on the same event.
+    A checkpoint that a handler writes at the end of an epoch or iteration may be written before or after the step:
+    a run resumed from it makes up for a step that is missing.
 
     Args:
         scheduler: any torch scheduler but ReduceLROnPlateau, for which there is ``PlateauStepper``.
@@ -34,7 +36,7 @@ class SchedulerStepper:
     Raises:
         TypeError: if ``scheduler`` is no torch scheduler, or ReduceLROnPlateau.
 
-    State saved: the scheduler's own, and the optimizer's rates and momenta.
+    State saved: the scheduler's own, the optimizer's rates and momenta, and the iteration of the last step.
 
     Example:
         >>> sgd = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
@@ -54,6 +56,7 @@ class SchedulerStepper:
             )
         self.scheduler = scheduler
         self._steps = 0  # in the run under way
+        self._iteration: int | None = None  # of the last step, or of the run's start, where that is known
         self._epoch_is_whole = False  # the run's first, from its first iteration on
         self._attachment = Attachment()
 
@@ -63,10 +66,15 @@ class SchedulerStepper:
         Args:
             trainer: the engine whose updates the scheduler's optimizer makes.
             event: any event of the trainer, filtered or not, or several.
+
+        Raises:
+            ValueError: if a PlateauStepper has the same optimizer and this scheduler would undo its reductions.
         """
         check_instance("trainer", trainer, Engine, "an ignite Engine")
         optimizer = self.scheduler.optimizer
         with self._attachment.renew():
+            if getattr(event, "filter", None) is None:  # with one it may be meant to end before others begin
+                self._attachment.add_undo(claim_optimizer(self.scheduler))
             if isinstance(optimizer, LBFGS) and not is_optimizer_event(event):  # it has no OptimizerEvents
                 self._attachment.add_handler(trainer, event, self._step)
                 return
@@ -81,16 +89,28 @@ class SchedulerStepper:
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain values, for a checkpoint."""
-        return save_scheduler(self.scheduler)
+        return {"iteration": self._iteration, "scheduler": save_scheduler(self.scheduler)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what ``state_dict`` returned; see ``load_scheduler``."""
-        load_scheduler(self.scheduler, state)
+        checked = check_keys("SchedulerStepper state", state, ("iteration", "scheduler"))
+        if (iteration := checked["iteration"]) is not None:
+            check_integer("iteration", iteration, ge=0)
+        load_scheduler(self.scheduler, checked["scheduler"])
+        self._iteration = iteration
 
     def _start(self, event: Any, trainer: Engine) -> None:
         state = trainer.state
         self._steps = 0
-        self._epoch_is_whole = state.iteration == 0 or state.iteration == state.epoch * (state.epoch_length or 0)
+        self._epoch_is_whole = state.iteration == state.epoch * (state.epoch_length or 0)
+        if state.iteration == 0:  # a new run, not a resumed one
+            self._iteration = 0
+        elif self._iteration is not None and is_step_missing(event, trainer, self._iteration):
+            # The checkpoint was written between the event and the step, by a handler attached before.
+            with warnings.catch_warnings():
+                # torch misses an update of this process; it was made in the one before.
+                warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+                self._step(trainer)
         check_run(self.scheduler, event, state)
 
     def _step_after_update(self, trainer: Engine) -> None:
@@ -104,9 +124,10 @@ class SchedulerStepper:
 
     def _step(self, trainer: Engine) -> None:
         self._steps += 1
+        self._iteration = trainer.state.iteration
         try:
             self.scheduler.step()
-        except ValueError as error:
+        except (KeyError, ValueError) as error:
             reason = explain_failure(self.scheduler, trainer.state)
             if reason is None:
                 raise

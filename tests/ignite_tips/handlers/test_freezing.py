@@ -1,6 +1,9 @@
 """ParameterFreezer against hand-written loops: frozen is bit-equal, unfrozen is as it was, resumed is as never left."""
 
+import gc
 import io
+import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +15,7 @@ from torch import nn
 
 from ignite_tips.events import OptimizerEvents
 from ignite_tips.handlers.freezing import ParameterFreezer
+from ignite_tips.notices import on_notice
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "sgd": lambda groups: torch.optim.SGD(groups, lr=0.1, momentum=0.9, weight_decay=0.1),
@@ -116,11 +120,7 @@ class Run:
         return self
 
     def run(self, max_epochs: int = 4) -> "Run":
-        done = self.trainer.state.iteration % 5
-        batches = make_batches()
-        self.trainer.add_event_handler(Events.GET_BATCH_STARTED(once=self.trainer.state.iteration + 1), lambda: None)
-        data = _Resumable(batches, done)
-        self.trainer.run(data, max_epochs=max_epochs)
+        self.trainer.run(_Resumable(make_batches(), self.trainer.state.iteration % 5), max_epochs=max_epochs)
         return self
 
 
@@ -161,3 +161,195 @@ def test_a_run_resumed_at_any_point_ends_as_if_never_left(name: str, save_at: An
             resumed = Run(freeze, unfreeze).load(data).run()
             assert same(resumed.net.state_dict(), whole.net.state_dict()), iteration
             assert resumed.freezer.frozen == whole.freezer.frozen
+
+
+def test_a_run_continued_in_the_same_process_needs_no_loading() -> None:
+    """run() up to epoch 2 and again up to 4 equals one run, and does not freeze anew at the second start."""
+    freeze, unfreeze = Events.STARTED, Events.EPOCH_STARTED(once=2)
+    whole, halves = Run(freeze, unfreeze).run(4), Run(freeze, unfreeze).run(2)
+    halves.run(4)
+    assert same(whole.net.state_dict(), halves.net.state_dict())
+
+
+def test_a_new_run_begins_unfrozen_and_acts_again() -> None:
+    """A second run from iteration 0 sees its own events, not what the first left behind."""
+    run = Run(Events.EPOCH_STARTED(once=2), Events.EPOCH_STARTED(once=4))
+    seen: list[bool] = []
+    run.trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: seen.append(bool(run.freezer.frozen)))
+    run.run(2)
+    run.trainer.state.max_epochs = None
+    run.run(4)
+    assert seen == [False, True, False, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("freeze", "unfreeze", "message"),
+    [
+        (Events.STARTED, None, "from iteration 10, because freeze=STARTED lies in the past; save it and load it"),
+        (Events.EPOCH_STARTED(once=2), None, "because freeze=EPOCH_STARTED lies in the past"),
+        (Events.EPOCH_STARTED(once=9), Events.ITERATION_COMPLETED(every=10), "because unfreeze=ITERATION_COMPLETED"),
+        (Events.EPOCH_COMPLETED(event_filter=lambda _, k: k == 9), None, "has a filter that cannot be asked about"),
+    ],
+)
+def test_a_resume_without_the_state_is_an_error_where_it_matters(freeze: Any, unfreeze: Any, message: str) -> None:
+    """A once= event in the past, or one that only the user's filter knows of, is no guess but an error."""
+    saved = Run(Events.STARTED, None, save_at=Events.EPOCH_COMPLETED).run().saved[10]
+    resumed = Run(freeze, unfreeze)
+    state = torch.load(io.BytesIO(saved), weights_only=True)
+    objects = resumed.objects()
+    del objects["freezer"]
+    Checkpoint.load_objects(objects, {name: state[name] for name in objects})
+    with pytest.raises(RuntimeError, match=message):
+        resumed.run()
+
+
+def test_a_resume_without_the_state_is_fine_where_it_does_not_matter() -> None:
+    """If none of the events lies in the past, there is nothing to restore."""
+    freeze, unfreeze = Events.EPOCH_STARTED(once=3), Events.ITERATION_STARTED(once=17)
+    whole = Run(freeze, unfreeze, save_at=Events.EPOCH_COMPLETED).run()
+    resumed = Run(freeze, unfreeze)
+    state = torch.load(io.BytesIO(whole.saved[10]), weights_only=True)
+    objects = resumed.objects()
+    del objects["freezer"]
+    Checkpoint.load_objects(objects, {name: state[name] for name in objects})
+    assert same(resumed.run().net.state_dict(), whole.net.state_dict())
+
+
+def test_states_that_do_not_fit_are_errors() -> None:
+    """The state of other parameters, other events or another iteration is refused."""
+    saved = torch.load(
+        io.BytesIO(Run(Events.STARTED, None, save_at=Events.EPOCH_COMPLETED).run().saved[10]), weights_only=True
+    )
+    freezer = ParameterFreezer(make_net(), "2.*")
+    with pytest.raises(
+        ValueError, match=r"of the parameters that its patterns select, 2\.weight, 2\.bias, got 0\.0\.weig"
+    ):
+        freezer.load_state_dict(saved["freezer"])
+    with pytest.raises(ValueError, match="must have the keys frozen, iteration, names, seen, got frozen"):
+        freezer.load_state_dict({"frozen": True})
+    run = Run(Events.STARTED, None)
+    run.freezer.load_state_dict(saved["freezer"])
+    with pytest.raises(RuntimeError, match="state is of iteration 10, but the trainer starts from iteration 0; load"):
+        run.run()
+    other = Run(Events.STARTED, Events.EPOCH_STARTED(once=3))
+    Checkpoint.load_objects(other.objects(), saved)
+    with pytest.raises(RuntimeError, match="is of the events 0: freeze=STARTED, but attached are 0: freeze=STARTED, 1"):
+        other.run()
+
+
+def test_what_is_frozen_is_told() -> None:
+    """Names, share and notices say what happens, at the moment it does."""
+    run = Run(Events.STARTED, Events.EPOCH_STARTED(once=2))
+    heard: list[tuple[int, str, str]] = []
+    on_notice(run.trainer, lambda engine, notice: heard.append((notice.epoch, notice.kind, notice.text)))
+    shares: list[float] = []
+    run.trainer.add_event_handler(
+        Events.EPOCH_COMPLETED, lambda engine: shares.append(engine.state.metrics["trainable_share"])
+    )
+    assert run.freezer.frozen == ()
+    run.run(2)
+    assert shares == [14 / 110, 1.0]
+    assert heard == [
+        (0, "freeze", "freeze 0.*: 12.7% of the parameters train"),
+        (2, "unfreeze", "unfreeze 0.*: 100.0% of the parameters train"),
+    ]
+
+
+def test_overlapping_freezers_are_refused_until_one_is_detached() -> None:
+    """Two attached freezers must not share a parameter, in whatever module it is."""
+    net, trainer = make_net(), Engine(lambda engine, batch: None)
+    first, second = ParameterFreezer(net, "0.*"), ParameterFreezer(net, "*.bias")
+    first.attach(trainer)
+    with pytest.raises(ValueError, match=r"'0\.0\.bias' must have one handler that freezes it, but an attached Param"):
+        second.attach(trainer)
+    with pytest.raises(ValueError, match="must have one handler that freezes it"):
+        ParameterFreezer(net[0], "1.weight").attach(trainer)
+    first.detach()
+    second.attach(trainer)
+    trainer.run(range(1))
+    assert second.frozen == ("0.0.bias", "0.1.bias", "0.3.bias", "0.4.bias", "2.bias")
+
+
+def test_attaching_again_acts_once_and_detach_puts_all_back() -> None:
+    """A second attach replaces the first; after detach nothing is frozen, held or counted."""
+    net, trainer = make_net(), Engine(lambda engine, batch: None)
+    heard: list[str] = []
+    on_notice(trainer, lambda engine, notice: heard.append(notice.kind))
+    freezer = ParameterFreezer(net, "0.*")
+    freezer.attach(trainer, Events.ITERATION_STARTED(once=1))
+    freezer.attach(trainer, Events.ITERATION_STARTED(once=2))
+    trainer.run(range(3))
+    assert heard == ["freeze"]
+    freezer.detach()
+    assert all(parameter.requires_grad for parameter in net.parameters())
+    assert net.train()[0][1].training
+    trainer.run(range(3), max_epochs=2)
+    assert heard == ["freeze"]
+
+
+def test_the_optimizer_must_have_what_is_to_be_unfrozen() -> None:
+    """A parameter in no group would stay as it is after the unfreeze; without an unfreeze there is no need."""
+    net, trainer = make_net(), Engine(lambda engine, batch: None)
+    freezer = ParameterFreezer(net, "0.*", optimizer=torch.optim.SGD(net[2].parameters(), lr=0.1))
+    freezer.attach(trainer)
+    with pytest.raises(
+        ValueError, match=r"but has none for: 0\.0\.weight, .*; make every group up front, as param_groups"
+    ):
+        freezer.attach(trainer, unfreeze=Events.EPOCH_STARTED(once=2))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"trainer": 3}, TypeError, r"trainer must be an ignite Engine, got 3 \(int\)"),
+        ({"freeze": 3}, TypeError, "freeze must be an Ignite event, got 3"),
+        ({"unfreeze": Events.STARTED | Events.EPOCH_STARTED, "freeze": None}, TypeError, "freeze must be an Ignite ev"),
+        ({"unfreeze": OptimizerEvents.STEP_STARTED}, ValueError, "must not be OptimizerEvents.STEP_STARTED without"),
+    ],
+)
+def test_wrong_arguments_of_attach_are_errors(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    """What is no engine, no event, or an optimizer event without an optimizer is refused."""
+    freezer = ParameterFreezer(make_net(), "0.*")
+    with pytest.raises(error, match=message):
+        freezer.attach(**{"trainer": Engine(lambda engine, batch: None), **arguments})
+
+
+def test_wrong_arguments_of_the_constructor_are_errors() -> None:
+    """The constructor checks what it is given, and changes nothing."""
+    net = make_net()
+    with pytest.raises(ValueError, match=r"pattern 'bdy\.\*' matches no parameter"):
+        ParameterFreezer(net, "bdy.*")
+    with pytest.raises(TypeError, match="optimizer must be a torch Optimizer, got 3"):
+        ParameterFreezer(net, "0.*", optimizer=3)  # type: ignore[arg-type]
+    ParameterFreezer(net, "0.*")
+    assert all(parameter.requires_grad for parameter in net.parameters())
+
+
+def test_attaching_in_mid_run_is_an_error() -> None:
+    """The start of the run, at which the freezer gets its bearings, must not be over."""
+    trainer = Engine(lambda engine, batch: None)
+    freezer = ParameterFreezer(make_net(), "0.*")
+    trainer.add_event_handler(Events.EPOCH_STARTED(once=2), lambda: freezer.attach(trainer))
+    with pytest.raises(RuntimeError, match="must be attached before the run starts; attach, then call run"):
+        trainer.run(range(2), max_epochs=2)
+
+
+def test_a_freezer_keeps_no_engine_alive() -> None:
+    """When the trainer goes, what was attached to it goes too."""
+    trainer = Engine(lambda engine, batch: None)
+    freezer = ParameterFreezer(make_net(), "0.*")
+    freezer.attach(trainer)
+    reference = weakref.ref(trainer)
+    del trainer
+    gc.collect()
+    assert reference() is None
+    assert freezer.state_dict()["frozen"] is False
+
+
+def test_a_script_module_is_refused() -> None:
+    """TorchScript takes no changes to its modules."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        scripted = torch.jit.script(nn.Linear(2, 2))
+    with pytest.raises(TypeError, match="model must not be a ScriptModule"):
+        ParameterFreezer(scripted, "weight").attach(Engine(lambda engine, batch: None))

@@ -1,7 +1,10 @@
 """SchedulerStepper: when it steps, what it refuses and what it saves."""
 
+import copy
+import gc
 import re
 import warnings
+import weakref
 from typing import Any
 
 import pytest
@@ -23,7 +26,7 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
-from ignite_tips import SchedulerStepper, warmup_stable_decay, with_warmup
+from ignite_tips import PlateauStepper, SchedulerStepper, warmup_stable_decay, with_warmup
 from ignite_tips.events import OptimizerEvents
 
 
@@ -113,13 +116,32 @@ def test_state_is_plain_and_exact(tmp_path: Any) -> None:
     assert again.state_dict() == stepper.state_dict()
 
 
+def _within(state: dict[str, Any], scheduler_state: Any) -> dict[str, Any]:
+    return state | {"scheduler": scheduler_state}
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (lambda state: None, TypeError, "the scheduler's state must be a mapping, got None"),
-        (lambda state: state["scheduler"], ValueError, "must have the keys schedule, scheduler, options, got"),
-        (lambda state: state | {"schedule": "StepLR"}, ValueError, "must be of ExponentialLR, got StepLR"),
-        (lambda state: state | {"options": []}, ValueError, "must be for 1 param groups, got 0; build the optimizer"),
+        (lambda state: None, TypeError, "SchedulerStepper state must be a mapping, got None"),
+        (
+            lambda state: state["scheduler"],
+            ValueError,
+            "SchedulerStepper state must have the keys iteration, scheduler",
+        ),
+        (lambda state: state | {"iteration": -1}, ValueError, "iteration must be >= 0, got -1"),
+        (lambda state: _within(state, None), TypeError, "the scheduler's state must be a mapping, got None"),
+        (lambda state: _within(state, {}), ValueError, "must have the keys schedule, scheduler, options, got none"),
+        (
+            lambda state: _within(state, state["scheduler"] | {"schedule": "StepLR"}),
+            ValueError,
+            "must be of ExponentialLR, got StepLR",
+        ),
+        (
+            lambda state: _within(state, state["scheduler"] | {"options": []}),
+            ValueError,
+            "must be for 1 param groups, got 0; build the optimizer",
+        ),
     ],
 )
 def test_wrong_state(change: Any, error: type[Exception], message: str) -> None:
@@ -331,3 +353,101 @@ def test_a_new_length_after_loading_holds() -> None:
         stepper.load_state_dict(first.state_dict())
     stepper.scheduler.total_iters = 6  # type: ignore[attr-defined]
     assert _run(stepper.scheduler, PER_EPOCH, length=1, epochs=6) == []
+
+
+def _checkpointed(event: Any, *, saved_first: bool, epochs: int, state: dict[str, Any] | None = None) -> Any:
+    """Train, with a checkpoint written at each event before or after the step; return the states and the rates."""
+    optimizer, rates, states = _optimizer(), [], []
+    trainer = Engine(lambda engine, batch: (rates.append(optimizer.param_groups[0]["lr"]), optimizer.step()))
+    stepper = SchedulerStepper(ExponentialLR(optimizer, 0.9))
+    parts = {"trainer": trainer, "optimizer": optimizer, "stepper": stepper}
+
+    def save() -> None:
+        states.append(copy.deepcopy({name: part.state_dict() for name, part in parts.items()}))
+
+    if saved_first:
+        trainer.add_event_handler(event, save)
+    stepper.attach(trainer, event)
+    if not saved_first:
+        trainer.add_event_handler(event, save)
+    for name, loaded in (state or {}).items():
+        parts[name].load_state_dict(loaded)
+    trainer.run(range(4), max_epochs=epochs)
+    return states, rates
+
+
+@pytest.mark.parametrize("event", [PER_EPOCH, PER_EPOCH(every=2), PER_BATCH, PER_BATCH(every=3), PER_BATCH(every=4)])
+@pytest.mark.parametrize("saved_first", [True, False], ids=["saved, then stepped", "stepped, then saved"])
+def test_a_checkpoint_may_be_written_before_or_after_the_step(event: Any, saved_first: bool) -> None:
+    """Resumed from any checkpoint, the run goes on as the one that wrote it, in whatever order they were attached."""
+    states, rates = _checkpointed(event, saved_first=saved_first, epochs=4)
+    for state in states[:-1]:
+        _, resumed = _checkpointed(event, saved_first=saved_first, epochs=4, state=state)
+        assert resumed == rates[len(rates) - len(resumed) :]
+        assert resumed
+
+
+def test_groups_added_later_are_explained() -> None:
+    """A group that was added after the scheduler was built ends the run in words."""
+    optimizer = _optimizer()
+    scheduler = LambdaLR(optimizer, lambda step: 1.0)
+    optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(1))]})
+    with pytest.raises(ValueError, match="LambdaLR was built for 1 param groups, but its optimizer has 2; make all"):
+        _run(scheduler, PER_EPOCH, length=2, epochs=2)
+
+
+def _attach_both(scheduler: LRScheduler, plateau: ReduceLROnPlateau, event: Any, plateau_first: bool) -> None:
+    trainer, evaluator = _trainer(scheduler.optimizer), Engine(lambda engine, batch: None)
+    stepper, plateau_stepper = SchedulerStepper(scheduler), PlateauStepper(plateau)
+    if plateau_first:
+        plateau_stepper.attach(trainer, evaluator)
+    stepper.attach(trainer, event)
+    stepper.attach(trainer, event)
+    if not plateau_first:
+        plateau_stepper.attach(trainer, evaluator)
+    stepper.detach()
+    plateau_stepper.detach()
+
+
+@pytest.mark.parametrize("plateau_first", [True, False])
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [
+        (lambda optimizer: LambdaLR(optimizer, lambda step: 1.0), "LambdaLR"),
+        (lambda optimizer: OneCycleLR(optimizer, 1.0, total_steps=9), "OneCycleLR"),
+        (lambda optimizer: with_warmup(CosineAnnealingWarmRestarts(optimizer, 9), 2), "CosineAnnealingWarmRestarts"),
+    ],
+)
+def test_a_scheduler_that_undoes_a_plateaus_reductions_is_refused(build: Any, name: str, plateau_first: bool) -> None:
+    """Beside a PlateauStepper no scheduler is attached that forgets the rate, unless a filter ends it."""
+    optimizer, other = _optimizer(), _optimizer()
+    with pytest.raises(ValueError, match=f"got ReduceLROnPlateau and {name}, which undoes the reductions"):
+        _attach_both(build(optimizer), ReduceLROnPlateau(optimizer), PER_UPDATE, plateau_first)
+    _attach_both(build(other), ReduceLROnPlateau(other), PER_UPDATE(before=5), plateau_first)
+
+
+@pytest.mark.parametrize("plateau_first", [True, False])
+def test_a_scheduler_that_keeps_a_plateaus_reductions_is_welcome(plateau_first: bool) -> None:
+    """One that goes on from the current rate may stand beside a PlateauStepper; so may one of another optimizer."""
+    optimizer = _optimizer()
+    plateau = ReduceLROnPlateau(optimizer)
+    for scheduler in (StepLR(optimizer, 3), with_warmup(_cosine(9), 2), LambdaLR(_optimizer(), lambda step: 1.0)):
+        _attach_both(scheduler, plateau, PER_EPOCH, plateau_first)
+    other = SchedulerStepper(LambdaLR(optimizer, lambda step: 1.0))
+    trainer = _trainer(optimizer)
+    other.attach(trainer)
+    other.detach()  # no longer in the way
+    PlateauStepper(plateau).attach(trainer, Engine(lambda engine, batch: None))
+
+
+def test_keeps_nothing_alive() -> None:
+    """An attached stepper, its scheduler and its optimizer go when nobody else holds them, and so does the engine."""
+    trainer, stepper = _trainer(optimizer := _optimizer()), SchedulerStepper(StepLR(optimizer, 3))
+    stepper.attach(trainer)
+    references = [weakref.ref(thing) for thing in (trainer, optimizer, stepper.scheduler)]
+    del trainer, optimizer
+    gc.collect()
+    assert references[0]() is None
+    del stepper
+    gc.collect()
+    assert [reference() for reference in references] == [None] * 3

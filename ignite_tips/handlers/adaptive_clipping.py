@@ -1,0 +1,99 @@
+"""Adaptive gradient clipping: each unit's gradient bounded by its weights."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from ignite.engine import Engine
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ignite_tips._checks import check_instance, check_number
+from ignite_tips.gradient_clipper import GradientClipper
+from ignite_tips.gradients import smallest
+from ignite_tips.parameters import select_parameters
+from ignite_tips.unit_norms import clip_units, unit_norms, whole
+
+__all__ = ["AdaptiveGradientClipper"]
+
+
+class AdaptiveGradientClipper(GradientClipper):
+    """Scale down each unit's gradient G whose norm is over m = clipping · max(‖W‖, eps): G ← G · m / max(‖G‖, 1e-6).
+
+    A unit is one index of the first dimension, such as an output channel; a tensor of less than two dimensions is one
+    unit. Acts on ``OptimizerEvents.STEP_STARTED``, where gradients are final and weights not yet changed.
+
+    ``"grad_norm"`` is the 2-norm of all gradients, excluded ones too; ``"grad_clip_coef"`` a unit's smallest factor.
+
+    Args:
+        optimizer: the one whose gradients are clipped.
+        clipping: λ > 0, the largest ratio of a unit's gradient norm to its weight norm.
+        eps: > 0, stands for a smaller weight norm, so that zero weights can grow.
+        exclude: shell globs over the model's parameter names that are left alone; the paper leaves out the classifier.
+        model: the one that ``exclude`` names parameters of; it also gives names to messages.
+        on_nonfinite, tag, process_group: as for ``GradientNormClipper``. A GPU is waited for once an update unless
+            ``"propagate"``.
+
+    Raises:
+        TypeError, ValueError: if an argument is not as above, a pattern matches nothing or all is excluded.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+        >>> sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> trainer = Engine(lambda engine, batch: sgd.step())
+        >>> clipper = AdaptiveGradientClipper(sgd, 0.01, exclude="1.*", model=model).attach(trainer)
+
+    References:
+        Brock, De, Smith, Simonyan, "High-Performance Large-Scale Image Recognition Without Normalization", 2021,
+        arXiv 2102.06171, section 4.1, equation 3.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        clipping: float = 0.01,
+        *,
+        eps: float = 1e-3,
+        exclude: str | Iterable[str] = (),
+        model: nn.Module | None = None,
+        on_nonfinite: str = "raise",
+        tag: str | None = None,
+        process_group: Any = None,
+    ) -> None:
+        check_number("clipping", clipping, gt=0)
+        check_number("eps", eps, gt=0)
+        super().__init__(optimizer, on_nonfinite=on_nonfinite, model=model, tag=tag, process_group=process_group)
+        patterns = [exclude] if isinstance(exclude, str) else list(exclude)
+        if patterns:
+            check_instance("model", model, nn.Module, "the torch.nn.Module whose parameters exclude names")
+        self._excluded = set(select_parameters(model, patterns).values()) if model and patterns else set()
+        own = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+        if own <= self._excluded:
+            raise ValueError(f"exclude must leave a parameter of the optimizer to clip, got {patterns} for all of them")
+        self._clipping, self._eps = clipping, eps
+        self._unit_norms: list[Tensor] = []
+
+    def _measure(self, gradients: list[list[Tensor]]) -> list[Sequence[Tensor]]:
+        self._unit_norms = [unit_norms(gradient) for gradient in gradients[0]]
+        totals = [torch.linalg.vector_norm(whole(norms)) for norms in self._unit_norms]
+        return [[total.to(totals[0].device, non_blocking=True) for total in totals]]
+
+    def _shrink(self, engine: Engine, gradients: list[list[Tensor]], norms: list[Tensor]) -> Tensor | float:
+        on_host = self._gradients.on_host
+        with_gradients = (p for p in self._gradients.parameters[0] if p.grad is not None)
+        factors: list[Tensor | float] = [1.0]
+        for parameter, gradient, unit in zip(with_gradients, gradients[0], self._unit_norms, strict=True):
+            if parameter not in self._excluded:
+                factors.append(
+                    clip_units(_weights(parameter), gradient, unit, self._clipping, self._eps, on_host=on_host)
+                )
+        self._unit_norms = []
+        return smallest(factors)
+
+
+def _weights(parameter: Tensor) -> Tensor:
+    """Return the weights that the gradient's values belong to: of a sparse gradient, the rows that it has."""
+    gradient = parameter.grad
+    if gradient is None or not gradient.is_sparse:
+        return parameter
+    return parameter.detach()[tuple(gradient._indices())]

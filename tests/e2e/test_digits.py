@@ -1,0 +1,132 @@
+"""The main job in whole runs: against a hand-written loop, interrupted and resumed, and read back from its logs."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.e2e.by_hand import train_digits_by_hand
+from tests.support import run_distributed
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = str(ROOT / "examples" / "digits.py")
+LAUNCH = [str(Path(sys.executable).with_name("ignite-launch")), "--nproc", "2"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+EPOCHS, UNFREEZE = 4, 3
+
+pytestmark = pytest.mark.distributed
+
+
+def _command(launcher: list[str], runs: Path, *arguments: str) -> list[str]:
+    return [*launcher, SCRIPT, "--runs", str(runs), "--epochs", str(EPOCHS), *arguments]
+
+
+def _run(launcher: list[str], runs: Path, *arguments: str) -> str:
+    done = subprocess.run(_command(launcher, runs, *arguments), capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def _final_checkpoint(runs: Path) -> dict[str, dict[str, torch.Tensor]]:
+    newest = max(runs.glob("*/checkpoint_*.pt"), key=lambda path: path.stat().st_mtime)
+    state: dict[str, dict[str, torch.Tensor]] = torch.load(newest, weights_only=True)
+    assert state["trainer"]["iteration"] % EPOCHS == 0
+    return state
+
+
+def _same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A two-process run of the demo's job, and what it printed."""
+    runs = tmp_path_factory.mktemp("runs")
+    return runs, _run(LAUNCH, runs)
+
+
+def test_the_run_says_what_it_did(finished: tuple[Path, str]) -> None:
+    """The summary comes first; the accuracy, and where the logs are, come last."""
+    runs, printed = finished
+    assert printed.index("Conv2d") < printed.index("epoch  1/4") < printed.index("validation accuracy")
+    accuracy = re.search(r"validation accuracy (\d\.\d+) after 4 epochs", printed)
+    assert accuracy
+    assert float(accuracy[1]) > 0.9
+    assert f"tensorboard --logdir {runs}" in printed
+
+
+def test_weights_equal_a_hand_written_loop(finished: tuple[Path, str]) -> None:
+    """Clipping, schedules, groups and freezing, in two processes: bit for bit the hand-written loop's weights."""
+    by_hand = run_distributed(train_digits_by_hand, 2, EPOCHS, UNFREEZE, 1)
+    assert _same(_final_checkpoint(finished[0])["model"], by_hand[0][0])
+
+
+def test_accumulation_equals_a_hand_written_loop(tmp_path: Path) -> None:
+    """The same with two batches an update."""
+    _run(LAUNCH, tmp_path, "--accumulation", "2")
+    by_hand = run_distributed(train_digits_by_hand, 2, EPOCHS, UNFREEZE, 2)
+    assert _same(_final_checkpoint(tmp_path)["model"], by_hand[0][0])
+
+
+def test_event_files_hold_the_rates_in_use(finished: tuple[Path, str]) -> None:
+    """TensorBoard's own reader finds, for each named group, the rate of every update."""
+    (run,) = finished[0].iterdir()
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
+    _, rates = run_distributed(train_digits_by_hand, 2, EPOCHS, UNFREEZE, 1)[0]
+    frozen = len(rates) * (UNFREEZE - 1) // EPOCHS
+    for index, (name, first) in enumerate({"stem": 0, "body": frozen, "head": 0}.items()):
+        series = events.Scalars(f"lr/{name}")  # a frozen group has no rate in use
+        assert [event.step for event in series] == list(range(first + 1, len(rates) + 1))
+        assert [event.value for event in series] == pytest.approx([step[index] for step in rates[first:]], rel=1e-6)
+    per_epoch = len(rates) // EPOCHS
+    assert [event.step for event in events.Scalars("validation/accuracy")] == [
+        per_epoch * epoch for epoch in range(1, EPOCHS + 1)
+    ]
+
+
+def test_torchrun_and_plain_python_run_the_same_script(finished: tuple[Path, str], tmp_path: Path) -> None:
+    """Without our launcher: torchrun ends in the same weights, and one process trains too."""
+    _run(TORCHRUN, tmp_path / "torchrun")
+    assert _same(_final_checkpoint(tmp_path / "torchrun")["model"], _final_checkpoint(finished[0])["model"])
+    _run([sys.executable], tmp_path / "python", "--bf16")
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "SIGKILL"])
+def test_an_interrupted_run_resumes_bit_for_bit(
+    how: signal.Signals, finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    """Stopped in the middle of its third epoch and resumed, the run ends in the weights of the undisturbed one."""
+    process = subprocess.Popen(
+        _command(LAUNCH, tmp_path), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch  2/4"):
+            break
+    children = psutil.Process(process.pid).children(recursive=True)
+    os.kill(process.pid, how)
+    assert process.wait(timeout=60) != 0
+    process.stdout.close()
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert alive == []
+
+    _run(LAUNCH, tmp_path, "--resume")
+    assert len(list(tmp_path.iterdir())) == 1
+    undisturbed, resumed = _final_checkpoint(finished[0]), _final_checkpoint(tmp_path)
+    assert _same(resumed["model"], undisturbed["model"])
+    assert resumed["trainer"] == undisturbed["trainer"]
+    assert resumed["plateau"] == undisturbed["plateau"]
+
+
+def test_resume_without_a_run_is_one_sentence(tmp_path: Path) -> None:
+    """There is nothing to go on with: said in words, without a traceback."""
+    done = subprocess.run(_command([sys.executable], tmp_path, "--resume"), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.strip() == f"--resume needs a run with a checkpoint, but {tmp_path} has none"
