@@ -12,6 +12,7 @@ from torch import nn
 
 from ignite_tips import GradientNormClipper, RunAnnotator
 from ignite_tips.notices import announce
+from ignite_tips.run_reading import read_run
 from tests.support import run_distributed
 
 
@@ -36,7 +37,7 @@ def _run(folder: Path, batches: list[torch.Tensor], *, max_epochs: int = 1, clip
             if engine.state.epoch > 1:
                 kind = "freeze" if engine.state.epoch == 2 else "unfreeze"
                 model[0].requires_grad_(kind == "unfreeze")
-                announce(engine, kind, f"{kind} 0.weight | 0.bias")
+                announce(engine, kind, f"{kind} 0.*, head_1")
 
         trainer.run(batches, max_epochs=max_epochs)
 
@@ -55,9 +56,13 @@ def test_marks_are_texts_at_the_updates_that_repeat_those_before_them(tmp_path: 
     entries = _read(tmp_path).Tensors("marks/text_summary")
     assert [entry.step for entry in entries] == [3, 6]
     text = entries[-1].tensor_proto.string_val[0].decode()
-    assert text.splitlines()[2:] == [
-        "| 6 | 3 | unfreeze | unfreeze 0.weight / 0.bias |",
-        "| 3 | 2 | freeze | freeze 0.weight / 0.bias |",
+    assert text.splitlines() == [
+        "- **step 6**, epoch 3, unfreeze: unfreeze 0.\\*, head\\_1",
+        "- **step 3**, epoch 2, freeze: freeze 0.\\*, head\\_1",
+    ]
+    assert [(mark.kind, mark.text, mark.step) for mark in read_run(tmp_path).marks] == [
+        ("freeze", "freeze 0.*, head_1", 3),
+        ("unfreeze", "unfreeze 0.*, head_1", 6),
     ]
 
 
@@ -91,8 +96,8 @@ def test_the_last_entry_holds_a_hundred_marks(tmp_path: Path) -> None:
         RunAnnotator(model, optimizer).attach(trainer, tb_logger)
         trainer.run(range(120))
     text = _read(tmp_path).Tensors("marks/text_summary")[-1].tensor_proto.string_val[0].decode()
-    assert text.splitlines()[2].endswith("number 119 |")
-    assert text.splitlines()[-1].endswith("number 20 |")
+    assert text.splitlines()[0].endswith("number 119")
+    assert text.splitlines()[-1].endswith("number 20")
 
 
 def test_detached_it_writes_no_more(tmp_path: Path) -> None:
