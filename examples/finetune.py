@@ -85,12 +85,12 @@ def train(
     model: nn.Module,
     data: TensorDataset,
     judged_by: TensorDataset,
-    epochs: int,
+    phase_epochs: list[int],
     options: argparse.Namespace,
     *,
-    tune: bool,
+    tune: bool = False,
 ) -> list[Phase]:
-    """Train and return a phase for every stage, whether or not the model is unfrozen by them."""
+    """Train for some epochs after others and return what each phase came to; with gradual unfreezing if `tune`."""
     device = idist.device()
     layers = [f"{part}.*" for part in PARTS]
     groups = layerwise_lr_groups(model, layers, lr=3e-3, decay=options.decay if tune else 1.0, no_decay="norms")
@@ -115,27 +115,29 @@ def train(
     def stop_the_clock() -> None:
         times[-1] += time.perf_counter()
 
-    @trainer.on(Events.EPOCH_COMPLETED(every=options.every))
+    ends = [sum(phase_epochs[: index + 1]) for index in range(len(phase_epochs))]
+
+    @trainer.on(Events.EPOCH_COMPLETED(once=ends))
     def end_phase(engine: Engine) -> None:
         evaluator.run(judging)
         share = engine.state.metrics.get("trainable_share", 1.0)
         phases.append(Phase(share, evaluator.state.metrics["accuracy"], median(times)))
         times.clear()
 
-    trainer.run(loader, max_epochs=epochs)
+    trainer.run(loader, max_epochs=ends[-1])
     return phases
 
 
 def main(options: argparse.Namespace) -> None:
     torch.manual_seed(options.seed)
     many, few, rest = load_two_tasks(options.examples, options.seed)
-    epochs = options.every * (len(PARTS) + 1)
+    phases = [options.every] * (len(PARTS) + 1)  # one for each stage
 
     network = build_network()
-    pretrained = train(wrap_model(network), many, many, options.pretrain_epochs, options)
+    pretrained = train(wrap_model(network), many, many, [options.pretrain_epochs], options)
     network.head = nn.Linear(512, 5).to(idist.device())
-    tuned = train(wrap_model(network), few, rest, epochs, options, tune=True)
-    afresh = train(wrap_model(build_network()), few, rest, epochs, options)
+    tuned = train(wrap_model(network), few, rest, phases, options, tune=True)
+    afresh = train(wrap_model(build_network()), few, rest, phases, options)
 
     if idist.get_rank() == 0:
         print(f"pre-trained on the digits 0 to 4: accuracy there {pretrained[-1].accuracy:.3f}")
