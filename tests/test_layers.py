@@ -33,6 +33,7 @@ LAYERS = {
     "scheduler_claims": 1,
     "scheduler_state": 1,
     "plot": 2,
+    "record_file": 1,
     "run_plot": 1,
     "run_reading": 1,
     "schedules": 1,
