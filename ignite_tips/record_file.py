@@ -17,6 +17,7 @@ __all__ = ["RecordFile", "masked_crc32c"]
 _POLYNOMIAL = 0x82F63B78  # CRC-32C (Castagnoli), bits reversed
 _START = 0xFFFFFFFF
 _CHUNK = 1024
+_CHECKSUM = struct.Struct("<I")
 
 
 class RecordFile:
@@ -35,17 +36,17 @@ class RecordFile:
     def __init__(self, path: Path) -> None:
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115  # closed by close()
 
-    def write(self, data: bytes) -> None:
-        """Append one record.
+    def write(self, *records: bytes) -> None:
+        """Append records, all in one go.
 
         Raises:
-            OSError: if it could not be written whole.
+            OSError: if they could not be written whole.
             ValueError: if the file is closed.
         """
-        record = _header(len(data)) + data + struct.pack("<I", masked_crc32c(data))
-        written = self._file.write(record)
-        if written != len(record):
-            raise OSError(f"{written} of a record's {len(record)} bytes could be written to {self._file.name!r}")
+        framed = b"".join(_header(len(data)) + data + _CHECKSUM.pack(masked_crc32c(data)) for data in records)
+        written = self._file.write(framed)
+        if written != len(framed):
+            raise OSError(f"{written} of {len(framed)} bytes could be written to {self._file.name!r}")
 
     def close(self) -> None:
         """Write no more."""
@@ -96,4 +97,4 @@ def _contributions() -> NDArray[np.uint32]:
 @functools.cache
 def _header(length: int) -> bytes:
     size = struct.pack("<Q", length)
-    return size + struct.pack("<I", masked_crc32c(size))
+    return size + _CHECKSUM.pack(masked_crc32c(size))

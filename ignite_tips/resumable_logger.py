@@ -140,7 +140,9 @@ class _EventWriter:
                 return
             if position != self._position:
                 self._position = position
-                self._file.write(position_event(*position, event.wall_time).SerializeToString())
+                stamp = position_event(*position, event.wall_time)
+                self._file.write(stamp.SerializeToString(), event.SerializeToString())
+                return
         self._file.write(event.SerializeToString())
 
     def flush(self) -> None:
