@@ -52,7 +52,8 @@ def _plan(options: LaunchOptions) -> LaunchPlan:
     # Without GPUs to choose, a driver that does not answer is no obstacle.
     inventory = Inventory((), "--gpus none") if options.gpus == "none" else read_inventory()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return make_plan(options, inventory, os.environ, cores=cores, python=sys.executable)
+    terminal = sys.stdout.isatty()
+    return make_plan(options, inventory, os.environ, cores=cores, python=sys.executable, terminal=terminal)
 
 
 def _show(plan: LaunchPlan) -> int:

@@ -163,6 +163,22 @@ def test_a_failure_on_one_node_is_told_to_the_other(tmp_path: Path, hosts: tuple
     assert "ignite-launch: rank 3 (pid " in results[1].err
 
 
+@pytest.mark.distributed
+def test_a_restart_is_one_of_all_nodes(tmp_path: Path, hosts: tuple[Host, Host]) -> None:
+    """A worker that fails on one node starts the workers of both again, though they talk to nobody."""
+    (tmp_path / "once.py").write_text(
+        "import os, sys, time\n"
+        "if os.environ['TORCHELASTIC_RESTART_COUNT'] == '1': sys.exit(0)\n"
+        "if os.environ['RANK'] == '3': sys.exit(17)\ntime.sleep(1000)"
+    )
+    with ExitStack() as stack:
+        runs = _start(stack, tmp_path, hosts, "--nnodes", "2", "--max-restarts", "1", str(tmp_path / "once.py"))
+        results = [run.result() for run in runs]
+    assert [result.code for result in results] == [0, 0]
+    assert "another node starts its workers again" in results[0].err
+    assert "ended with exit code 17; starting again, 1 of 1" in results[1].err
+
+
 def test_a_name_that_resolves_to_loopback_is_refused(tmp_path: Path, hosts: tuple[Host, Host]) -> None:
     """Without --interface a host whose own name is on loopback is told so at once, with the interfaces it has."""
     if not socket.gethostbyname(socket.gethostname()).startswith("127."):

@@ -245,6 +245,13 @@ def test_data_made_anew_for_each_epoch() -> None:
     """Validation data may be another object in each epoch, or none at all."""
     assert _train(_stepper(), lambda trainer, evaluator: evaluator.run([5])).last_epoch == 4
     assert _train(_stepper(), lambda trainer, evaluator: evaluator.run(epoch_length=1)).last_epoch == 4
+    stepper = _stepper()
+    trainer = _trainer(stepper.scheduler.optimizer)
+    evaluator = Engine(lambda engine, batch: engine.state.metrics.update(loss=1.0))
+    stepper.attach(trainer, evaluator)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run(epoch_length=1))
+    trainer.run(epoch_length=3, max_epochs=2)  # neither has data
+    assert stepper.scheduler.last_epoch == 2
 
 
 def test_only_validations_during_the_training_count() -> None:
@@ -253,16 +260,16 @@ def test_only_validations_during_the_training_count() -> None:
     trainer = _trainer(stepper.scheduler.optimizer)
     evaluator = Engine(lambda engine, batch: engine.state.metrics.update(loss=1.0))
     stepper.attach(trainer, evaluator)
-    for event in (Events.STARTED, Events.EPOCH_COMPLETED, Events.COMPLETED):
+    for event in (Events.STARTED, Events.EPOCH_COMPLETED(every=2), Events.COMPLETED):
         trainer.add_event_handler(event, lambda: evaluator.run(VALIDATION))
     evaluator.run(VALIDATION)
-    trainer.run(TRAINING, max_epochs=2)
+    trainer.run(TRAINING, max_epochs=3)
     evaluator.run(VALIDATION)
-    assert stepper.scheduler.last_epoch == 2
+    assert stepper.scheduler.last_epoch == 1
     for _ in range(2):  # new runs, whose last iterations are the same
         trainer.state.max_epochs = None
-        trainer.run(TRAINING, max_epochs=1)
-    assert stepper.scheduler.last_epoch == 4
+        trainer.run(TRAINING, max_epochs=2)
+    assert stepper.scheduler.last_epoch == 3
 
 
 def test_no_validation_in_a_run_is_said() -> None:
