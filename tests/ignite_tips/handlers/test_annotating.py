@@ -82,7 +82,7 @@ def test_norms_and_skipped_updates_of_a_clipper_stand_beside_the_marks(tmp_path:
     assert [step for step, _ in norms] == [step for step, _ in coefficients] == [1, 2, 3]
     for (_, norm), (_, coefficient) in zip(norms, coefficients, strict=True):
         assert coefficient == pytest.approx(min(1.0, 0.5 / norm), rel=1e-5)
-    assert _scalars(tmp_path, "skipped_updates") == [(2, 2.0), (3, 2.0)]
+    assert _scalars(tmp_path, "skipped_updates") == [(1, 0.0), (2, 2.0), (3, 2.0)]
     marks = reader.Tensors("marks/text_summary")[-1].tensor_proto.string_val[0].decode()
     assert marks.count("skipped update") == 2
 
