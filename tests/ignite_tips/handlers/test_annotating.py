@@ -73,6 +73,24 @@ def test_the_trainable_share_is_drawn_in_steps(tmp_path: Path) -> None:
     assert _scalars(tmp_path, "trainable_share") == [(1, 1.0), (3, 1.0), (4, frozen), (6, frozen), (7, 1.0), (9, 1.0)]
 
 
+def test_a_freeze_within_an_epoch_shows_at_once(tmp_path: Path) -> None:
+    """The share is looked at again with each mark, not in every step."""
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    trainer = Engine(lambda engine, batch: optimizer.step())
+
+    @trainer.on(Events.ITERATION_COMPLETED(once=2))
+    def freeze(engine: Engine) -> None:
+        model[0].requires_grad_(False)
+        announce(engine, "freeze", "0")
+
+    with TensorboardLogger(log_dir=tmp_path) as tb_logger:
+        RunAnnotator(model, optimizer).attach(trainer, tb_logger)
+        trainer.run(range(4))
+    frozen = pytest.approx(4 / 13)
+    assert _scalars(tmp_path, "trainable_share") == [(1, 1.0), (2, 1.0), (3, frozen), (4, frozen)]
+
+
 def test_norms_and_skipped_updates_of_a_clipper_stand_beside_the_marks(tmp_path: Path) -> None:
     """The norm before clipping and the coefficient, once an update; a skipped update is counted and marked."""
     good, bad = torch.ones(4, 2), torch.full((4, 2), float("nan"))
@@ -82,7 +100,7 @@ def test_norms_and_skipped_updates_of_a_clipper_stand_beside_the_marks(tmp_path:
     assert [step for step, _ in norms] == [step for step, _ in coefficients] == [1, 2, 3]
     for (_, norm), (_, coefficient) in zip(norms, coefficients, strict=True):
         assert coefficient == pytest.approx(min(1.0, 0.5 / norm), rel=1e-5)
-    assert _scalars(tmp_path, "skipped_updates") == [(2, 2.0), (3, 2.0)]
+    assert _scalars(tmp_path, "skipped_updates") == [(1, 0.0), (2, 2.0), (3, 2.0)]
     marks = reader.Tensors("marks/text_summary")[-1].tensor_proto.string_val[0].decode()
     assert marks.count("skipped update") == 2
 
