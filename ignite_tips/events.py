@@ -226,6 +226,9 @@ class _StepTracker:
         last = engine.last_event_name
         if last is None or last is _COMPLETED or last is _TERMINATE:
             return None
+        run = engine._internal_run_generator
+        if run is not None and run.gi_frame is None:  # a run that raised: it fires no last event and leaves this behind
+            return None
         return OptimizerStep(optimizer, engine.state.optimizer_steps[self.attached[optimizer].place] + 1)
 
     def on_step_started(self, step: OptimizerStep) -> None:
