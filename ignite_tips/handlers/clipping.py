@@ -95,10 +95,11 @@ class GradientNormClipper(GradientClipper):
         return value if len(values) == 1 else hypot(*values)
 
     def _shrink(self, engine: Engine, gradients: list[list[Tensor]], norms: list[Tensor]) -> Tensor | float:
-        whole = len(norms) == 1
+        if len(norms) == 1:
+            return self._scale(engine, gradients[0], norms[0], self._max_norm, whole=True)
         return smallest(
             [
-                self._scale(engine, listed, norm, self._max_norm, whole=whole)
+                self._scale(engine, listed, norm, self._max_norm, whole=False)
                 for listed, norm in zip(gradients, norms, strict=True)
             ]
         )
