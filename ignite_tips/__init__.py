@@ -24,6 +24,7 @@ from ignite_tips.param_groups import layerwise_lr_groups, param_group_table, par
 from ignite_tips.parameters import freeze_parameters, select_parameters, unfreeze_parameters
 from ignite_tips.resumable_logger import ResumableTensorboardLogger
 from ignite_tips.rewrapping import rewrap_model
+from ignite_tips.run_plot import plot_runs
 from ignite_tips.schedule_plot import plot_schedule
 from ignite_tips.schedules import linear_warmup, warmup_stable_decay, with_warmup
 from ignite_tips.simulation import simulate_schedule
@@ -59,6 +60,7 @@ __all__ = [
     "linear_warmup",
     "param_group_table",
     "param_groups",
+    "plot_runs",
     "plot_schedule",
     "process_group",
     "rewrap_model",

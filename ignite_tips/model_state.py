@@ -42,8 +42,10 @@ def preserved(model: nn.Module) -> Iterator[None]:
         for tensor in tensors:
             tensor.restore()
         for parameter, requires_grad, grad in parameters:
-            parameter.requires_grad_(requires_grad)
-            parameter.grad = grad
+            if parameter.requires_grad != requires_grad:
+                parameter.requires_grad_(requires_grad)
+            if parameter.grad is not grad:
+                parameter.grad = grad
         random.setstate(python_state)
         np.random.set_state(numpy_state)
 

@@ -92,7 +92,7 @@ def move_tensors(value: Any, device: torch.device) -> Any:
     if isinstance(value, torch.Tensor):
         return value.to(device)
     if isinstance(value, PackedSequence):
-        return value.to(device=device)
+        return value.to(device=device)  # type: ignore[call-arg]  # its stub is wrong
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(move_tensors(member, device) for member in value))
     if type(value) in (tuple, list):

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedBuffer, is_lazy
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_choice, check_instance, describe
@@ -63,10 +63,11 @@ def summarize_model(
     device = _device(model)
     args, named = move_tensors(_arguments(model, example, dict(keywords or {}), input_size), device)
     groups = _groups(optimizer)
+    original = model
     if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
         model, groups = _copy_lazy(model, groups)
     calls = ModuleCalls()
-    with preserved(model), torch.no_grad(), calls.recorded(model):
+    with preserved(original), torch.no_grad(), calls.recorded(model):
         mult_adds = run_with_torchinfo(model, args, named)
         if mult_adds is None:
             _run(model, args, named, calls)
@@ -126,7 +127,12 @@ def _groups(optimizer: Optimizer | None) -> _Groups:
 
 def _copy_lazy(model: nn.Module, groups: _Groups) -> tuple[nn.Module, _Groups]:
     # A lazy module takes its shapes from its first input: the copy takes them, the model stays as it is.
-    duplicate = copy.deepcopy(model)
+    buffers = [buffer for buffer in model.buffers() if is_lazy(buffer)]  # torch cannot copy these itself
+    memo: dict[int, Any] = {
+        id(buffer): UninitializedBuffer(device=buffer.device)  # type: ignore[call-arg]  # its stub is wrong
+        for buffer in buffers
+    }
+    duplicate = copy.deepcopy(model, memo)
     pairs = zip(model.parameters(), duplicate.parameters(), strict=True)
     return duplicate, {new: groups[old] for old, new in pairs if old in groups}
 

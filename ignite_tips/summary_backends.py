@@ -58,6 +58,7 @@ def torchsummary_table(model: nn.Module, args: Sequence[Any], device: torch.devi
         if device.type == "cuda":
             stack.enter_context(torch.cuda.device(device))
         stack.enter_context(preserved(model))
+        stack.enter_context(torch.no_grad())
         stack.enter_context(contextlib.redirect_stdout(printed))
         try:
             torchsummary.summary(model, sizes, batch_size=len(args[0]), device=device.type)

@@ -16,17 +16,18 @@ LAYERS = {
     "_version": 0,
     "event_files": 1,
     "event_writing": 1,
-    "gradient_clipper": 2,
     "gradients": 1,
     "group_options": 1,
-    "late_norms": 1,
     "model_state": 1,
     "module_calls": 1,
     "norm_rules": 1,
-    "optimizer_step": 1,
     "optimizer_gradients": 1,
+    "optimizer_step": 1,
     "param_groups": 1,
     "parameters": 1,
+    "record_file": 1,
+    "run_plot": 1,
+    "run_reading": 1,
     "schedule_length": 1,
     "schedule_plot": 1,
     "scheduler_claims": 1,
@@ -36,23 +37,25 @@ LAYERS = {
     "summary": 1,
     "summary_backends": 1,
     "summary_table": 1,
-    "unit_norms": 1,
     "attachment": 2,
     "distributed": 2,
     "events": 2,
+    "gradient_clipper": 2,
     "model_part": 2,
     "notices": 2,
-    "schedule_fit": 2,
-    "validation_metric": 2,
+    "plot": 2,
     "resumable_logger": 2,
     "rewrapping": 2,
     "scalar_sinks": 2,
+    "schedule_fit": 2,
     "triggers": 2,
+    "validation_metric": 2,
 }
 # Files that others of their own layer may import.
 SHARED = {"attachment", "parameters", "param_groups", "optimizer_step", "events", "notices"}
-SHARED |= {"model_state", "module_calls", "summary_backends", "summary_table"}  # what summary.py is made of
 SHARED |= {"distributed", "rewrapping"}  # what model_part.py and triggers.py stand on
+SHARED |= {"model_state", "module_calls", "summary_backends", "summary_table"}  # what summary.py is made of
+SHARED |= {"run_reading"}  # what run_plot.py draws
 MODULES = sorted(path for path in (ROOT / "ignite_tips").rglob("*.py") if path.name != "__init__.py")
 
 

@@ -1,14 +1,20 @@
-"""ModelSummarizer: what it shows, and when."""
+"""ModelSummarizer: what it shows, where and when."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
+from ignite.handlers import TensorboardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from ignite_tips import ModelSummarizer
+from tests.ignite_tips.architectures import DictNet, Keywords
 from tests.support import run_distributed
+
+BATCHES = [(torch.ones(4, 2), torch.ones(4))] * 3
 
 
 def _model() -> nn.Sequential:
@@ -22,29 +28,136 @@ def _trainer(model: nn.Module) -> Engine:
     return Engine(update)
 
 
-def test_it_shows_the_model_at_the_first_batch() -> None:
-    """Once, with the shapes of the batch."""
+def test_it_shows_the_model_once_at_the_first_batch() -> None:
+    """With the batch's shapes, and as other handlers made the model when the run started."""
     model = _model()
     shown: list[str] = []
     trainer = _trainer(model)
-    ModelSummarizer(model, output=shown.append).attach(trainer)
-    trainer.run([(torch.ones(4, 2), torch.ones(4))] * 3)
+    summarizer = ModelSummarizer(model, output=shown.append).attach(trainer)
+    trainer.add_event_handler(Events.EPOCH_STARTED, lambda: model[0].requires_grad_(False))
+    assert summarizer.summary is None
+    trainer.run(BATCHES, max_epochs=2)
     assert len(shown) == 1
-    assert "[4, 2]" in shown[0]
+    assert "4\u00d72" in shown[0]
+    assert "frozen" in shown[0]
+    assert summarizer.summary is not None
+    assert summarizer.summary.total_parameters == 19
 
 
-def _train_on_rank(rank: int, world_size: int) -> int:
+def test_training_goes_on_as_if_it_were_not_there() -> None:
+    """Parameters, buffers and random numbers after the run are bit for bit the same."""
+    results = []
+    for summarize in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(_model(), nn.Dropout(0.5))
+        trainer = _trainer(model)
+        if summarize:
+            ModelSummarizer(model, output=lambda text: None).attach(trainer)
+        trainer.run(BATCHES)
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        results.append([*model.state_dict().values(), *gradients, torch.get_rng_state()])
+    assert all(torch.equal(left, right) for left, right in zip(*results, strict=True))
+
+
+def test_it_goes_to_tensorboard_as_text(tmp_path: Path) -> None:
+    """At the iterations completed: none in a new run, those that were in a resumed one."""
+    model = _model()
+    for iteration in (0, 2):
+        trainer = _trainer(model)
+        if iteration:
+            trainer.load_state_dict({"iteration": iteration, "epoch_length": 3, "max_epochs": 1})
+        with TensorboardLogger(log_dir=tmp_path / str(iteration)) as tb_logger:
+            ModelSummarizer(model, output=lambda text: None).attach(trainer, tb_logger)
+            trainer.run(BATCHES)
+        (entry,) = EventAccumulator(str(tmp_path / str(iteration))).Reload().Tensors("model/text_summary")
+        assert entry.step == iteration
+        assert entry.tensor_proto.string_val[0].decode().startswith("| Layer | Type | Input |")
+
+
+@pytest.mark.parametrize(
+    ("model", "batch", "options", "expected"),
+    [
+        (DictNet(), {"image": torch.ones(2, 12), "text": torch.ones(2, 3, dtype=torch.long)}, {}, "{image: [2, 12]"),
+        (_model(), {"x": torch.ones(5, 2)}, {"input_of_batch": lambda batch: batch["x"]}, "[5, 2]"),
+        (_model(), None, {"input_size": (7, 2)}, "[7, 2]"),
+        (Keywords(), None, {"example": torch.ones(3, 6), "keywords": {"depth": torch.ones(3)}}, "[3, 6], depth=[3]"),
+    ],
+)
+def test_the_input_comes_from_the_batch_or_from_an_argument(
+    model: nn.Module, batch: Any, options: dict[str, Any], expected: str
+) -> None:
+    """A dict is passed as it is, of a tuple the first member, and a function may choose."""
+    trainer = Engine(lambda engine, batch: None)
+    summarizer = ModelSummarizer(model, output=lambda text: None, **options).attach(trainer)
+    trainer.run([batch])
+    assert summarizer.summary is not None
+    assert summarizer.summary.layers[0].input_shape.startswith(expected)
+
+
+def test_torchsummarys_table_is_shown_where_it_is_asked_for() -> None:
+    """Its own text, through the same output."""
+    shown: list[str] = []
+    trainer = _trainer(_model())
+    ModelSummarizer(_model(), backend="torchsummary", output=shown.append).attach(trainer)
+    trainer.run(BATCHES)
+    assert "Layer (type)               Output Shape         Param #" in shown[0]
+
+
+def test_it_prints_by_default(capsys: pytest.CaptureFixture[str]) -> None:
+    """To standard output, no deeper than asked for."""
+    trainer = _trainer(_model())
+    ModelSummarizer(nn.Sequential(_model()), depth=1).attach(trainer)
+    trainer.run(BATCHES)
+    assert len(capsys.readouterr().out.splitlines()) == 7
+
+
+def test_detached_it_shows_nothing() -> None:
+    """And attached again it shows the model once more, once."""
+    shown: list[str] = []
+    trainer = _trainer(_model())
+    summarizer = ModelSummarizer(_model(), output=shown.append).attach(trainer)
+    summarizer.detach()
+    trainer.run(BATCHES)
+    assert shown == []
+    summarizer.attach(trainer)
+    summarizer.attach(trainer)
+    trainer.run(BATCHES)
+    assert len(shown) == 1
+
+
+def test_a_batch_that_does_not_fit_ends_the_run_with_its_layer() -> None:
+    """Before anything is trained."""
+    trainer = _trainer(_model())
+    ModelSummarizer(_model()).attach(trainer)
+    with pytest.raises(ValueError, match=r"the input must fit the model, but layer '0' \(Linear\) got \[4, 5\]"):
+        trainer.run([(torch.ones(4, 5), torch.ones(4))])
+
+
+def test_bad_arguments_are_refused(tmp_path: Path) -> None:
+    """When it is made, or attached."""
+    unknown: Any = 3
+    trainer = _trainer(_model())
+    with pytest.raises(TypeError, match=r"model must be a torch.nn.Module, got 3 \(int\)"):
+        ModelSummarizer(unknown)
+    with pytest.raises(TypeError, match="tb_logger must be an ignite TensorboardLogger or None"):
+        ModelSummarizer(_model()).attach(trainer, unknown)
+    tb_logger = TensorboardLogger(log_dir=tmp_path)
+    tb_logger.close()
+    with pytest.raises(RuntimeError, match="writer must be open, got one that was closed"):
+        ModelSummarizer(_model()).attach(trainer, tb_logger)
+
+
+def _train_on_rank(rank: int, world_size: int) -> tuple[int, Any]:
     model = nn.parallel.DistributedDataParallel(_model())
     shown: list[str] = []
     trainer = _trainer(model)
-    summarizer = ModelSummarizer(model, output=shown.append)
-    summarizer.attach(trainer)
-    trainer.run([(torch.ones(4, 2), torch.ones(4))] * 3)
+    summarizer = ModelSummarizer(model, output=shown.append).attach(trainer)
+    trainer.run(BATCHES)
     assert summarizer.summary is not None
-    return len(shown)
+    return len(shown), summarizer.summary.layers[1].name
 
 
 @pytest.mark.distributed
 def test_only_rank_zero_prints() -> None:
-    """Under DDP every rank has the summary, and one shows it."""
-    assert run_distributed(_train_on_rank, 2) == [1, 0]
+    """Under DDP every rank has the summary, of the module inside, and one shows it."""
+    assert run_distributed(_train_on_rank, 2) == [(1, "0"), (0, "0")]

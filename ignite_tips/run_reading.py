@@ -1,0 +1,75 @@
+"""What a run left in its event files, read by TensorBoard's own reader."""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+__all__ = ["Mark", "RunRecord", "Series", "read_run"]
+
+_ALL = {"scalars": 0, "tensors": 0, "images": 1, "histograms": 1, "compressedHistograms": 1, "audio": 1}
+_MARKS = "marks/text_summary"
+_MARK_LINE = re.compile(r"- \*\*step \d+\*\*, epoch \d+, ([^:]+): (.*)")
+
+
+@dataclass(frozen=True)
+class Series:
+    """One curve: its steps, values and the times at which they were written."""
+
+    steps: NDArray[np.float64]
+    values: NDArray[np.float64]
+    times: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One thing that happened, as RunAnnotator wrote it, and when."""
+
+    kind: str
+    text: str
+    step: int
+    time: float
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run's name, its curves by tag, and its marks, the earliest first."""
+
+    name: str
+    series: dict[str, Series]
+    marks: Sequence[Mark]
+
+
+def read_run(folder: str | os.PathLike[str]) -> RunRecord:
+    """Read the event files in ``folder``, all points of them.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    path = Path(folder)
+    if not path.is_dir() or not any("tfevents" in file.name for file in path.iterdir()):
+        raise ValueError(f"runs must be folders with TensorBoard's event files, got {str(path)!r}")
+    reader = EventAccumulator(str(path), size_guidance=_ALL).Reload()
+    series = {}
+    for tag in reader.Tags()["scalars"]:
+        points = [(point.step, point.value, point.wall_time) for point in reader.Scalars(tag)]
+        series[tag] = Series(*np.array(points, dtype=np.float64).T)
+    return RunRecord(path.resolve().name, series, _read_marks(reader))
+
+
+def _read_marks(reader: EventAccumulator) -> list[Mark]:
+    marks = []
+    for tag in reader.Tags()["tensors"]:
+        if tag == _MARKS or tag.endswith(f"/{_MARKS}"):
+            for entry in reader.Tensors(tag):
+                # Each entry begins with its own mark; those before it follow.
+                found = _MARK_LINE.match(entry.tensor_proto.string_val[0].decode())
+                if found:
+                    text = re.sub(r"\\(.)", r"\1", found[2])
+                    marks.append(Mark(found[1], text, entry.step, entry.wall_time))
+    return sorted(marks, key=lambda mark: mark.time)

@@ -1,0 +1,97 @@
+"""ModelSummary's text: golden tables, and what stays readable."""
+
+import os
+
+import pytest
+import torch
+from torch import nn
+
+from ignite_tips import LayerSummary, ModelSummary, summarize_model
+
+GOLDEN = """\
+Layer    Type        Input  Output  Params  Trainable  Group       LR
+---------------------------------------------------------------------
+(model)  Sequential  16\u00d78   16\u00d72
+  0      Linear      16\u00d78   16\u00d74        36  frozen     backbone  0.01
+  1      ReLU        16\u00d74   16\u00d74
+  2      Linear      16\u00d74   16\u00d72        10  yes        head       0.1
+---------------------------------------------------------------------
+Parameters: 46 (10 trainable, 36 frozen); 736 mult-adds
+Memory: 184 B parameters, 640 B activations, 512 B input; about 1.3 KiB
+with gradients"""
+
+
+def _golden() -> ModelSummary:
+    model = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2))
+    groups = [
+        {"params": model[0].parameters(), "name": "backbone", "lr": 0.01},
+        {"params": model[2].parameters(), "name": "head", "lr": 0.1},
+    ]
+    model[0].requires_grad_(False)
+    return summarize_model(model, input_size=(16, 8), optimizer=torch.optim.SGD(groups))
+
+
+def _deep(blocks: int = 300, name: str = "block") -> ModelSummary:
+    layers = [LayerSummary("", "Net", "[1, 8]", "[1, 8]", 0, 0)]
+    for index in range(blocks):
+        path = f"{name}{index}"
+        layers += [
+            LayerSummary(path, "Block", "[1, 8]", "[1, 8]", 1, 1),
+            LayerSummary(f"{path}.inner", "Inner", "[1, 8]", "[1, 8]", 10, 0),
+            LayerSummary(f"{path}.inner.conv", "Conv", "[1, 8]", "[1, 8]", 100, 100),
+        ]
+    return ModelSummary(tuple(layers), 111 * blocks, 101 * blocks, 0, 0, 0, 0, 0)
+
+
+def test_the_table_reads_as_it_should() -> None:
+    """Names, shapes, figures, groups and rates in columns, totals below."""
+    assert _golden().table(width=75) == GOLDEN
+
+
+def test_a_depth_limit_adds_what_lies_deeper_to_the_layer_above() -> None:
+    """No number is lost, and what is shown of a layer is of all within it."""
+    summary = _deep()
+    by_depth = {depth: summary.table(depth=depth).splitlines() for depth in (1, 2, 3, None)}
+    assert [len(lines) for lines in by_depth.values()] == [n + 6 for n in (300, 600, 900, 900)]
+    assert by_depth[1][3].split()[-2:] == ["111", "partly"]
+    assert by_depth[2][4].split()[-2:] == ["110", "partly"]
+    assert by_depth[None][4].split()[-2:] == ["10", "frozen"]
+    assert str(summary) == summary.table(depth=3)
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_no_line_is_wider_than_the_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wide names are cut where they must be, and marked."""
+    monkeypatch.setattr("shutil.get_terminal_size", lambda fallback: os.terminal_size((width, 24)))
+    lines = _deep(3, name="a_name_that_nobody_would_want_to_type_" * 3).table().splitlines()
+    assert max(map(len, lines)) <= width
+    assert any("…" in line for line in lines) == (width < 200)
+
+
+def test_markdown_has_the_whole_names_and_the_totals() -> None:
+    """A table as TensorBoard renders it."""
+    lines = _golden().markdown().splitlines()
+    assert lines[0] == "| Layer | Type | Input | Output | Params | Trainable | Group | LR |"
+    assert lines[1] == "| --- | --- | --- | --- | ---: | --- | --- | ---: |"
+    assert lines[3] == "| `0` | Linear | 16\u00d78 | 16\u00d74 | 36 | frozen | `backbone` | 0.01 |"
+    assert "Parameters: 46 (10 trainable, 36 frozen); 736 mult-adds" in lines
+
+
+def test_large_numbers_are_short() -> None:
+    """Operations in words and memory in binary units."""
+    layer = LayerSummary("", "Net", "", "", 0, 0)
+    for size, mult_adds, expected in (
+        (900, 999, "999 mult-adds\nMemory: 900 B parameters"),
+        (10 * 2**20, 4_089_284_608, "4.09 billion mult-adds\nMemory: 10.0 MiB parameters"),
+        (3 * 2**40, 2 * 10**15, "2e+03 trillion mult-adds\nMemory: 3.0 TiB parameters"),
+    ):
+        totals = "\n".join(ModelSummary((layer,), 0, 0, size, 0, 0, 0, 0, mult_adds).totals())
+        assert expected in totals
+
+
+def test_bad_widths_and_depths_are_refused() -> None:
+    """The error names the argument."""
+    with pytest.raises(ValueError, match="width must be >= 60, got 20"):
+        _golden().table(width=20)
+    with pytest.raises(ValueError, match="depth must be >= 1, got 0"):
+        _golden().table(depth=0)
