@@ -44,7 +44,7 @@ def _print_row(name: str, sizes: list[int], steps: int, rounds: int, *, active: 
     micro = {kind: [seconds / steps * 1e6 for seconds in times[kind]] for kind in times}
     torchs = [one - bare for one, bare in zip(micro["torch"], micro["bare"], strict=True)]
     ours = [one - bare for one, bare in zip(micro["ours"], micro["bare"], strict=True)]
-    low, _, high = quantiles([our / max(their, 1e-9) for our, their in zip(ours, torchs, strict=True)], n=4)
+    low, _, high = quantiles([our / their for our, their in zip(ours, torchs, strict=True) if their > 0], n=4)
     print(
         f"| {name} | {'active' if active else 'inactive'} | {'fused' if fused else 'foreach'} "
         f"| {median(micro['bare']):,.0f} | {median(torchs):,.1f} | {median(ours):,.1f} "
