@@ -107,7 +107,7 @@ class GradientNormClipper(GradientClipper):
         if len(norms) == 1:
             factor = self._scale(engine, gradients[0], norms[0], self._max_norm, whole=True)
             # What was clipped is likely to be again: the next update then does not look for a cheaper way first.
-            self._clipped_last = self._gradients.on_host and factor != 1.0
+            self._clipped_last = self._gradients.on_host and bool(factor != 1.0)
             return factor
         return smallest(
             [
