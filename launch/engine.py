@@ -8,6 +8,7 @@ import threading
 import time
 from typing import Any
 
+from torch._C._distributed_c10d import TCPStore
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.api import LogsSpecs, PContext, SubprocessContext
@@ -59,8 +60,11 @@ class Engine(LocalElasticAgent):
         self._deaths = DeathWatch()
         self._guard = guard
         self._grace = grace
+        self._address = spec.local_addr or "127.0.0.1"
+        self._workers_store: TCPStore | None = None
         self._interruption = interruption
         self._hosts_store = hosts_store
+        self._killing = False
         self._lost: NodeLostError | None = None
         self._leaving = threading.Timer(0, lambda: None)
         interruption.kill_workers = self._kill_workers
@@ -71,6 +75,7 @@ class Engine(LocalElasticAgent):
         return first_failure(result, self._deaths.order())
 
     def _kill_workers(self) -> None:
+        self._killing = True
         if isinstance(self._pcontext, SubprocessContext):
             for handler in self._pcontext.subprocess_handlers.values():
                 if handler.proc.poll() is None:
@@ -78,13 +83,33 @@ class Engine(LocalElasticAgent):
                         os.killpg(handler.proc.pid, signal.SIGKILL)
 
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
+        start = worker_group.spec.max_restarts - self._remaining_restarts
         if self.pulse is not None:
+            self.pulse.announce(start)
             self.pulse.stop()
         self._interruption.check()
         self._interruption.may_raise = True  # it is a wait for others, in which nothing else would look
         super()._rendezvous(worker_group)
+        self._renew_workers_store(worker_group, start)
         rank, nodes = worker_group.group_rank or 0, worker_group.group_world_size or 1
-        self.pulse = Pulse(worker_group.store, rank, nodes, self._miss) if nodes > 1 else None
+        store = worker_group.store
+        self.pulse = Pulse(store, rank, nodes, start, self._miss, self._follow) if nodes > 1 else None
+
+    def _renew_workers_store(self, worker_group: WorkerGroup, start: int) -> None:
+        """Give the workers a store of their own for each start.
+
+        torch hands them the same one again, and a worker may then find the address of a peer that died.
+        """
+        group: Any = worker_group
+        meeting = group.store
+        key = f"workers/{start}"
+        if group.group_rank == 0:
+            self._workers_store = TCPStore(self._address, 0, is_master=True, wait_for_workers=False)
+            meeting.set(key, f"{self._workers_store.port} {self._address}")
+        while not meeting.check([key]):
+            time.sleep(0.05)
+        port, _, group.master_addr = meeting.get(key).decode().partition(" ")
+        group.master_port = int(port)
 
     def _miss(self, words: str, exit_code: int) -> None:
         """Another node is lost: end the workers, and the launcher too if it hangs on that node's store."""
@@ -92,6 +117,10 @@ class Engine(LocalElasticAgent):
         self._leaving.daemon = True
         self._leaving.start()
         self._lost = NodeLostError(words, exit_code)
+        self._kill_workers()
+
+    def _follow(self) -> None:
+        say("another node starts its workers again, and so does this one")
         self._kill_workers()
 
     @staticmethod
@@ -117,6 +146,7 @@ class Engine(LocalElasticAgent):
         self._interruption.may_raise = False
         self._interruption.check()
         self._guard.sweep()  # what failed workers left would hold their memory and their ports
+        self._killing = False
         pids: dict[int, Any] = super()._start_workers(worker_group)
         self._guard.watch(pids.values())
         self._deaths.watch(pids)
@@ -130,7 +160,7 @@ class Engine(LocalElasticAgent):
         self._interruption.check()
         self._check_nodes()
         result: RunResult = super()._monitor_workers(worker_group)
-        if result.is_failed() and self._remaining_restarts > 0:
+        if result.is_failed() and self._remaining_restarts > 0 and not self._killing:
             total = worker_group.spec.max_restarts
             failure = self.first_failure(result)
             say(f"{failure}; starting again, {total - self._remaining_restarts + 1} of {total}")

@@ -1,7 +1,6 @@
 """A rendezvous carried out: torch's handler for it, with every wait where a signal can end it."""
 
 import time
-import uuid
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -76,10 +75,7 @@ def meet(rendezvous: Rendezvous) -> Meeting:
 def _meet_here() -> Meeting:
     # By address, since a container's own name may not resolve; on a port that the kernel finds free.
     address = "127.0.0.1"
-    parameters = RendezvousParameters(
-        "c10d", f"{address}:0", uuid.uuid4().hex, min_nodes=1, max_nodes=1, local_addr=address, is_host=True
-    )
-    return Meeting(get_rendezvous_handler(parameters), address, hosts_store=True)
+    return Meeting(_Static(address, 0, 0, 1, _RUN_ID, _PATIENCE), address, hosts_store=True)
 
 
 class _Static(StaticTCPRendezvous):

@@ -60,9 +60,17 @@ class LaunchPlan:
 
 
 def make_plan(
-    options: LaunchOptions, inventory: Inventory, environ: Mapping[str, str], *, cores: int, python: str
+    options: LaunchOptions,
+    inventory: Inventory,
+    environ: Mapping[str, str],
+    *,
+    cores: int,
+    python: str,
+    terminal: bool = False,
 ) -> LaunchPlan:
     """Return what to do for ``options`` on a machine with these devices, variables and cores.
+
+    ``terminal`` says that the output goes to one.
 
     Raises:
         UsageError: the options contradict each other or the machine.
@@ -71,6 +79,7 @@ def make_plan(
     selection = select_devices(options.gpus, inventory, environ)
     decision = decide(options, selection, several_nodes=rendezvous.several_nodes)
     supervised = decision.strategy == "ddp" or options.max_restarts > 0 or options.log_dir is not None
+    lines = terminal and options.log_dir is None
     environment = _environment(decision, rendezvous, environ, cores)
     target = ("-m", options.script) if options.module else (options.script,)
     return LaunchPlan(
@@ -80,8 +89,8 @@ def make_plan(
         processes=decision.processes,
         environment=environment,
         unset=tuple(name for name in _TORCH if name in environ),
-        # Workers that share a console write through at once, so that a line is seen when it is printed.
-        command=(python, *(("-u",) if supervised else ()), *target, *options.arguments),
+        # To a terminal python writes line by line. Elsewhere it would keep pages back, and lose them when it is killed.
+        command=(python, *(("-u",) if supervised and not lines else ()), *target, *options.arguments),
         rendezvous=rendezvous,
         supervised=supervised,
         max_restarts=options.max_restarts,

@@ -16,22 +16,38 @@ _FAILURE = "failure"
 
 
 class Pulse:
-    """The beats of one node, and its ear for those of the others.
+    """The beats of one node, and its ear for those of the others, while the workers run in their ``start``-th start.
 
-    ``on_loss`` is called once, from a thread of its own, with what happened to another node and the run's exit code.
+    What it hears it passes on once, from a thread of its own: ``on_loss`` is called with what happened to another node
+    and the run's exit code, ``on_restart`` when another node starts its workers again.
     """
 
-    def __init__(self, store: Any, rank: int, nodes: int, on_loss: Callable[[str, int], None]) -> None:
+    def __init__(
+        self,
+        store: Any,
+        rank: int,
+        nodes: int,
+        start: int,
+        on_loss: Callable[[str, int], None],
+        on_restart: Callable[[], None],
+    ) -> None:
         self._store = store.clone()  # a connection of its own: torch's waits would hold up the beats
         self._store.set_timeout(timedelta(seconds=_LIMIT))
         self._rank = rank
+        self._next_start = f"pulse/start/{start + 1}"
         self._on_loss = on_loss
+        self._on_restart = on_restart
         self._beats = [0] * nodes
         self._heard = [time.monotonic()] * nodes
         self._answered = time.monotonic()
         self._stopped = threading.Event()
         for work in (self._beat, self._listen):
             threading.Thread(target=work, daemon=True).start()
+
+    def announce(self, start: int) -> None:
+        """Tell the other nodes that this one starts its workers again, so that theirs wait for no dead peers."""
+        with contextlib.suppress(RuntimeError):
+            self._store.set(f"pulse/start/{start}", "")
 
     def stop(self) -> None:
         """Beat and listen no more: this node is done."""
@@ -67,6 +83,9 @@ class Pulse:
                     code, _, words = self._store.get(f"pulse/{_FAILURE}").decode().partition(" ")
                     if not words.startswith(f"node {self._rank}: "):
                         self._lose(words, int(code))
+                if self._store.check([self._next_start]) and not self._stopped.is_set():
+                    self.stop()
+                    self._on_restart()
             except RuntimeError:
                 self._lose("the node that the others connect to is gone")
                 return

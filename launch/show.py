@@ -25,7 +25,9 @@ def plan_as_shell(plan: LaunchPlan) -> str:
     words += [f"{name}={value}" for name, value in plan.environment]
     if not plan.supervised:
         return shlex.join([*words, *plan.command])
-    python, _unbuffered, *target = plan.command
+    python, *target = plan.command
+    if target[0] == "-u":  # torchrun adds it itself
+        del target[0]
     # torchrun fills templates in arguments; doubled, a dollar sign stays what it was.
     target = [word.replace("$", "$$") for word in target]
     return shlex.join([*words, python, "-m", "torch.distributed.run", *_torchrun_options(plan), *target])

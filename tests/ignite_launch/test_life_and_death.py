@@ -2,11 +2,13 @@
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.ignite_launch.support import Launch, launch, marked_processes, wait_until
+from tests.ignite_launch.support import Launch, environment, launch, marked_processes, wait_until
 
 # Each worker says that it is there by a file, so that the tests wait for what they need and for no time.
 _PRELUDE = """
@@ -134,6 +136,27 @@ def test_no_grandchild_lives_on(tmp_path: Path, victim: str) -> None:
         result = running.result()
         wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in bare), "the end of bare children", 10)
     assert result.code == {"launcher": -9, "worker": 137, "nobody": 0}[victim]
+
+
+def test_ctrl_c_in_a_terminal_reaches_each_worker_once(tmp_path: Path) -> None:
+    """The key, pressed in a real terminal, ends the run as the signal does; lines come whole."""
+    save = "def save(number, frame):\n    open(f'saved{RANK}', 'a').write('x'); sys.exit(3)\n"
+    lines = "signal.signal(signal.SIGINT, save)\nprint('a', 'b', RANK, sys.stdout.isatty())\n"
+    script = _script(tmp_path, save, lines, _SLEEP)
+    terminal = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
+    command = [sys.executable, "-c", terminal, sys.executable, "-m", "ignite_launch", "--nproc", "2", script]
+    pipe = subprocess.PIPE
+    variables = environment(tmp_path)
+    with subprocess.Popen(command, cwd=tmp_path, env=variables, stdin=pipe, stdout=pipe, text=True) as process:
+        try:
+            _wait_ready(tmp_path)
+            out, _ = process.communicate("\x03", timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert {"a b 0 True", "a b 1 True"} < set(out.splitlines())
+    assert [(tmp_path / f"saved{rank}").read_text() for rank in range(2)] == ["x", "x"]
+    assert marked_processes(tmp_path) == []
 
 
 def _bare_sleepers(sessions: list[int]) -> list[int]:

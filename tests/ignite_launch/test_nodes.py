@@ -163,6 +163,45 @@ def test_a_failure_on_one_node_is_told_to_the_other(tmp_path: Path, hosts: tuple
     assert "ignite-launch: rank 3 (pid " in results[1].err
 
 
+def test_srun_needs_no_options(tmp_path: Path, hosts: tuple[Host, Host]) -> None:
+    """From the variables of srun's two tasks the launchers find each other, and their workers their ranks."""
+    (tmp_path / "ranks.py").write_text(
+        "import os, sys\nsys.stdout.write(' '.join(os.environ[n] for n in sys.argv[1:]) + '\\n')"
+    )
+    names = ["RANK", "SLURM_PROCID", "LOCAL_RANK", "SLURM_LOCALID", "WORLD_SIZE", "SLURM_NTASKS", "GROUP_RANK"]
+    job = {"SLURM_JOB_ID": "9", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NUM_TASKS": "2"}
+    job |= {"SLURM_STEP_NODELIST": f"{hosts[0].address},{hosts[1].address}", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0"}
+    with ExitStack() as stack:
+        runs = []
+        for rank, host in enumerate(hosts):
+            (tmp_path / f"{rank}").mkdir()
+            task = {"SLURM_NODEID": f"{rank}", "SLURM_PROCID": f"{rank}"}
+            options = ["--nproc", "2", "--interface", host.interface, str(tmp_path / "ranks.py"), *names]
+            launcher = Launch(tmp_path / f"{rank}", *options, prefix=host.prefix, **job, **task)
+            runs.append(stack.enter_context(launcher))
+        results = [run.result() for run in runs]
+    assert [sorted(result.out.splitlines()) for result in results] == [
+        ["0 0 0 0 4 4 0", "1 1 1 1 4 4 0"],
+        ["2 2 0 0 4 4 1", "3 3 1 1 4 4 1"],
+    ], results
+
+
+@pytest.mark.distributed
+def test_a_restart_is_one_of_all_nodes(tmp_path: Path, hosts: tuple[Host, Host]) -> None:
+    """A worker that fails on one node starts the workers of both again, though they talk to nobody."""
+    (tmp_path / "once.py").write_text(
+        "import os, sys, time\n"
+        "if os.environ['TORCHELASTIC_RESTART_COUNT'] == '1': sys.exit(0)\n"
+        "if os.environ['RANK'] == '3': sys.exit(17)\ntime.sleep(1000)"
+    )
+    with ExitStack() as stack:
+        runs = _start(stack, tmp_path, hosts, "--nnodes", "2", "--max-restarts", "1", str(tmp_path / "once.py"))
+        results = [run.result() for run in runs]
+    assert [result.code for result in results] == [0, 0]
+    assert "another node starts its workers again" in results[0].err
+    assert "ended with exit code 17; starting again, 1 of 1" in results[1].err
+
+
 def test_a_name_that_resolves_to_loopback_is_refused(tmp_path: Path, hosts: tuple[Host, Host]) -> None:
     """Without --interface a host whose own name is on loopback is told so at once, with the interfaces it has."""
     if not socket.gethostbyname(socket.gethostname()).startswith("127."):

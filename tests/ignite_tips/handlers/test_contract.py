@@ -87,7 +87,14 @@ def _plateau_scheduler(job: Job) -> ReduceLROnPlateau:
 
 
 TABLE: dict[str, Row] = {
+    "AdaptiveGradientClipper": Row(lambda job: ignite_tips.AdaptiveGradientClipper(job.optimizer, clipping=0.02)),
+    "AutoClipper": Row(lambda job: ignite_tips.AutoClipper(job.optimizer, percentile=30.0, history_size=9)),
     "GradientNormClipper": Row(lambda job: ignite_tips.GradientNormClipper(job.optimizer, max_norm=0.1)),
+    "GradientValueClipper": Row(lambda job: ignite_tips.GradientValueClipper(job.optimizer, clip_value=0.01)),
+    "GradualUnfreezer": Row(
+        lambda job: ignite_tips.GradualUnfreezer(job.model, ["3.*", "1.*", "0.*"], optimizer=job.optimizer),
+        lambda handler, job: handler.attach(job.trainer, every=2),
+    ),
     "LearningRateLogger": Row(
         lambda job: ignite_tips.LearningRateLogger(job.optimizer),
         lambda handler, job: handler.attach(job.trainer, job.tb_logger),
@@ -106,6 +113,7 @@ TABLE: dict[str, Row] = {
         lambda handler, job: handler.attach(job.trainer, job.tb_logger),
     ),
     "SchedulerStepper": Row(lambda job: ignite_tips.SchedulerStepper(StepLR(job.optimizer, step_size=2))),
+    "ZClipper": Row(lambda job: ignite_tips.ZClipper(job.optimizer, z_threshold=0.5, warmup_steps=5)),
 }
 STATEFUL = [name for name in TABLE if hasattr(getattr(ignite_tips, name, None), "state_dict")]
 

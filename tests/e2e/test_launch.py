@@ -1,0 +1,111 @@
+"""Whole runs under ignite-launch: scripts written for others, the demo killed and started again."""
+
+import random
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.ignite_launch.support import Launch, launch
+
+pytestmark = pytest.mark.distributed
+_ROOT = Path(__file__).parents[2]
+
+# The form in which Ignite's documentation of idist.Parallel has it for processes that somebody else started.
+_PARALLEL = """
+import sys
+import ignite.distributed as idist
+
+def training(local_rank, config, **kwargs):
+    import torch
+    total = idist.all_reduce(torch.tensor([float(idist.get_rank() + 1)]))
+    names = idist.all_gather(f"rank {idist.get_rank()}")
+    place = f"{local_rank} {idist.get_rank()} {idist.get_world_size()} {idist.get_nproc_per_node()}"
+    sys.stdout.write(f"{place} {idist.backend()} {total.item()}\\n")
+    assert names == [f"rank {rank}" for rank in range(idist.get_world_size())]
+
+if __name__ == "__main__":
+    with idist.Parallel(backend="gloo") as parallel:
+        parallel.run(training, {"lr": 0.1}, a=1)
+"""
+_PLAIN = """
+import os, sys, torch, torch.distributed as dist
+dist.init_process_group("gloo")
+total = torch.ones(1) * (dist.get_rank() + 1)
+dist.all_reduce(total)
+place = f"{os.environ['LOCAL_RANK']} {dist.get_rank()} {dist.get_world_size()} {os.environ['LOCAL_WORLD_SIZE']}"
+sys.stdout.write(f"{place} gloo {total.item()}\\n")
+dist.destroy_process_group()
+"""
+# Rank 1 dies at an update that the test has drawn, in the first starts; a start after a checkpoint resumes.
+_DEMO = """
+import os, runpy, signal, sys
+from pathlib import Path
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+demo, runs, *deaths = sys.argv[1:]
+start = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+updates = 0
+
+def die(optimizer, args, kwargs):
+    global updates
+    updates += 1
+    if os.environ["RANK"] == "1" and start < len(deaths) and updates == int(deaths[start]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+register_optimizer_step_post_hook(die)
+torch.set_num_threads(1)
+sys.argv = [demo, "--epochs", "3", "--unfreeze-epoch", "2", "--runs", runs]
+sys.argv += ["--resume"] * any(Path(runs).glob("*/checkpoint_*.pt"))
+runpy.run_path(demo, run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("script", [_PARALLEL, _PLAIN], ids=["idist.Parallel", "torch.distributed"])
+@pytest.mark.parametrize("slurm", [False, True], ids=["plain", "srun"])
+def test_scripts_for_other_launchers_run_unchanged(tmp_path: Path, script: str, slurm: bool) -> None:
+    """Ignite's and torch's own examples find their ranks, and agree on a sum; also in a task of srun."""
+    (tmp_path / "main.py").write_text(script)
+    task = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_NUM_TASKS": "1", "SLURM_JOB_ID": "7"}
+    task |= {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "1", "SLURM_JOB_NODELIST": "node1"}
+    task |= {"SLURM_JOB_NUM_NODES": "1", "SLURM_NODEID": "0", "SLURM_STEP_NODELIST": "node1"}
+    result = launch(tmp_path, "--nproc", "2", "main.py", **(task if slurm else {}))
+    assert result.code == 0, result.err
+    lines = [line for line in result.out.splitlines() if "gloo" in line]
+    assert sorted(lines) == ["0 0 2 2 gloo 3.0", "1 1 2 2 gloo 3.0"]
+
+
+def test_two_launches_at_once_do_not_meet(tmp_path: Path) -> None:
+    """Two runs started together on one machine each find their own two workers."""
+    with ExitStack() as stack:
+        runs = []
+        for name in ("first", "second"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "main.py").write_text(_PLAIN)
+            runs.append(stack.enter_context(Launch(tmp_path / name, "--nproc", "2", "main.py")))
+        results = [run.result() for run in runs]
+    for result in results:
+        assert result.code == 0, result.err
+        assert sorted(result.out.splitlines()) == ["0 0 2 2 gloo 3.0", "1 1 2 2 gloo 3.0"]
+
+
+def test_the_demo_survives_a_worker_killed_twice(tmp_path: Path) -> None:
+    """With --max-restarts 2 and a worker killed at random updates, the weights are those of the undisturbed run."""
+    (tmp_path / "demo.py").write_text(_DEMO)
+    demo = str(_ROOT / "examples" / "digits.py")
+    drawn = random.Random().sample(range(1, 60), 2)  # 22 updates an epoch
+    finals = {}
+    for name, deaths in (("undisturbed", []), ("killed", drawn)):
+        runs = tmp_path / name
+        arguments = [demo, str(runs), *map(str, deaths)]
+        result = launch(tmp_path, "--nproc", "2", "--max-restarts", "2", "demo.py", *arguments, timeout=110)
+        assert result.code == 0, (drawn, result.err)
+        newest = max(runs.glob("*/checkpoint_*.pt"), key=lambda path: path.stat().st_mtime)
+        finals[name] = torch.load(newest, weights_only=True)["model"]
+        assert result.err.count("starting again") <= len(deaths)
+    assert "starting again, 1 of 2" in result.err
+    assert finals["killed"].keys() == finals["undisturbed"].keys()
+    for key, value in finals["undisturbed"].items():
+        assert torch.equal(value, finals["killed"][key]), (drawn, key)

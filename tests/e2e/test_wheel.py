@@ -1,0 +1,60 @@
+"""The wheel: what is in it, and that it works when it is installed alone."""
+
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built as a user would."""
+    folder = tmp_path_factory.mktemp("wheel")
+    # From a copy: a build leaves its files behind, and the next one would pack those of modules long gone.
+    source = shutil.copytree(
+        ROOT, folder / "source", ignore=shutil.ignore_patterns(".*", "build", "*.egg-info", "runs")
+    )
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(source)]
+    subprocess.run(command, check=True, timeout=100, cwd=folder)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+def test_the_wheel_holds_both_packages_and_nothing_else(wheel: Path) -> None:
+    """Every module and py.typed of the two packages, no tests, no examples."""
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    ours = {f"ignite_tips/{path.relative_to(ROOT / 'ignite_tips')}" for path in (ROOT / "ignite_tips").rglob("*.py")}
+    theirs = {f"ignite_launch/{path.relative_to(ROOT / 'launch')}" for path in (ROOT / "launch").rglob("*.py")}
+    typed = {"ignite_tips/py.typed", "ignite_launch/py.typed"}
+    assert ours | theirs | typed <= names
+    assert {name.split("/")[0] for name in names} == {"ignite_tips", "ignite_launch"}
+
+
+def test_the_wheel_works_installed_alone(wheel: Path, tmp_path: Path) -> None:
+    """In an environment of its own the library imports, and the command trains a script in two processes."""
+    venv.create(tmp_path / "venv", with_pip=False)
+    python = tmp_path / "venv" / "bin" / "python"
+    site = next((tmp_path / "venv" / "lib").glob("*/site-packages"))
+    install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", str(wheel)]
+    subprocess.run(install, check=True, timeout=60)
+    # The dependencies, which would take minutes to install, come from this environment; its packages of ours do not.
+    ours = next(path for path in map(Path, sys.path) if path.name == "site-packages")
+    (site / "dependencies.pth").write_text(f"{ours}\n")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import ignite_launch, ignite_tips, torch\n"
+        "with ignite_tips.process_group() as strategy:\n"
+        "    model = ignite_tips.wrap_model(torch.nn.Linear(2, 2))\n"
+        "    print(strategy.name, type(model).__name__, ignite_tips.__file__, ignite_launch.__file__)\n"
+    )
+    command = [str(tmp_path / "venv" / "bin" / "ignite-launch"), "--nproc", "2", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("DistributedDataParallel") == 2, done.stdout  # the ranks' words may be interleaved
+    assert done.stdout.count(str(site)) == 4
