@@ -11,7 +11,7 @@ from .errors import LaunchError, UsageError
 from .options import LaunchOptions
 from .plan import LaunchPlan, make_plan
 from .run import run
-from .say import say
+from .say import say, say_error
 from .show import plan_as_json, plan_as_shell
 
 __all__ = ["main"]
@@ -22,8 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _main(sys.argv[1:] if argv is None else argv)
     except LaunchError as error:
-        say(f"error: {error}")
-        return error.exit_code
+        return say_error(error)
     except KeyboardInterrupt:  # before there was anything to supervise
         return 130
 
@@ -35,7 +34,9 @@ def _main(argv: Sequence[str]) -> int:
         return 0
     _check_script(request.options)
     plan = _plan(request.options)
-    return _show(plan) if request.dry_run else run(plan)
+    if request.dry_run:
+        return _show(plan)
+    run(plan)
 
 
 def _gpus() -> str:

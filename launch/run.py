@@ -4,18 +4,15 @@ import os
 import sys
 from typing import NoReturn
 
+from .errors import LaunchError
 from .plan import LaunchPlan
-from .say import say
+from .say import say, say_error
 
 __all__ = ["run"]
 
 
-def run(plan: LaunchPlan) -> int:
-    """Run the plan's command and return its exit code; a plan for one process never returns.
-
-    Raises:
-        LaunchError: the workers cannot be started.
-    """
+def run(plan: LaunchPlan) -> NoReturn:
+    """Run the plan's command; this process becomes it, or ends with its exit code."""
     say(plan.reason)
     for name in plan.unset:
         del os.environ[name]
@@ -24,7 +21,14 @@ def run(plan: LaunchPlan) -> int:
         _become(plan.command)
     from .supervise import supervise  # it imports torch, which one process leaves to the script
 
-    return supervise(plan)
+    try:
+        code = supervise(plan)
+    except LaunchError as error:
+        code = say_error(error)
+    # Threads that wait on another node's store in C++ would be torn down with the interpreter, and it with them.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _become(command: tuple[str, ...]) -> NoReturn:

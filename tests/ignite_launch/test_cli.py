@@ -2,9 +2,12 @@
 
 import json
 import os
+import re
+import shlex
 from pathlib import Path
 
 import pytest
+from ignite_launch.arguments import HELP, parse
 
 from tests.ignite_launch.support import Launch, launch
 
@@ -86,3 +89,40 @@ def test_help_fits_a_screen(tmp_path: Path) -> None:
     assert len(lines) <= 40
     assert max(map(len, lines)) <= 90
     assert sum(line.startswith("  ignite-launch ") for line in lines) == 3
+
+
+@pytest.mark.parametrize("source", ["docs/launching.md", "--help"])
+def test_every_command_that_is_shown_is_one(source: str) -> None:
+    """Each command line of the page and of the help is accepted by the parser."""
+    text = HELP if source == "--help" else (Path(__file__).parents[2] / source).read_text()
+    pattern = r"^  ignite-launch (.+)" if source == "--help" else r"^\w*\$ ignite-launch (.+)"
+    commands = re.findall(pattern, text, re.MULTILINE)
+    assert len(commands) >= 3
+    for command in commands:
+        request = parse(shlex.split(command, comments=True))
+        assert request.options is not None or request.list_gpus
+
+
+def test_the_page_and_the_help_name_every_option() -> None:
+    """No option is missing from the help or from the page on launching."""
+    page = (Path(__file__).parents[2] / "docs" / "launching.md").read_text()
+    options = "--gpus --list-gpus --strategy --nproc -m --dry-run --nnodes --node-rank --rdzv-endpoint --interface"
+    for option in (*options.split(), "--max-restarts", "--grace", "--log-dir"):
+        assert option in HELP
+        assert option in page
+
+
+def test_a_script_with_a_syntax_error_is_pythons_affair(tmp_path: Path) -> None:
+    """Python's own message comes through, from each process, and its exit code."""
+    (tmp_path / "bad.py").write_text("def (:")
+    for nproc in ("1", "2"):
+        result = launch(tmp_path, "--nproc", nproc, "bad.py")
+        assert result.code == 1
+        assert "SyntaxError" in result.err
+
+
+def test_a_missing_module_is_pythons_affair(tmp_path: Path) -> None:
+    """A module that is not there ends as under python -m."""
+    result = launch(tmp_path, "-m", "no.such.module")
+    assert result.code == 1
+    assert "No module named 'no'" in result.err or "No module named no" in result.err

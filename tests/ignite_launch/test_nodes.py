@@ -163,6 +163,29 @@ def test_a_failure_on_one_node_is_told_to_the_other(tmp_path: Path, hosts: tuple
     assert "ignite-launch: rank 3 (pid " in results[1].err
 
 
+def test_srun_needs_no_options(tmp_path: Path, hosts: tuple[Host, Host]) -> None:
+    """From the variables of srun's two tasks the launchers find each other, and their workers their ranks."""
+    (tmp_path / "ranks.py").write_text(
+        "import os, sys\nsys.stdout.write(' '.join(os.environ[n] for n in sys.argv[1:]) + '\\n')"
+    )
+    names = ["RANK", "SLURM_PROCID", "LOCAL_RANK", "SLURM_LOCALID", "WORLD_SIZE", "SLURM_NTASKS", "GROUP_RANK"]
+    job = {"SLURM_JOB_ID": "9", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NUM_TASKS": "2"}
+    job |= {"SLURM_STEP_NODELIST": f"{hosts[0].address},{hosts[1].address}", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0"}
+    with ExitStack() as stack:
+        runs = []
+        for rank, host in enumerate(hosts):
+            (tmp_path / f"{rank}").mkdir()
+            task = {"SLURM_NODEID": f"{rank}", "SLURM_PROCID": f"{rank}"}
+            options = ["--nproc", "2", "--interface", host.interface, str(tmp_path / "ranks.py"), *names]
+            launcher = Launch(tmp_path / f"{rank}", *options, prefix=host.prefix, **job, **task)
+            runs.append(stack.enter_context(launcher))
+        results = [run.result() for run in runs]
+    assert [sorted(result.out.splitlines()) for result in results] == [
+        ["0 0 0 0 4 4 0", "1 1 1 1 4 4 0"],
+        ["2 2 0 0 4 4 1", "3 3 1 1 4 4 1"],
+    ], results
+
+
 @pytest.mark.distributed
 def test_a_restart_is_one_of_all_nodes(tmp_path: Path, hosts: tuple[Host, Host]) -> None:
     """A worker that fails on one node starts the workers of both again, though they talk to nobody."""

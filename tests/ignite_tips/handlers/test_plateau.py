@@ -11,9 +11,9 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 from torch.optim import SGD
-from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
+from torch.optim.lr_scheduler import LinearLR, ReduceLROnPlateau, StepLR
 
-from ignite_tips import PlateauStepper
+from ignite_tips import PlateauStepper, SchedulerStepper
 from ignite_tips.notices import Notice, on_notice
 from tests.support import run_distributed
 
@@ -389,3 +389,17 @@ def test_one_engine_for_both() -> None:
     trainer = _trainer(_optimizer())
     with pytest.raises(ValueError, match="evaluator must be another engine than the trainer"):
         _stepper().attach(trainer, trainer)
+
+
+def test_a_warmup_may_stand_beside_it() -> None:
+    """LinearLR in a SchedulerStepper warms the rate up, then leaves it to the plateau's reductions."""
+    optimizer = _optimizer()
+    trainer = _trainer(optimizer)
+    evaluator = _evaluator(trainer, [1.0, 0.5, 0.25, 0.3, 0.2, 0.3])
+    SchedulerStepper(LinearLR(optimizer, 0.5, total_iters=2)).attach(trainer)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run([0]))
+    PlateauStepper(ReduceLROnPlateau(optimizer, factor=0.5, patience=0)).attach(trainer, evaluator)
+    rates: list[float] = []
+    trainer.add_event_handler(Events.EPOCH_STARTED, lambda: rates.append(optimizer.param_groups[0]["lr"]))
+    trainer.run(range(EPOCH_LENGTH), max_epochs=6)
+    assert [*rates, optimizer.param_groups[0]["lr"]] == [0.5, 0.75, 1.0, 1.0, 0.5, 0.5, 0.25]

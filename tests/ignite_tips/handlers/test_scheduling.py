@@ -387,6 +387,14 @@ def test_a_checkpoint_may_be_written_before_or_after_the_step(event: Any, saved_
         assert resumed
 
 
+def test_the_number_of_epochs_may_change_on_resume() -> None:
+    """Trained to the end of a shorter run and resumed for more epochs, the rates are those of the longer run."""
+    states, begun = _checkpointed(PER_EPOCH, saved_first=False, epochs=2)
+    _, whole = _checkpointed(PER_EPOCH, saved_first=False, epochs=5)
+    _, resumed = _checkpointed(PER_EPOCH, saved_first=False, epochs=5, state=states[-1])
+    assert begun + resumed == whole
+
+
 def test_groups_added_later_are_explained() -> None:
     """A group that was added after the scheduler was built ends the run in words."""
     optimizer = _optimizer()
