@@ -151,8 +151,9 @@ def test_workers_die_with_the_launcher_without_the_watchdog_too(tmp_path: Path) 
 
 
 def test_a_launch_within_a_launch_ends_with_it(tmp_path: Path) -> None:
-    """Workers of an inner launcher belong to the outer one's run, too."""
-    inner = "if 'INNER' in os.environ:\n    ready('inner')\n    while True: time.sleep(1)\n"
+    """Workers of an inner launcher, and their children, belong to the outer one's run, too."""
+    inner = "if 'INNER' in os.environ:\n    subprocess.Popen(['sleep', '1000'], start_new_session=True)\n"
+    inner += "    ready('inner')\n    while True: time.sleep(1)\n"
     start = (
         "os.environ['INNER'] = '1'\nsubprocess.run([sys.executable, '-m', 'ignite_launch', '--nproc', '2', __file__])"
     )
