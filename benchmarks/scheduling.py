@@ -22,10 +22,8 @@ ROUNDS = 40
 
 
 def main() -> None:
-    print(
-        "| groups | µs a step | hand-written | ours, per update | Ignite's LRScheduler | ours, per epoch | ours more |"
-    )
-    print("|---|---|---|---|---|---|---|")
+    columns = ["groups", "no scheduler", "hand-written", "ours, per update", "Ignite's", "ours, per epoch", "more"]
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for groups in (1, 10, 100):
         runs = {"none": _run(groups, _bare), "native": _run(groups, _native), "ours": _run(groups, _per_update)}
         runs |= {"ignite": _run(groups, _ignite), "per epoch": _run(groups, _per_epoch)}
@@ -34,10 +32,8 @@ def main() -> None:
         cells = [_added(micro, name) for name in ("native", "ours", "ignite", "per epoch")]
         more = [ours - native for ours, native in zip(micro["ours"], micro["native"], strict=True)]
         print(f"| {groups} | {median(micro['none']):.1f} | {' | '.join(cells)} | {_spread(more)} |")
-    print(
-        "\nMicroseconds a step, medians with the quartiles: of a trainer without a scheduler; what each way of stepping"
-    )
-    print("adds to it; and the difference that ours, per update, makes to the hand-written loop.")
+    print("\nMicroseconds a step, medians with the quartiles: of a trainer without a scheduler; what each way of")
+    print("stepping adds to it; and what ours, per update, costs more than the hand-written loop.")
 
 
 def _added(micro: dict[str, list[float]], name: str) -> str:

@@ -21,9 +21,9 @@ def event_files(folder: str | os.PathLike[str]) -> list[Path]:
     return sorted(path for path in Path(folder).iterdir() if "tfevents" in path.name and path.is_file())
 
 
-def position_event(epoch: int, iteration: int) -> Event:
+def position_event(epoch: int, iteration: int, time: float) -> Event:
     """Return an event that says where the trainer stands; TensorBoard passes over it."""
-    return Event(step=iteration, session_log=SessionLog(msg=_POSITION.format(epoch, iteration)))
+    return Event(wall_time=time, step=iteration, session_log=SessionLog(msg=_POSITION.format(epoch, iteration)))
 
 
 def keep_until(path: Path, *, epoch: int, iteration: int) -> bool:

@@ -58,8 +58,9 @@ def write_text(writer: Any, tag: str, text: str, step: int) -> None:
 def check_open(writer: Any) -> None:
     """Raise RuntimeError if the writer is closed, where torch's own would begin another file in silence."""
     if getattr(writer, "file_writer", writer) is None:
+        folder = getattr(writer, "log_dir", None) or writer.logdir  # torch's, tensorboardX's
         raise RuntimeError(
-            f"the TensorBoard writer must be open, got one that was closed: {writer.log_dir}; close it after the run"
+            f"the TensorBoard writer must be open, got one that was closed: {folder}; close it after the run"
         )
 
 

@@ -20,6 +20,7 @@ OptimizerEvents.STEP_COMPLETED  after the update: per-update schedules, counters
 Neither fires for an update that does not happen: a micro-batch of an accumulation, a step that GradScaler skips.
 """
 
+import functools
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ __all__ = [
     "for_optimizer",
     "hold_optimizer_events",
     "is_optimizer_event",
+    "looks_only",
 ]
 
 
@@ -164,13 +166,26 @@ def current_step(engine: Engine) -> OptimizerStep:
 
 
 def acts_last(engine: Engine, optimizer: Optimizer, function: Callable[[Engine], None]) -> bool:
-    """Whether no handler of STEP_STARTED for ``optimizer`` follows ``function``, attached with ``Attachment``."""
+    """Whether no handler of STEP_STARTED for ``optimizer`` follows ``function``, attached with ``Attachment``.
+
+    Those that ``looks_only`` marks do not count.
+    """
     for handler, _, _ in reversed(engine._event_handlers[_STEP_STARTED]):
-        if getattr(handler, "function", None) == function:
+        attached = getattr(handler, "function", None)
+        if attached == function:
             return True
+        if getattr(attached, "looks_only", False):
+            continue
         if getattr(handler, "optimizer", optimizer) is optimizer:
             return False
     return False
+
+
+def looks_only(function: Callable[[Engine], None]) -> Callable[[Engine], None]:
+    """Return ``function`` marked as a handler that neither reads nor changes gradients or parameters."""
+    marked = functools.partial(function)
+    marked.looks_only = True  # type: ignore[attr-defined]  # for acts_last
+    return marked
 
 
 class _StepTracker:

@@ -67,17 +67,17 @@ class GradientClipper(ABC):
         self._skipped_told = 0
         self._attachment = Attachment()
 
-    def attach(self, engine: Engine) -> Self:
-        """Clip before every update that the optimizer makes while ``engine`` runs; attaching again replaces.
+    def attach(self, trainer: Engine) -> Self:
+        """Clip before every update that the optimizer makes while ``trainer`` runs; attaching again replaces.
 
         Raises:
-            TypeError: if ``engine`` is no Engine, or the optimizer computes its gradients several times in one update.
+            TypeError: if ``trainer`` is no Engine, or the optimizer computes its gradients several times in one update.
         """
         with self._attachment.renew():
-            self._attachment.add_step_handler(engine, self._optimizer, OptimizerEvents.STEP_STARTED, self._clip)
-            self._attachment.add_handler(engine, Events.STARTED, self._prepare)
-            self._attachment.add_handler(engine, Events.EPOCH_COMPLETED, self._raise_late)
-            self._attachment.add_handler(engine, Events.COMPLETED, self._raise_late)
+            self._attachment.add_step_handler(trainer, self._optimizer, OptimizerEvents.STEP_STARTED, self._clip)
+            self._attachment.add_handler(trainer, Events.STARTED, self._prepare)
+            self._attachment.add_handler(trainer, Events.EPOCH_COMPLETED, self._raise_late)
+            self._attachment.add_handler(trainer, Events.COMPLETED, self._raise_late)
             self._look_for_peers()
         return self
 

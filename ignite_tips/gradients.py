@@ -209,7 +209,7 @@ def _is_uniform(tensors: list[Tensor]) -> bool:
     first = tensors[0]
     device, dtype = first.device, first.dtype
     return dtype.itemsize > 2 and all(
-        t.dtype == dtype and t.device == device and not isinstance(t, DTensor) for t in tensors
+        t.dtype == dtype and t.device == device and t.numel() and not isinstance(t, DTensor) for t in tensors
     )
 
 

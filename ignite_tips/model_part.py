@@ -45,12 +45,14 @@ class ModelPart:
     @property
     def parameters(self) -> list[nn.Parameter]:
         """The parameters, as they are in the model now."""
+        _lay_out_shards(self.model)
         return list(select_parameters(self.model, self.patterns).values())
 
     def set_frozen(self, frozen: bool) -> bool:
         """Freeze or unfreeze the part; return whether that changed anything. Then call ``tell_wrappers``."""
         if frozen == self.is_frozen:
             return False
+        _lay_out_shards(self.model)
         if self._frozen is None:
             check_freezable(self.model, self.parameters)
             self._frozen = freeze_parameters(self.model, self.patterns)
@@ -62,8 +64,9 @@ class ModelPart:
     def check_optimizer(self, optimizer: Optimizer) -> None:
         """Raise ValueError if a parameter is in none of the optimizer's groups."""
         held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        selected = select_parameters(self.model, self.patterns)
-        missing = [name for name, parameter in selected.items() if id(parameter) not in held]
+        missing = [
+            name for name, parameter in zip(self.names, self.parameters, strict=True) if id(parameter) not in held
+        ]
         if missing:
             raise ValueError(
                 f"optimizer must have a group for each parameter to be unfrozen, but has none for: "
@@ -104,17 +107,25 @@ def tell_wrappers(parts: Sequence[ModelPart]) -> None:
 
 
 def check_freezable(model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
-    """Raise TypeError or RuntimeError for a model whose wrapper cannot follow a freeze."""
+    """Raise TypeError or RuntimeError for a model that cannot follow a freeze."""
     for module in model.modules():
-        if isinstance(module, FSDPModule | FullyShardedDataParallel):
+        if isinstance(module, FullyShardedDataParallel):
             raise TypeError(
-                "model must not be sharded by FSDP, which keeps a copy of requires_grad from when it sharded; "
-                "freeze before sharding and leave it so, or train with DistributedDataParallel"
+                "model must not be wrapped in FullyShardedDataParallel, which makes one tensor of many parameters; "
+                "shard it by fully_shard, or wrap it in DistributedDataParallel"
             )
         if isinstance(module, torch.jit.ScriptModule):
             raise TypeError("model must not be a ScriptModule, whose modules take no changes; freeze before scripting")
     for wrapper in find_wrappers(model, parameters):
         check_rewrappable(wrapper)
+
+
+def _lay_out_shards(model: nn.Module) -> None:
+    # After an evaluation fully_shard leaves whole copies of the parameters in the modules. What happens to those is
+    # forgotten; the shards are the parameters.
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 _claims: WeakIdKeyDictionary = WeakIdKeyDictionary()

@@ -23,6 +23,7 @@ class OptimizerGradients:
         on_host: whether all are on the CPU, where to read a value waits for nothing.
 
     Raises:
+        TypeError: if parameters are shards that do not say so.
         ValueError: if the optimizer has no parameter.
     """
 
@@ -34,7 +35,13 @@ class OptimizerGradients:
         self._per_group = per_group
         self._has_sparse = False
         self._seen: list[tuple[list[Tensor], int]] = []
-        if not any(group["params"] for group in optimizer.param_groups):
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        if any(hasattr(parameter, "_fsdp_flattened") for parameter in parameters):
+            raise TypeError(
+                "optimizer must have whole parameters or DTensors, got shards of FullyShardedDataParallel; "
+                "use torch.distributed.fsdp.fully_shard, whose parameters say what they are shards of"
+            )
+        if not parameters:
             raise ValueError("optimizer must have at least one parameter, got none in any of its param groups")
 
     def refresh(self) -> bool:

@@ -122,20 +122,21 @@ class FrozenParameters:
         wanted = as_patterns(patterns)
         selected = select_parameters(model, wanted)
         self.names = tuple(selected)
-        self._parameters = [parameter for parameter in selected.values() if parameter.requires_grad]
-        for parameter in self._parameters:
-            parameter.requires_grad_(False)
+        self._model = model
+        self._trained = [name for name, parameter in selected.items() if parameter.requires_grad]
         for parameter in selected.values():
+            parameter.requires_grad_(False)
             # An optimizer updates whatever has a gradient: momentum and decay would go on moving the weights.
             parameter.grad = None
         self._held = [_HeldInEval(module) for module in _modules_with_statistics(model, wanted, selected)]
 
     def unfreeze(self) -> None:
         """Put all back as it was. A second call does nothing."""
-        parameters, self._parameters = self._parameters, []
+        trained, self._trained = self._trained, []
         held, self._held = self._held, []
-        for parameter in parameters:
-            parameter.requires_grad_(True)
+        named = named_parameters(self._model)  # sharding may have put others in their place
+        for name in trained:
+            named[name].requires_grad_(True)
         for module in held:
             module.release()
 

@@ -158,12 +158,15 @@ def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _draw_marks(axes: "Axes", records: Sequence[RunRecord]) -> None:
-    for record, line_style in zip(records, _cycle(("--", ":", "-."), len(records)), strict=True):
+    for record in records:
         for mark in record.marks:
-            color = _MARK_COLORS.get(mark.kind, "#555555")
-            axes.axvline(
-                _place(mark.time, mark.step, record), color=color, linestyle=line_style, linewidth=1.1, alpha=0.8
-            )
+            axes.axvline(_place(mark.time, mark.step, record), linewidth=1.2, alpha=0.8, **_mark_style(mark.kind))
+
+
+def _mark_style(kind: str) -> dict[str, Any]:
+    # Each kind has dashes where the others have gaps: several at one step are all seen.
+    phase = list(_MARK_COLORS).index(kind) if kind in _MARK_COLORS else 0
+    return {"color": _MARK_COLORS.get(kind, "#555555"), "linestyle": (4 * phase, (4, 4 * (len(_MARK_COLORS) - 1)))}
 
 
 def _place(time: float, step: int, record: RunRecord) -> float:

@@ -1,6 +1,7 @@
 """What a run left in its event files, read by TensorBoard's own reader."""
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ __all__ = ["Mark", "RunRecord", "Series", "read_run"]
 
 _ALL = {"scalars": 0, "tensors": 0, "images": 1, "histograms": 1, "compressedHistograms": 1, "audio": 1}
 _MARKS = "marks/text_summary"
+_MARK_LINE = re.compile(r"- \*\*step \d+\*\*, epoch \d+, ([^:]+): (.*)")
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,9 @@ def _read_marks(reader: EventAccumulator) -> list[Mark]:
     for tag in reader.Tags()["tensors"]:
         if tag == _MARKS or tag.endswith(f"/{_MARKS}"):
             for entry in reader.Tensors(tag):
-                # Each entry has those before it below its own line, the third after the table's head.
-                line = entry.tensor_proto.string_val[0].decode().splitlines()[2]
-                _, _, kind, text = (cell.strip() for cell in line.strip("|").split("|"))
-                marks.append(Mark(kind, text, entry.step, entry.wall_time))
+                # Each entry begins with its own mark; those before it follow.
+                found = _MARK_LINE.match(entry.tensor_proto.string_val[0].decode())
+                if found:
+                    text = re.sub(r"\\(.)", r"\1", found[2])
+                    marks.append(Mark(found[1], text, entry.step, entry.wall_time))
     return sorted(marks, key=lambda mark: mark.time)

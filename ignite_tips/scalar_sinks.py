@@ -6,7 +6,7 @@ from typing import Any
 
 import ignite.distributed as idist
 from ignite.engine import Engine
-from ignite.handlers import TensorboardLogger
+from ignite.handlers import ProgressBar, TensorboardLogger
 from ignite.handlers.base_logger import BaseLogger
 
 from ignite_tips._checks import check_instance
@@ -30,6 +30,11 @@ class ScalarSink:
 
     def __init__(self, logger: BaseLogger | None, *, only_changes: bool = False) -> None:
         check_instance("logger", logger, (BaseLogger, type(None)), "one of Ignite's loggers")
+        if isinstance(logger, ProgressBar):
+            raise TypeError(
+                "logger must keep what it is given, got a ProgressBar; attach without a logger, and have the bar show "
+                "the metrics: ProgressBar().attach(trainer, ['lr/...'])"
+            )
         self.logger = logger
         self._only_changes = only_changes
         self._latest: dict[str, float] | None = None

@@ -26,7 +26,7 @@ def linear_warmup(steps: int, *, start_factor: float = 0.0) -> Callable[[int], f
 
     Args:
         steps: how many steps the rise takes, ≥ 1.
-        start_factor: the factor at step 0, in [0, 1].
+        start_factor: the factor at step 0, in [0, 1]; with 0 the first update leaves the parameters as they are.
 
     Raises:
         TypeError: if an argument is no number.

@@ -100,7 +100,7 @@ class ModelSummary:
         """Return the table in Markdown, for TensorBoard."""
         if self.text:
             return "\n".join(f"    {line}" for line in self.text.splitlines())
-        header, *rows = self._rows(depth, lambda layer: f"`{layer.name or '(model)'}`")
+        header, *rows = self._rows(depth, lambda layer: f"`{layer.name or '(model)'}`", group="`{}`")
         rules = ["---:" if title in _RIGHT_ALIGNED else "---" for title in header]
         lines = ["| " + " | ".join(row) + " |" for row in (header, rules, *rows)]
         return "\n".join(lines) + "\n\n" + "\n\n".join(self.totals())
@@ -117,11 +117,14 @@ class ModelSummary:
             f"{_memory(self.input_bytes)} input; about {_memory(training + self.activation_bytes)} with gradients",
         ]
 
-    def _rows(self, depth: int | None, name: Callable[[LayerSummary], str]) -> list[list[str]]:
+    def _rows(self, depth: int | None, name: Callable[[LayerSummary], str], group: str = "{}") -> list[list[str]]:
         groups = ["Group", "LR"] if self.has_groups else []
         rows = [["Layer", "Type", "Input", "Output", "Params", "Trainable", *groups]]
         for layer in self._visible(depth):
-            groups = [", ".join(layer.groups) or _no_group(layer), ", ".join(f"{lr:g}" for lr in layer.lrs)]
+            groups = [
+                ", ".join(map(group.format, layer.groups)) or _no_group(layer),
+                ", ".join(f"{lr:g}" for lr in layer.lrs),
+            ]
             shapes = [_compact(layer.input_shape), _compact(layer.output_shape)]
             columns = [name(layer), layer.type, *shapes, _parameters(layer), _trainable(layer), *groups]
             rows.append(columns[: len(rows[0])])

@@ -14,7 +14,9 @@ import torch.distributed as dist
 
 # The fork server imports torch and Ignite once and never computes, so that its forks start at once and are sound.
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["torch", "ignite.engine", "ignite.handlers", "ignite.distributed", "tests.support"])
+_PRELOAD = ["ignite.engine", "ignite.handlers", "ignite.distributed", "tests.support"]
+_PRELOAD += ["torch", "torch._dynamo"]  # an optimizer's first step imports the last, for seconds
+_CONTEXT.set_forkserver_preload(_PRELOAD)
 
 
 def run_distributed(worker: Callable[..., Any], world_size: int, *args: Any, timeout: float = 60.0) -> list[Any]:

@@ -14,6 +14,7 @@ from ignite_tips.attachment import Attachment
 from ignite_tips.event_writing import add_chart, check_open, write_text
 from ignite_tips.events import OptimizerEvents
 from ignite_tips.notices import Notice, on_notice
+from ignite_tips.parameters import trainable_share
 from ignite_tips.scalar_sinks import ScalarSink
 
 __all__ = ["RunAnnotator"]
@@ -92,20 +93,15 @@ class RunAnnotator:
 
     def _mark(self, writer: Any, notice: Notice) -> None:
         self._trainable_share = None
-        kind, text = notice.kind.replace("_", " "), notice.text.replace("|", "/").replace("\n", " ")
-        self._marks.append(f"| {notice.optimizer_step} | {notice.epoch} | {kind} | {text} |")
-        rows = "\n".join(reversed(self._marks[-_MARKS_KEPT:]))
-        write_text(
-            writer,
-            f"{self._prefix}marks",
-            f"| step | epoch | what | |\n|---:|---:|---|---|\n{rows}",
-            notice.optimizer_step,
-        )
+        kind, text = notice.kind.replace("_", " "), re.sub(r"([\\`*_\[\]])", r"\\\1", " ".join(notice.text.split()))
+        self._marks.append(f"- **step {notice.optimizer_step}**, epoch {notice.epoch}, {kind}: {text}")
+        latest_first = "\n".join(reversed(self._marks[-_MARKS_KEPT:]))
+        write_text(writer, f"{self._prefix}marks", latest_first, notice.optimizer_step)
 
     def _write_scalars(self, engine: Engine) -> None:
         metrics: dict[str, Any] = engine.state.metrics
         if self._trainable_share is None:
-            self._trainable_share = _trainable_share(self._model)
+            self._trainable_share = trainable_share(self._model)
         norms = {name: metrics[self._prefix + name] for name in _NORMS if self._prefix + name in metrics}
         self._write(engine, self._norms, norms)
         self._write(engine, self._counts[_SHARE], {_SHARE: self._trainable_share})
@@ -123,8 +119,3 @@ class RunAnnotator:
     def _write_held(self, engine: Engine) -> None:
         for sink in self._counts.values():
             sink.flush()
-
-
-def _trainable_share(model: nn.Module) -> float:
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
-    return sum(size for size, is_trainable in sizes if is_trainable) / max(sum(size for size, _ in sizes), 1)

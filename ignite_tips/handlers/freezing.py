@@ -32,7 +32,7 @@ class ParameterFreezer:
     ``engine.state.metrics["trainable_share"]`` is the share of the model's parameter values that train, 0 to 1.
 
     Args:
-        model: bare, or wrapped in DistributedDataParallel, DataParallel or torch.compile.
+        model: bare, or wrapped by DistributedDataParallel, DataParallel, fully_shard or torch.compile.
         patterns: one shell glob over parameter names or several, as for ``select_parameters``.
         optimizer: checked to have every parameter that is to be unfrozen; needed for OptimizerEvents.
 
@@ -85,7 +85,7 @@ class ParameterFreezer:
             unfreeze: when to unfreeze.
 
         Raises:
-            TypeError: if an argument is of the wrong type, or the model sharded by FSDP.
+            TypeError: if an argument is of the wrong type, or the model wrapped in FullyShardedDataParallel.
             ValueError: if another attached handler freezes one of the parameters, or ``unfreeze`` is given and the
                 optimizer has no group for one.
             RuntimeError: if a wrapper has an option that cannot follow a freeze.

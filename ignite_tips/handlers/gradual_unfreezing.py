@@ -29,7 +29,7 @@ class GradualUnfreezer:
     ``engine.state.metrics["trainable_share"]`` is the share of the model's parameter values that train, 0 to 1.
 
     Args:
-        model: bare, or wrapped in DistributedDataParallel, DataParallel or torch.compile.
+        model: bare, or wrapped by DistributedDataParallel, DataParallel, fully_shard or torch.compile.
         stages: patterns, or lists of patterns, in the order in which they start to train: the head first.
         optimizer: checked to have every parameter of the stages.
 
@@ -88,7 +88,7 @@ class GradualUnfreezer:
             every: epochs from stage to stage.
 
         Raises:
-            TypeError: if an argument is of the wrong type, or the model sharded by FSDP.
+            TypeError: if an argument is of the wrong type, or the model wrapped in FullyShardedDataParallel.
             ValueError: if ``every`` is below 1, another attached handler freezes one of the parameters, or the
                 optimizer has no group for one.
             RuntimeError: if a wrapper has an option that cannot follow a freeze.

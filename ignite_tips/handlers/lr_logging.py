@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from ignite_tips._checks import check_instance
 from ignite_tips.attachment import Attachment
 from ignite_tips.event_writing import add_chart
-from ignite_tips.events import OptimizerEvents, current_step, is_optimizer_event
+from ignite_tips.events import OptimizerEvents, current_step, is_optimizer_event, looks_only
 from ignite_tips.group_options import GroupOptions
 from ignite_tips.scalar_sinks import ScalarSink
 
@@ -85,13 +85,11 @@ class LearningRateLogger(BaseHandler):
         members = list(event) if isinstance(event, EventsList) else [event]
         with self._attachment.renew():
             for member in members:
-                self._attachment.add_step_handler(
-                    trainer, self._optimizer, member, partial(self._on_event, sink=sink, event=member)
-                )
+                handler = looks_only(partial(self._on_event, sink=sink, event=member))
+                self._attachment.add_step_handler(trainer, self._optimizer, member, handler)
             if any(member != OptimizerEvents.STEP_STARTED for member in members):
-                self._attachment.add_step_handler(
-                    trainer, self._optimizer, OptimizerEvents.STEP_STARTED, self._on_update
-                )
+                handler = looks_only(self._on_update)
+                self._attachment.add_step_handler(trainer, self._optimizer, OptimizerEvents.STEP_STARTED, handler)
             for ending in (Events.COMPLETED, Events.TERMINATE) if self._only_changes else ():
                 self._attachment.add_handler(trainer, ending, lambda engine: sink.flush())
         self._sink, self._in_use, self._due = sink, None, None

@@ -14,6 +14,8 @@ from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from ignite_tips.distributed import Strategy, process_group, strategy_from_environment, wrap_model
+from ignite_tips.parameters import freeze_parameters, select_parameters, unfreeze_parameters
+from ignite_tips.rewrapping import rewrap_model
 from tests.support import run_distributed
 
 VARIABLES = (
@@ -242,3 +244,22 @@ def test_a_failing_rank_ends_the_others_at_once() -> None:
     waiting, failing = run_distributed(_one_rank_fails, 2, timeout=20.0)
     assert failing == "KeyError"
     assert waiting in ("RuntimeError", "DistBackendError")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.usefixtures("one_process_ddp")
+def test_the_same_lines_run_over_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU the model is on it, DDP works over nccl, and follows a freeze and an unfreeze."""
+    monkeypatch.setenv("IGNITE_LAUNCH_BACKEND", "nccl")
+    with process_group():
+        model = wrap_model(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)))
+        for pattern in ("0.*", "1.*"):
+            frozen = freeze_parameters(model, pattern)
+            rewrap_model(model)
+            model(torch.randn(4, 3, device=idist.device())).sum().backward()
+            assert [p.grad is None for p in select_parameters(model, pattern).values()] == [True, True]
+            unfreeze_parameters(frozen)
+            rewrap_model(model)
+            model(torch.randn(4, 3, device=idist.device())).sum().backward()
+            assert all(p.grad is not None and p.is_cuda for p in model.parameters())

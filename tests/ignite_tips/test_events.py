@@ -17,11 +17,13 @@ from torch.amp.grad_scaler import GradScaler
 from ignite_tips.attachment import Attachment
 from ignite_tips.events import (
     OptimizerEvents,
+    acts_last,
     attach_optimizer_events,
     completed_updates,
     current_step,
     detach_optimizer_events,
     for_optimizer,
+    looks_only,
 )
 
 BATCHES = [(torch.randn(4, 3), torch.randn(4, 2)) for _ in range(6)]
@@ -523,3 +525,20 @@ def test_bad_arguments_are_refused() -> None:
         attach_optimizer_events(trainer, None)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match=r"current_step\(\) must be called in a handler of OptimizerEvents"):
         current_step(trainer)
+
+
+@pytest.mark.parametrize("looks", [True, False])
+def test_a_handler_that_only_looks_may_follow_the_last(looks: bool) -> None:
+    """acts_last() passes over those that looks_only() marks, and over no other."""
+    trainer, _, optimizer = _trainer()
+    attachment = Attachment()
+
+    def act(engine: Engine) -> None:
+        """Stand for a clipper."""
+
+    def look(engine: Engine) -> None:
+        """Stand for a logger."""
+
+    attachment.add_step_handler(trainer, optimizer, OptimizerEvents.STEP_STARTED, act)
+    attachment.add_step_handler(trainer, optimizer, OptimizerEvents.STEP_STARTED, looks_only(look) if looks else look)
+    assert acts_last(trainer, optimizer, act) == looks

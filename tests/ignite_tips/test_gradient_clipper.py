@@ -6,28 +6,17 @@ from typing import Any
 
 import pytest
 import torch
+from ignite.handlers.base_logger import BaseOutputHandler
 from torch import nn
 
 import ignite_tips.optimizer_gradients
 from ignite_tips import (
-    AdaptiveGradientClipper,
-    AutoClipper,
     GradientNormClipper,
-    GradientValueClipper,
-    ZClipper,
 )
 from ignite_tips.events import OptimizerEvents
-from ignite_tips.gradient_clipper import GradientClipper
 from ignite_tips.notices import on_notice
-from tests.ignite_tips.handlers.clipping_support import KINDS, Batch, Training, adamw, make_batches, same, sgd
+from tests.ignite_tips.handlers.clipping_support import CLIPPERS, KINDS, Batch, Training, adamw, make_batches, same, sgd
 
-CLIPPERS: dict[str, Callable[..., GradientClipper]] = {
-    "norm": lambda optimizer, **options: GradientNormClipper(optimizer, 0.3, **options),
-    "value": lambda optimizer, **options: GradientValueClipper(optimizer, 0.05, **options),
-    "agc": lambda optimizer, **options: AdaptiveGradientClipper(optimizer, **options),
-    "auto": lambda optimizer, **options: AutoClipper(optimizer, **options),
-    "z": lambda optimizer, **options: ZClipper(optimizer, warmup_steps=2, **options),
-}
 MODES = {"ordinary": (sgd, KINDS["ordinary"]), "foreach": (adamw, KINDS["foreach"]), "fused": (adamw, KINDS["fused"])}
 
 
@@ -196,3 +185,28 @@ def test_on_a_device_nothing_is_read(clipper: str, on_nonfinite: str, monkeypatc
     assert reads == []
     assert isinstance(state.metrics["grad_norm"], torch.Tensor)
     assert state.metrics["grad_clip_coef"].dim() == 0
+
+
+def test_metrics_are_numbers_on_the_cpu() -> None:
+    """On the CPU the metrics are floats, of the norm before clipping and the factor, also when nothing was clipped."""
+    training = Training(sgd)
+    GradientNormClipper(training.optimizer, math.inf, tag="net").attach(trainer := training.trainer())
+    metrics = trainer.run(make_batches()).metrics
+    assert isinstance(metrics["net/grad_norm"], float)
+    assert metrics["net/grad_clip_coef"] == 1.0
+
+
+@pytest.mark.usefixtures("_like_a_device")
+def test_a_progress_bar_reads_device_metrics() -> None:
+    """What is a tensor for the sake of a device is what Ignite's ProgressBar and loggers read as a number."""
+    training = Training(sgd)
+    GradientNormClipper(training.optimizer, 0.3, on_nonfinite="propagate").attach(trainer := training.trainer())
+    state = trainer.run(make_batches())
+    assert state.metrics["grad_norm"].dim() == 0
+
+    class Handler(BaseOutputHandler):
+        def __call__(self, engine: Any, logger: Any, event_name: Any) -> None: ...
+
+    handler = Handler("train", metric_names=["grad_norm", "grad_clip_coef"])
+    values = handler._setup_output_metrics_state_attrs(trainer)
+    assert {key[-1] for key in values} == {"grad_norm", "grad_clip_coef"}

@@ -125,3 +125,11 @@ def test_nothing_is_said_of_what_cannot_be_compared() -> None:
         LambdaLR(_optimizer(), lambda step: 0.5**step),
         save_scheduler(LambdaLR(_optimizer(), lambda step: 0.9**step)),
     )
+
+
+def test_a_saved_tensor_rate_is_a_copy() -> None:
+    """A rate that the next step fills anew does not change the state that was saved."""
+    scheduler = StepLR(_optimizer(lr=torch.tensor(0.5), foreach=False), 1)
+    state = save_scheduler(scheduler)
+    _step(scheduler, 1)
+    assert state["options"][0]["lr"] == torch.tensor(0.5)

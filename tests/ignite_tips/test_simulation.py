@@ -70,11 +70,11 @@ def test_any_optimizer(options: dict[str, Any]) -> None:
 
 
 def test_no_memory_of_the_parameters_size() -> None:
-    """Parameters and the optimizer's state are never copied: a tensor that cannot be is no obstacle."""
-    parameter = torch.nn.Parameter(torch.ones(2))
-    parameter.__deepcopy__ = None  # type: ignore[assignment]  # a copy would call it
+    """Parameters and the optimizer's state are never copied: tensors that cannot be are no obstacle."""
+    parameter, momentum = torch.nn.Parameter(torch.ones(2)), torch.ones(2)
+    parameter.__deepcopy__ = momentum.__deepcopy__ = None  # type: ignore[assignment]  # a copy would call it
     optimizer = SGD([parameter], lr=1.0, momentum=0.9)
-    optimizer.state[parameter]["momentum_buffer"] = parameter
+    optimizer.state[parameter]["momentum_buffer"] = momentum
     assert simulate_schedule(StepLR(optimizer, 1), 2) == {"0": [1.0, 0.1]}
 
 

@@ -73,7 +73,7 @@ def test_markdown_has_the_whole_names_and_the_totals() -> None:
     lines = _golden().markdown().splitlines()
     assert lines[0] == "| Layer | Type | Input | Output | Params | Trainable | Group | LR |"
     assert lines[1] == "| --- | --- | --- | --- | ---: | --- | --- | ---: |"
-    assert lines[3] == "| `0` | Linear | 16\u00d78 | 16\u00d74 | 36 | frozen | backbone | 0.01 |"
+    assert lines[3] == "| `0` | Linear | 16\u00d78 | 16\u00d74 | 36 | frozen | `backbone` | 0.01 |"
     assert "Parameters: 46 (10 trainable, 36 frozen); 736 mult-adds" in lines
 
 

@@ -7,6 +7,15 @@ import torch
 from ignite.engine import Engine
 from torch import Tensor, nn
 
+from ignite_tips import (
+    AdaptiveGradientClipper,
+    AutoClipper,
+    GradientNormClipper,
+    GradientValueClipper,
+    ZClipper,
+)
+from ignite_tips.gradient_clipper import GradientClipper
+
 Batch = tuple[Tensor, Tensor]
 
 
@@ -32,6 +41,15 @@ KINDS: dict[str, dict[str, Any]] = {
     "ordinary": {"foreach": False},
     "foreach": {"foreach": True},
     "fused": {"fused": True},
+}
+
+
+CLIPPERS: dict[str, Callable[..., GradientClipper]] = {
+    "norm": lambda optimizer, **options: GradientNormClipper(optimizer, 0.3, **options),
+    "value": lambda optimizer, **options: GradientValueClipper(optimizer, 0.05, **options),
+    "agc": lambda optimizer, **options: AdaptiveGradientClipper(optimizer, **options),
+    "auto": lambda optimizer, **options: AutoClipper(optimizer, **options),
+    "z": lambda optimizer, **options: ZClipper(optimizer, warmup_steps=2, **options),
 }
 
 

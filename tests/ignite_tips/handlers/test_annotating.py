@@ -12,6 +12,7 @@ from torch import nn
 
 from ignite_tips import GradientNormClipper, RunAnnotator
 from ignite_tips.notices import announce
+from ignite_tips.run_reading import read_run
 from tests.support import run_distributed
 
 
@@ -36,7 +37,7 @@ def _run(folder: Path, batches: list[torch.Tensor], *, max_epochs: int = 1, clip
             if engine.state.epoch > 1:
                 kind = "freeze" if engine.state.epoch == 2 else "unfreeze"
                 model[0].requires_grad_(kind == "unfreeze")
-                announce(engine, kind, f"{kind} 0.weight | 0.bias")
+                announce(engine, kind, f"{kind} 0.*, head_1")
 
         trainer.run(batches, max_epochs=max_epochs)
 
@@ -55,9 +56,13 @@ def test_marks_are_texts_at_the_updates_that_repeat_those_before_them(tmp_path: 
     entries = _read(tmp_path).Tensors("marks/text_summary")
     assert [entry.step for entry in entries] == [3, 6]
     text = entries[-1].tensor_proto.string_val[0].decode()
-    assert text.splitlines()[2:] == [
-        "| 6 | 3 | unfreeze | unfreeze 0.weight / 0.bias |",
-        "| 3 | 2 | freeze | freeze 0.weight / 0.bias |",
+    assert text.splitlines() == [
+        "- **step 6**, epoch 3, unfreeze: unfreeze 0.\\*, head\\_1",
+        "- **step 3**, epoch 2, freeze: freeze 0.\\*, head\\_1",
+    ]
+    assert [(mark.kind, mark.text, mark.step) for mark in read_run(tmp_path).marks] == [
+        ("freeze", "freeze 0.*, head_1", 3),
+        ("unfreeze", "unfreeze 0.*, head_1", 6),
     ]
 
 
@@ -66,6 +71,24 @@ def test_the_trainable_share_is_drawn_in_steps(tmp_path: Path) -> None:
     _run(tmp_path, [torch.ones(4, 2)] * 3, max_epochs=3)
     frozen = pytest.approx(4 / 13)
     assert _scalars(tmp_path, "trainable_share") == [(1, 1.0), (3, 1.0), (4, frozen), (6, frozen), (7, 1.0), (9, 1.0)]
+
+
+def test_a_freeze_within_an_epoch_shows_at_once(tmp_path: Path) -> None:
+    """The share is looked at again with each mark, not in every step."""
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    trainer = Engine(lambda engine, batch: optimizer.step())
+
+    @trainer.on(Events.ITERATION_COMPLETED(once=2))
+    def freeze(engine: Engine) -> None:
+        model[0].requires_grad_(False)
+        announce(engine, "freeze", "0")
+
+    with TensorboardLogger(log_dir=tmp_path) as tb_logger:
+        RunAnnotator(model, optimizer).attach(trainer, tb_logger)
+        trainer.run(range(4))
+    frozen = pytest.approx(4 / 13)
+    assert _scalars(tmp_path, "trainable_share") == [(1, 1.0), (2, 1.0), (3, frozen), (4, frozen)]
 
 
 def test_norms_and_skipped_updates_of_a_clipper_stand_beside_the_marks(tmp_path: Path) -> None:
@@ -77,7 +100,7 @@ def test_norms_and_skipped_updates_of_a_clipper_stand_beside_the_marks(tmp_path:
     assert [step for step, _ in norms] == [step for step, _ in coefficients] == [1, 2, 3]
     for (_, norm), (_, coefficient) in zip(norms, coefficients, strict=True):
         assert coefficient == pytest.approx(min(1.0, 0.5 / norm), rel=1e-5)
-    assert _scalars(tmp_path, "skipped_updates") == [(2, 2.0), (3, 2.0)]
+    assert _scalars(tmp_path, "skipped_updates") == [(1, 0.0), (2, 2.0), (3, 2.0)]
     marks = reader.Tensors("marks/text_summary")[-1].tensor_proto.string_val[0].decode()
     assert marks.count("skipped update") == 2
 
@@ -91,8 +114,8 @@ def test_the_last_entry_holds_a_hundred_marks(tmp_path: Path) -> None:
         RunAnnotator(model, optimizer).attach(trainer, tb_logger)
         trainer.run(range(120))
     text = _read(tmp_path).Tensors("marks/text_summary")[-1].tensor_proto.string_val[0].decode()
-    assert text.splitlines()[2].endswith("number 119 |")
-    assert text.splitlines()[-1].endswith("number 20 |")
+    assert text.splitlines()[0].endswith("number 119")
+    assert text.splitlines()[-1].endswith("number 20")
 
 
 def test_detached_it_writes_no_more(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 from torch.optim import SGD
-from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
+from torch.optim.lr_scheduler import LinearLR, ReduceLROnPlateau, StepLR
 
-from ignite_tips import PlateauStepper
+from ignite_tips import PlateauStepper, SchedulerStepper
 from ignite_tips.notices import Notice, on_notice
 from tests.support import run_distributed
 
@@ -245,6 +245,13 @@ def test_data_made_anew_for_each_epoch() -> None:
     """Validation data may be another object in each epoch, or none at all."""
     assert _train(_stepper(), lambda trainer, evaluator: evaluator.run([5])).last_epoch == 4
     assert _train(_stepper(), lambda trainer, evaluator: evaluator.run(epoch_length=1)).last_epoch == 4
+    stepper = _stepper()
+    trainer = _trainer(stepper.scheduler.optimizer)
+    evaluator = Engine(lambda engine, batch: engine.state.metrics.update(loss=1.0))
+    stepper.attach(trainer, evaluator)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run(epoch_length=1))
+    trainer.run(epoch_length=3, max_epochs=2)  # neither has data
+    assert stepper.scheduler.last_epoch == 2
 
 
 def test_only_validations_during_the_training_count() -> None:
@@ -253,16 +260,16 @@ def test_only_validations_during_the_training_count() -> None:
     trainer = _trainer(stepper.scheduler.optimizer)
     evaluator = Engine(lambda engine, batch: engine.state.metrics.update(loss=1.0))
     stepper.attach(trainer, evaluator)
-    for event in (Events.STARTED, Events.EPOCH_COMPLETED, Events.COMPLETED):
+    for event in (Events.STARTED, Events.EPOCH_COMPLETED(every=2), Events.COMPLETED):
         trainer.add_event_handler(event, lambda: evaluator.run(VALIDATION))
     evaluator.run(VALIDATION)
-    trainer.run(TRAINING, max_epochs=2)
+    trainer.run(TRAINING, max_epochs=3)
     evaluator.run(VALIDATION)
-    assert stepper.scheduler.last_epoch == 2
+    assert stepper.scheduler.last_epoch == 1
     for _ in range(2):  # new runs, whose last iterations are the same
         trainer.state.max_epochs = None
-        trainer.run(TRAINING, max_epochs=1)
-    assert stepper.scheduler.last_epoch == 4
+        trainer.run(TRAINING, max_epochs=2)
+    assert stepper.scheduler.last_epoch == 3
 
 
 def test_no_validation_in_a_run_is_said() -> None:
@@ -382,3 +389,17 @@ def test_one_engine_for_both() -> None:
     trainer = _trainer(_optimizer())
     with pytest.raises(ValueError, match="evaluator must be another engine than the trainer"):
         _stepper().attach(trainer, trainer)
+
+
+def test_a_warmup_may_stand_beside_it() -> None:
+    """LinearLR in a SchedulerStepper warms the rate up, then leaves it to the plateau's reductions."""
+    optimizer = _optimizer()
+    trainer = _trainer(optimizer)
+    evaluator = _evaluator(trainer, [1.0, 0.5, 0.25, 0.3, 0.2, 0.3])
+    SchedulerStepper(LinearLR(optimizer, 0.5, total_iters=2)).attach(trainer)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run([0]))
+    PlateauStepper(ReduceLROnPlateau(optimizer, factor=0.5, patience=0)).attach(trainer, evaluator)
+    rates: list[float] = []
+    trainer.add_event_handler(Events.EPOCH_STARTED, lambda: rates.append(optimizer.param_groups[0]["lr"]))
+    trainer.run(range(EPOCH_LENGTH), max_epochs=6)
+    assert [*rates, optimizer.param_groups[0]["lr"]] == [0.5, 0.75, 1.0, 1.0, 0.5, 0.5, 0.25]

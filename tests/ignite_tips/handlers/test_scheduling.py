@@ -387,6 +387,14 @@ def test_a_checkpoint_may_be_written_before_or_after_the_step(event: Any, saved_
         assert resumed
 
 
+def test_the_number_of_epochs_may_change_on_resume() -> None:
+    """Trained to the end of a shorter run and resumed for more epochs, the rates are those of the longer run."""
+    states, begun = _checkpointed(PER_EPOCH, saved_first=False, epochs=2)
+    _, whole = _checkpointed(PER_EPOCH, saved_first=False, epochs=5)
+    _, resumed = _checkpointed(PER_EPOCH, saved_first=False, epochs=5, state=states[-1])
+    assert begun + resumed == whole
+
+
 def test_groups_added_later_are_explained() -> None:
     """A group that was added after the scheduler was built ends the run in words."""
     optimizer = _optimizer()
@@ -451,3 +459,36 @@ def test_keeps_nothing_alive() -> None:
     del stepper
     gc.collect()
     assert [reference() for reference in references] == [None] * 3
+
+
+def test_an_epoch_begun_late_says_nothing_about_the_run() -> None:
+    """Resumed within an epoch, or stepped only later on, what an epoch has of steps is not taken from the first."""
+    scheduler = _cosine(17)
+    trainer = _trainer(scheduler.optimizer)
+    SchedulerStepper(scheduler).attach(trainer, PER_UPDATE)
+    trainer.load_state_dict({"epoch_length": 4, "max_epochs": 5, "iteration": 3, **_update_counts(3)})
+    trainer.run(range(4))
+    assert _steps(scheduler) == 17
+    begun = _cosine(20)
+    begun.optimizer.step()
+    begun.step()
+    assert _run(begun, PER_UPDATE(after=8), length=4, epochs=4) == []
+
+
+def _update_counts(updates: int) -> dict[str, Any]:
+    return {"optimizer_step": updates, "optimizer_steps": [updates]}
+
+
+def test_a_run_that_ended_within_an_epoch_misses_no_step() -> None:
+    """Run again, a trainer that was terminated in half an epoch is not taken for one whose step was missed."""
+    optimizer = _optimizer()
+    scheduler = StepLR(optimizer, 100)
+    trainer = _trainer(optimizer)
+    SchedulerStepper(scheduler).attach(trainer, PER_EPOCH(every=2))
+    trainer.add_event_handler(PER_BATCH(once=6), trainer.terminate)
+    trainer.run(range(4), max_epochs=4)
+    done = _steps(scheduler)
+    steps: list[int] = []
+    trainer.add_event_handler(Events.ITERATION_STARTED, lambda: steps.append(_steps(scheduler)))
+    trainer.run(range(4), max_epochs=4)
+    assert steps[0] == done

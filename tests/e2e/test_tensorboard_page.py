@@ -1,0 +1,77 @@
+"""What a person sees who opens TensorBoard on a finished run: a real server, in a real headless Chromium."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.browser import Browser, chromium, find_chromium, tensorboard
+from tests.e2e.demo_run import train
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(find_chromium() is None, reason="needs chromium and chromedriver"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+GROUPS = ("lr/stem (demo)", "lr/body (demo)", "lr/head (demo)")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Browser, str]]:
+    """A browser, and the address of a TensorBoard that serves one run."""
+    folder: Path = tmp_path_factory.mktemp("page") / "runs"
+    train(folder / "demo", epochs=4)
+    with tensorboard(folder) as address, chromium() as browser:
+        yield browser, address
+
+
+def test_custom_scalars_shows_one_chart_with_every_group(page: tuple[Browser, str]) -> None:
+    """Titled lr, with a line for each group under the group's name."""
+    browser, address = page
+    browser.open(f"{address}/#custom_scalars")
+    text = browser.wait_for(lambda browser: "Matches (3)" in browser.text() and browser.text())
+    lines = text.splitlines()
+    chart = lines[lines.index("optimizer") : lines.index("gradients")]
+    assert chart.count("lr") == 1
+    assert set(GROUPS) <= set(chart)
+    assert [line for line in chart if line.startswith("Matches")] == ["Matches (3)"]
+    drawn = browser.wait_for(
+        lambda browser: browser.run(
+            "const chart = elements.find(e => e.tagName === 'VZ-LINE-CHART2');"
+            "return all(chart.shadowRoot).filter(e => e.tagName === 'path' && (e.getAttribute('d') || '').length > 500)"
+            ".length;"
+        )
+    )
+    assert drawn >= 3
+
+
+def test_scalars_shows_every_group_by_name(page: tuple[Browser, str]) -> None:
+    """Each has a chart of its own in the tab that people know."""
+    browser, address = page
+    browser.open(f"{address}/#scalars&tagFilter=lr%2F")
+    text = browser.wait_for(lambda browser: "tag:" in browser.text() and browser.text())
+    assert {"lr/stem", "lr/body", "lr/head"} <= set(text.splitlines())
+
+
+def test_text_shows_the_summary_and_the_marks(page: tuple[Browser, str]) -> None:
+    """The model as a table with groups and rates, and what happened in words."""
+    browser, address = page
+    browser.open(f"{address}/#text&tagFilter=model")
+    text = browser.wait_for(lambda browser: "Parameters:" in browser.text() and browser.text())
+    assert "Parameters: 9,978 (5,306 trainable, 4,672 frozen)" in text
+    lines = text.splitlines()
+    row = lines.index("body.0")
+    assert lines[row : row + 8] == [
+        "body.0",
+        "Conv2d",
+        "48\u00d716\u00d78\u00d78",
+        "48\u00d732\u00d78\u00d78",
+        "4,608",
+        "frozen",
+        "body",
+        "0.001",
+    ]
+    browser.open(f"{address}/#text&tagFilter=marks")
+    text = browser.wait_for(lambda browser: "unfreeze" in browser.text() and browser.text())
+    assert "unfreeze body.*: 100.0% of the parameters train" in text
+    assert "learning rate" in text
