@@ -76,10 +76,6 @@ class Trigger:
         counts = range(self.seen + 1, passed + 1)
         return [(self._moment(engine, count), self) for count in counts if self._passes(engine, count)]
 
-    def skip_past(self, engine: Engine) -> None:
-        """Take all that lies in the past of the state resumed as seen."""
-        self.seen = max(self.seen, self._passed(engine))
-
     def _decide(self, engine: Engine) -> None:
         count = self._count(engine)
         if count <= self.seen:

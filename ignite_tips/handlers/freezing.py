@@ -148,8 +148,6 @@ class ParameterFreezer:
                 trigger.seen = 0
         elif iteration != self._iteration:
             self._check_needs_no_state(engine)
-        for trigger in self._triggers.values():
-            trigger.skip_past(engine)
         self._iteration = iteration
         engine.state.metrics["trainable_share"] = trainable_share(self._model)
 

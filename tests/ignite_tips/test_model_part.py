@@ -7,7 +7,8 @@ import torch
 import torch.distributed as dist
 from ignite.engine import Engine, Events
 from torch import nn
-from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel, fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from ignite_tips.handlers.freezing import ParameterFreezer
@@ -117,10 +118,7 @@ def _freeze_shards(rank: int, world_size: int, sharded: bool) -> torch.Tensor:
 
     @trainer.on(Events.EPOCH_COMPLETED)
     def remember() -> None:
-        for module in net.modules():
-            if isinstance(module, FSDPModule):
-                module.reshard()
-        whole = [parameter.full_tensor() if sharded else parameter for parameter in net.parameters()]
+        whole = [p.full_tensor() if isinstance(p, DTensor) else p for p in net.parameters()]
         history.append(torch.cat([parameter.detach().flatten() for parameter in whole]))
 
     trainer.run(range(3), max_epochs=5)
