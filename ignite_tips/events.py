@@ -2,20 +2,20 @@
 
 Where they fire in the training loop, here with an accumulation of two micro-batches::
 
-    for epoch in ...:                          EPOCH_STARTED
-        for batch in loader:                   ITERATION_STARTED
+    for epoch in ...:                  EPOCH_STARTED
+        for batch in loader:           ITERATION_STARTED
             loss = loss_fn(model(x), y) / 2
             loss.backward()
             if iteration % 2 == 0:
-                optimizer.step()           ->  STEP_STARTED       gradients final, accumulated, unscaled
-                                                 (the update)
-                                           ->  STEP_COMPLETED     parameters are new
+                optimizer.step()   ->  STEP_STARTED    gradients final, accumulated, unscaled
+                                         (the update)
+                                   ->  STEP_COMPLETED  parameters are new
                 optimizer.zero_grad()
-                                               ITERATION_COMPLETED
-                                               EPOCH_COMPLETED
+                                       ITERATION_COMPLETED
+                                       EPOCH_COMPLETED
 
-OptimizerEvents.STEP_STARTED    before the update: clip, inspect gradients, log the rate in use
-OptimizerEvents.STEP_COMPLETED  after the update: per-update schedules, counters
+- ``OptimizerEvents.STEP_STARTED``, before the update: clip, inspect gradients, log the rate in use.
+- ``OptimizerEvents.STEP_COMPLETED``, after the update: per-update schedules, counters.
 
 Neither fires for an update that does not happen: a micro-batch of an accumulation, a step that GradScaler skips.
 """
