@@ -95,11 +95,20 @@ def _run(target: Any, path: Path, code: list[Block], folder: Path, environments:
         other_end.close()
         ends.append(end)
     try:
-        return [end.recv() if end.poll(60) else Run([], "it did not end within 60 s") for end in ends]
+        return [_receive(end) for end in ends]
     finally:
         for process in processes:
             process.kill()
             process.join()
+
+
+def _receive(end: Any) -> Run:
+    if not end.poll(60):
+        return Run([], "it did not end within 60 s")
+    try:
+        return end.recv()
+    except EOFError:
+        return Run([], "it died")
 
 
 def _work(target: Any, path: Path, code: list[Block], folder: Path, environment: dict[str, str], end: Any) -> None:
