@@ -11,7 +11,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from ignite_tips.parameters import freeze_parameters, unfreeze_parameters
+from ignite_tips.parameters.selection import freeze_parameters, unfreeze_parameters
 from ignite_tips.rewrapping import find_wrappers, rewrap_model
 from tests.support import run_distributed
 
