@@ -108,7 +108,7 @@ def draw(runs: dict[str, dict[str, list[float]]], max_norm: float, picture: Path
         loss.plot(run["loss"], label=name, linewidth=1)
         norm.plot(run["grad_norm"], label=name, linewidth=1)
     loss.axhline(math.log(128), color="gray", linestyle=":", label="chance")
-    loss.set(ylabel="loss", yscale="log", title="A recurrent network on Python's standard library")
+    loss.set(ylabel="loss", ylim=(1, 10), title="A recurrent network on Python's standard library")
     norm.axhline(max_norm, color="gray", linestyle=":", label="max_norm")
     norm.set(ylabel="gradient norm before clipping", xlabel="update", yscale="log")
     loss.legend()

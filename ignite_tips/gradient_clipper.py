@@ -16,7 +16,14 @@ from torch.optim import Optimizer
 from ignite_tips._checks import check_choice, check_instance, check_integer, check_keys, check_number
 from ignite_tips.attachment import Attachment
 from ignite_tips.events import OptimizerEvents, acts_last, current_step
-from ignite_tips.gradients import clip_coefficient, nonfinite_kinds, scale_gradients, tensor_norms, total_norm
+from ignite_tips.gradients import (
+    clip_coefficient,
+    nonfinite_kinds,
+    scale_gradients,
+    tensor_norms,
+    total_norm,
+    unclamped_coefficient,
+)
 from ignite_tips.late_norms import LateNorms, can_be_dropped_by_device
 from ignite_tips.notices import announce
 from ignite_tips.optimizer_gradients import OptimizerGradients, parameter_names
@@ -24,6 +31,7 @@ from ignite_tips.optimizer_step import OptimizerStep
 
 __all__ = ["GradientClipper"]
 
+_WORTH_FOLDING = 1 << 16  # values
 _NAMED = 5  # parameters that a message names
 _MUST_BE_FINITE = "gradients must be finite, got {} in {}; parameters and optimizer state are as before it"
 
@@ -107,8 +115,10 @@ class GradientClipper(ABC):
 
     def _measure(self, gradients: list[list[Tensor]]) -> list[Sequence[Tensor]]:
         """Return the norms of the tensors in each list."""
-        uniform = self._gradients.uniform
-        return [tensor_norms(listed, self._norm_type, uniform=uniform) for listed in gradients]
+        norm_type, uniform = self._norm_type, self._gradients.uniform
+        if len(gradients) == 1:
+            return [tensor_norms(gradients[0], norm_type, uniform=uniform)]
+        return [tensor_norms(listed, norm_type, uniform=uniform) for listed in gradients]
 
     def _norm_within_bounds(self, norms: list[Sequence[Tensor]]) -> float | None:
         """Return the norm of all gradients if they are sure to be within bounds, at a lower price than to clip."""
@@ -130,32 +140,46 @@ class GradientClipper(ABC):
         if within is not None:
             metrics[self._norm_name], metrics[self._coefficient_name] = within, 1.0
             return
-        norms = self._agree([total_norm(listed, self._norm_type) for listed in each])
+        norms = [
+            total_norm(listed, self._norm_type) if listed else torch.zeros((), device=self._gradients.device)
+            for listed in each
+        ]
+        if self._has_peers and self._on_nonfinite != "propagate":
+            norms = self._agree(norms)
         norm = norms[0] if len(norms) == 1 else total_norm(norms, self._norm_type)
+        told: Tensor | float = norm.item() if self._gradients.on_host else norm
         decide = self._on_nonfinite != "propagate" and not self._left_to_device(engine, norm, each)
-        if decide and not isfinite(norm.item()):
+        if decide and not isfinite(told):
             self._refuse(engine, current_step(engine))
         factor = self._shrink(engine, gradients, norms)
-        metrics[self._norm_name] = norm.item() if self._gradients.on_host else norm
-        metrics[self._coefficient_name] = factor
+        metrics[self._norm_name], metrics[self._coefficient_name] = told, factor
 
     def _scale(
         self, engine: Engine, gradients: list[Tensor], norm: Tensor, bound: float | Tensor, *, whole: bool
     ) -> Tensor | float:
         """Scale gradients of this norm into the bound; ``whole``: they are all that the optimizer has."""
-        factor = clip_coefficient(norm, bound)
-        if self._gradients.on_host and (value := factor.item()) >= 1:
-            return value
+        value: Tensor | float
+        if self._gradients.on_host:
+            factor = unclamped_coefficient(norm, bound)
+            value = factor.item()
+            if value >= 1:
+                return 1.0
+        else:
+            factor = value = clip_coefficient(norm, bound)
         if whole and self._folds(engine):
             current_step(engine).fold(grad_scale=factor.reciprocal())
         else:
             scale_gradients(gradients, factor, uniform=self._gradients.uniform)
-        return value if self._gradients.on_host else factor
+        return value
 
     def _folds(self, engine: Engine) -> bool:
-        # In one kernel with the update; but a handler that follows would see the gradients as they were.
+        # In one kernel with the update, which spares a pass over the gradients; for few of them on the CPU that pass
+        # is cheaper than what it takes. A handler that follows would see the gradients as they were.
         return (
-            self._gradients.uniform and current_step(engine).can_fold and acts_last(engine, self._optimizer, self._clip)
+            self._gradients.uniform
+            and (self._gradients.size > _WORTH_FOLDING or not self._gradients.on_host)
+            and current_step(engine).can_fold
+            and acts_last(engine, self._optimizer, self._clip)
         )
 
     def _prepare(self, engine: Engine) -> None:
@@ -178,8 +202,6 @@ class GradientClipper(ABC):
         Where gradients were reduced these are the norms that each rank has already, but ranks of different
         hardware may differ in the last bit; where one rank has a NaN of its own, all have to know.
         """
-        if not self._has_peers or self._on_nonfinite == "propagate":
-            return norms
         largest = torch.nan_to_num(torch.stack(norms), nan=inf, posinf=inf)
         dist.all_reduce(largest, dist.ReduceOp.MAX, self._process_group)
         return list(largest)
@@ -189,9 +211,9 @@ class GradientClipper(ABC):
 
         Whether an update was skipped has to be known at its end, so "skip" waits for the device.
         """
-        step = current_step(engine)
         if self._gradients.on_host or self._reads_norms or self._on_nonfinite == "skip":
             return False
+        step = current_step(engine)
         if not step.can_fold or not can_be_dropped_by_device(self._optimizer):
             return False
         step.fold(found_inf=norm.isfinite().logical_not().float())

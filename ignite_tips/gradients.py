@@ -21,6 +21,7 @@ __all__ = [
     "smallest",
     "tensor_norms",
     "total_norm",
+    "unclamped_coefficient",
 ]
 
 EPSILON = 1e-6  # torch.nn.utils.clip_grad_norm_ adds it to the norm, so that a zero norm divides nothing by zero
@@ -138,8 +139,13 @@ def _largest_magnitudes(tensors: list[Tensor], dtype: torch.dtype | None) -> Ten
 
 def clip_coefficient(norm: Tensor, max_norm: float | Tensor) -> Tensor:
     """Return min(1, max_norm / (norm + 1e-6)); NaN for a NaN norm, as in torch."""
+    return unclamped_coefficient(norm, max_norm).clamp_(max=1.0)
+
+
+def unclamped_coefficient(norm: Tensor, max_norm: float | Tensor) -> Tensor:
+    """Return max_norm / (norm + 1e-6)."""
     # A number divided by a tensor is that in torch too: by the reciprocal.
-    return (norm + EPSILON).reciprocal_().mul_(max_norm).clamp_(max=1.0)
+    return (norm + EPSILON).reciprocal_().mul_(max_norm)
 
 
 @torch.no_grad()
@@ -151,12 +157,16 @@ def clamp_gradients(tensors: list[Tensor], clip_value: float) -> None:
         torch._foreach_clamp_max_(local, clip_value)
 
 
-@torch.no_grad()
 def scale_gradients(tensors: list[Tensor], coefficient: Tensor, *, uniform: bool = False) -> None:
     """Multiply dense tensors in place by ``coefficient``, a tensor of no dimension."""
-    if uniform or _is_uniform(tensors):
+    if uniform and tensors and not tensors[0].requires_grad:  # no graph to keep out of, as nearly always
         torch._foreach_mul_(tensors, coefficient)
-        return
+    else:
+        _scale_mixed(tensors, coefficient)
+
+
+@torch.no_grad()
+def _scale_mixed(tensors: list[Tensor], coefficient: Tensor) -> None:
     for places in _alike(tensors):
         local = _local([tensors[place] for place in places])
         torch._foreach_mul_(local, coefficient.to(local[0].device, non_blocking=True))

@@ -2,6 +2,7 @@
 
 from itertools import chain
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
@@ -20,6 +21,8 @@ class OptimizerGradients:
     Attributes:
         parameters: one list of all parameters, or with ``per_group`` one list for each param group.
         uniform: whether all are plain tensors of one device and one dtype of more than 16 bits, none sparse or empty.
+        device: that of the first parameter.
+        size: the number of all parameters' values.
         on_host: whether all are on the CPU, where to read a value waits for nothing.
 
     Raises:
@@ -31,6 +34,8 @@ class OptimizerGradients:
         self.parameters: list[list[Tensor]] = []
         self.uniform = True
         self.on_host = True
+        self.size = 0
+        self.device = torch.device("cpu")
         self._optimizer = optimizer
         self._per_group = per_group
         self._has_sparse = False
@@ -59,6 +64,8 @@ class OptimizerGradients:
         self.parameters = lists if self._per_group else [everything]
         self.uniform = not self._has_sparse and _are_uniform(everything)
         self.on_host = _are_on_host(everything)
+        self.device = everything[0].device
+        self.size = sum(parameter.numel() for parameter in everything)
         return True
 
     def collect(self) -> list[list[Tensor]]:
@@ -70,6 +77,8 @@ class OptimizerGradients:
         self.refresh()
         if self._has_sparse:
             return [[_values(p, p.grad) for p in parameters if p.grad is not None] for parameters in self.parameters]
+        if len(self.parameters) == 1:
+            return [[g for p in self.parameters[0] if (g := p.grad) is not None]]
         return [[g for p in parameters if (g := p.grad) is not None] for parameters in self.parameters]
 
     def expect_sparse(self) -> bool:

@@ -170,9 +170,13 @@ class StepHooks:
             self._step, self._depth = None, 0
         listener = self._listener()
         step = listener.open_step(optimizer) if listener is not None else None
-        if step is None or (step.found_inf is not None and step.is_skipped_by_scaler()):
+        if step is None:
             return None
         self._step = step
+        if step.found_inf is not None and step.is_skipped_by_scaler():
+            # The kernel would skip, but torch's fused SGD would first make, and keep, momentum of uninitialised memory.
+            step.withhold_gradients()
+            return None
         # torch passes the optimizer itself as the first positional argument.
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:

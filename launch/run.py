@@ -1,5 +1,6 @@
 """Carries a plan out: exec for one process, torch's elastic engine for several."""
 
+import contextlib
 import os
 import sys
 from typing import NoReturn
@@ -26,8 +27,9 @@ def run(plan: LaunchPlan) -> NoReturn:
     except LaunchError as error:
         code = say_error(error)
     # Threads that wait on another node's store in C++ would be torn down with the interpreter, and it with them.
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)
 
 

@@ -25,14 +25,19 @@ class GradientNormClipper(GradientClipper):
     accumulation, unscaled, over all ranks. Every update leaves in ``engine.state.metrics`` the ``"grad_norm"`` before
     clipping and the ``"grad_clip_coef"`` that it was multiplied by.
 
+    On a GPU "propagate" never waits for the device. "raise" waits for the norm of each update, unless the optimizer is
+    fused: then the kernel leaves the update out, and the error comes at the next update or the end of the epoch
+    (``STEP_COMPLETED`` has fired for it meanwhile). "skip" always waits, for no event may follow a dropped update.
+    The metrics are tensors there, which Ignite's loggers read when they write, and floats on the CPU.
+
     Args:
         optimizer: the one whose gradients are clipped; its params may be of several devices, dtypes or DTensors.
         max_norm: the bound, > 0; ``math.inf`` only measures.
         norm_type: p > 0 of the p-norm, ``math.inf`` for the largest magnitude.
         per_group: clip each param group by its own norm; the metrics are then the norm of all and the smallest factor.
-        on_nonfinite: what a NaN or infinite gradient does. ``"raise"``: a RuntimeError that names the parameters and
-            the update; parameters and optimizer state stay as they were. ``"skip"``: the update is dropped whole and
-            counted in the metric ``"skipped_updates"``. ``"propagate"``: as in torch, it is used.
+        on_nonfinite: what a NaN or infinite gradient does, on whichever rank. ``"raise"``: a RuntimeError names the
+            parameters and the update; parameters and optimizer state stay as they were. ``"skip"``: the update is
+            dropped whole and counted in the metric ``"skipped_updates"``. ``"propagate"``: it is used, as in torch.
         model: gives the parameters their names in messages, unless the optimizer has them of
             ``model.named_parameters()``.
         tag: put before the names of the metrics, as in ``"generator/grad_norm"``.
@@ -40,6 +45,8 @@ class GradientNormClipper(GradientClipper):
 
     Raises:
         TypeError, ValueError: if an argument is not as above; if the optimizer has no parameter.
+
+    State saved: the number of skipped updates.
 
     Example:
         >>> model = nn.Linear(4, 1)
@@ -81,10 +88,12 @@ class GradientNormClipper(GradientClipper):
             process_group=process_group,
         )
         self._max_norm = max_norm
+        self._clipped_last = False
         self._surely_within = min(max_norm / _ROUNDING - EPSILON, float_info.max)
 
     def _norm_within_bounds(self, norms: list[Sequence[Tensor]]) -> float | None:
-        if self._norm_type != 2.0 or self._has_peers or not self._gradients.on_host:
+        if self._clipped_last or self._norm_type != 2.0 or self._has_peers or not self._gradients.on_host:
+            self._clipped_last = False
             return None
         values = []
         for listed in norms:
@@ -95,10 +104,14 @@ class GradientNormClipper(GradientClipper):
         return value if len(values) == 1 else hypot(*values)
 
     def _shrink(self, engine: Engine, gradients: list[list[Tensor]], norms: list[Tensor]) -> Tensor | float:
-        whole = len(norms) == 1
+        if len(norms) == 1:
+            factor = self._scale(engine, gradients[0], norms[0], self._max_norm, whole=True)
+            # What was clipped is likely to be again: the next update then does not look for a cheaper way first.
+            self._clipped_last = self._gradients.on_host and bool(factor != 1.0)
+            return factor
         return smallest(
             [
-                self._scale(engine, listed, norm, self._max_norm, whole=whole)
+                self._scale(engine, listed, norm, self._max_norm, whole=False)
                 for listed, norm in zip(gradients, norms, strict=True)
             ]
         )

@@ -50,11 +50,9 @@ def _wait_ready(tmp_path: Path, ranks: int = 2) -> list[int]:
     ("death", "code"),
     [
         ("", 0),
-        ("sys.exit(1)", 1),
         ("sys.exit(17)", 17),
         ("raise ValueError('a reason')", 1),
         ("os.kill(os.getpid(), signal.SIGKILL)", 137),
-        ("os.kill(os.getpid(), signal.SIGSEGV)", 139),
     ],
 )
 def test_the_exit_code_is_the_workers(tmp_path: Path, nproc: str, death: str, code: int) -> None:
@@ -136,6 +134,34 @@ def test_no_grandchild_lives_on(tmp_path: Path, victim: str) -> None:
         result = running.result()
         wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in bare), "the end of bare children", 10)
     assert result.code == {"launcher": -9, "worker": 137, "nobody": 0}[victim]
+
+
+def test_workers_die_with_the_launcher_without_the_watchdog_too(tmp_path: Path) -> None:
+    """When somebody has killed the watchdog, the kernel still ends the workers of a launcher that is killed."""
+    with Launch(tmp_path, "--nproc", "2", _script(tmp_path, _STUBBORN, _SLEEP)) as running:
+        _wait_ready(tmp_path)
+        watchdogs = [
+            pid for pid in marked_processes(tmp_path) if b"watchdog.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
+        assert len(watchdogs) == 1
+        os.kill(watchdogs[0], signal.SIGKILL)
+        wait_until(lambda: watchdogs[0] not in marked_processes(tmp_path), "the watchdog's end")
+        running.process.kill()
+        running.result()
+
+
+def test_a_launch_within_a_launch_ends_with_it(tmp_path: Path) -> None:
+    """Workers of an inner launcher, and their children, belong to the outer one's run, too."""
+    inner = "if 'INNER' in os.environ:\n    subprocess.Popen(['sleep', '1000'], start_new_session=True)\n"
+    inner += "    ready('inner')\n    while True: time.sleep(1)\n"
+    start = (
+        "os.environ['INNER'] = '1'\nsubprocess.run([sys.executable, '-m', 'ignite_launch', '--nproc', '2', __file__])"
+    )
+    with Launch(tmp_path, "--log-dir", "logs", _script(tmp_path, inner, start)) as running:
+        files = [tmp_path / f"readyinner{rank}" for rank in range(2)]
+        wait_until(lambda: all(file.exists() for file in files), "the start of the inner workers")
+        running.process.kill()
+        running.result()
 
 
 def test_ctrl_c_in_a_terminal_reaches_each_worker_once(tmp_path: Path) -> None:

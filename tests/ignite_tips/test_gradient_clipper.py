@@ -116,6 +116,15 @@ def test_what_grad_scaler_skips_is_no_error(kind: str) -> None:
     assert (state.optimizer_step, state.metrics["skipped_updates"]) == (5, 0)
 
 
+def test_a_first_update_that_grad_scaler_skips_leaves_no_state() -> None:
+    """Fused SGD of torch would keep uninitialised momentum of a first update that overflows; here it keeps none."""
+    training = Training(sgd, precision="fp16", fused=True)
+    GradientNormClipper(training.optimizer, 0.3).attach(trainer := training.trainer())
+    trainer.run(poisoned(math.inf, at=1)[:1])
+    assert not training.optimizer.state_dict()["state"]
+    assert trainer.state.optimizer_step == 0
+
+
 @pytest.fixture
 def _like_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Treat the CPU as a device that the host must not wait for."""

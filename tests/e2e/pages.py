@@ -1,0 +1,140 @@
+"""The site's pages: their code blocks, and a process that runs those of a page as they stand."""
+
+import contextlib
+import io
+import linecache
+import multiprocessing
+import os
+import re
+import runpy
+import socket
+import textwrap
+import traceback
+import warnings
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import tests.support  # has the fork server import torch and Ignite  # noqa: F401
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_FENCE = re.compile(
+    r"^(?P<indent> *)```(?P<language>\w*) *(?P<options>[^\n]*)\n(?P<text>.*?)^(?P=indent)```$", re.M | re.S
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block: a script with a title is a whole one, for two processes; what follows it may be its output.
+
+    Attributes:
+        text: what stands between the fences, without the indentation of a list or a note around it.
+        line: the page's line before its first one.
+    """
+
+    language: str
+    title: str
+    text: str
+    line: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of one process: the output of each block, and the traceback of the one that failed."""
+
+    outputs: list[str]
+    error: str
+
+
+def blocks(page: Path) -> list[Block]:
+    """Return the page's fenced blocks in their order."""
+    text = page.read_text()
+    found = []
+    for match in _FENCE.finditer(text):
+        title = re.search(r'title="([^"]+)"', match["options"])
+        line = text.count("\n", 0, match.start("text"))
+        found.append(Block(match["language"], title[1] if title else "", textwrap.dedent(match["text"]), line))
+    return found
+
+
+def scripts(page: Path) -> list[tuple[Block, Block | None]]:
+    """Return the page's Python blocks, each with the block that shows its output, if one follows."""
+    listed = blocks(page)
+    return [
+        (block, after if after is not None and after.language == "text" else None)
+        for block, after in zip_longest(listed, listed[1:])
+        if block.language == "python"
+    ]
+
+
+def run_in_one_process(page: Path, code: list[Block], folder: Path) -> Run:
+    """Run blocks in order, in one new process and one namespace; the folder is where it works."""
+    return _run(_run_blocks, page, code, folder, [{}])[0]
+
+
+def run_in_two_processes(script: Block, folder: Path) -> list[Run]:
+    """Run a whole script in two processes, with the variables that a launcher sets."""
+    path = folder / script.title
+    path.write_text(script.text)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return _run(_run_script, path, [script], folder, [{**common, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"])
+
+
+def _run(target: Any, path: Path, code: list[Block], folder: Path, environments: Any) -> list[Run]:
+    ends, processes = [], []
+    for environment in environments:
+        end, other_end = _CONTEXT.Pipe(duplex=False)
+        processes.append(_CONTEXT.Process(target=_work, args=(target, path, code, folder, environment, other_end)))
+        processes[-1].start()
+        other_end.close()
+        ends.append(end)
+    try:
+        return [end.recv() if end.poll(60) else Run([], "it did not end within 60 s") for end in ends]
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def _work(target: Any, path: Path, code: list[Block], folder: Path, environment: dict[str, str], end: Any) -> None:
+    os.chdir(folder)
+    os.environ.update(environment, COLUMNS="120")  # tables are as wide as the terminal
+    torch.set_num_threads(1)
+    warnings.simplefilter("error")
+    # torch's own, when Ignite imports its checkpoints
+    warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
+    outputs: list[str] = []
+    error = ""
+    try:
+        target(path, code, outputs)
+    except BaseException:
+        error = traceback.format_exc()
+    end.send(Run(outputs, error))
+
+
+def _run_blocks(page: Path, code: list[Block], outputs: list[str]) -> None:
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    linecache.getlines(str(page))
+    for block in code:
+        # Empty lines before it, so that a traceback tells the page's own line.
+        compiled = compile("\n" * block.line + block.text, str(page), "exec")
+        with _printed(outputs):
+            exec(compiled, namespace)
+
+
+def _run_script(path: Path, code: list[Block], outputs: list[str]) -> None:
+    with _printed(outputs):
+        runpy.run_path(str(path), run_name="__main__")
+
+
+@contextlib.contextmanager
+def _printed(outputs: list[str]) -> Any:
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        yield
+    outputs.append(printed.getvalue())

@@ -1,0 +1,64 @@
+"""The site's pages: their code runs as it stands, and they speak of everything that is public."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import ignite_tips
+from tests.e2e.pages import Block, blocks, run_in_one_process, run_in_two_processes, scripts
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+SCRIPTS = {page: scripts(page) for page in PAGES}
+WITH_CODE = [page for page in PAGES if any(not block.title for block, _ in SCRIPTS[page])]
+TITLED = [(block, shown) for page in PAGES for block, shown in SCRIPTS[page] if block.title]
+
+
+def _check_output(printed: str, shown: Block | None, where: str) -> None:
+    if shown is not None:
+        assert printed.rstrip() == shown.text.rstrip(), where
+    else:
+        assert printed == "", f"{where}: what it prints is not shown"
+
+
+def test_pages_have_code() -> None:
+    """The pattern that finds the code still finds it, and no block hides behind another name of the language."""
+    assert len(WITH_CODE) >= 9
+    assert TITLED
+    languages = {block.language for page in PAGES for block in blocks(page)}
+    assert languages <= {"python", "text", "console"}
+
+
+@pytest.mark.parametrize("page", WITH_CODE, ids=[str(page.relative_to(DOCS)) for page in WITH_CODE])
+def test_a_pages_code_runs_in_order(page: Path, tmp_path: Path) -> None:
+    """In one process, in an empty folder, with warnings as errors; what each block prints is what is shown below it."""
+    code = [(block, shown) for block, shown in SCRIPTS[page] if not block.title]
+    run = run_in_one_process(page, [block for block, _ in code], tmp_path)
+    assert not run.error, run.error
+    for (block, shown), printed in zip(code, run.outputs, strict=True):
+        _check_output(printed, shown, f"{page.name}:{block.line}")
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(("script", "shown"), TITLED, ids=[block.title for block, _ in TITLED])
+def test_a_whole_script_runs_in_two_processes(script: Block, shown: Block | None, tmp_path: Path) -> None:
+    """Started as a launcher starts it, it prints on rank 0 what is shown, and on rank 1 nothing."""
+    first, second = run_in_two_processes(script, tmp_path)
+    assert not first.error + second.error, first.error + second.error
+    _check_output(first.outputs[0], shown, script.title)
+    assert second.outputs == [""]
+
+
+def test_every_public_name_has_its_place_in_the_api() -> None:
+    """Each name in ``__all__`` is on one API page, and nothing else is."""
+    text = "".join(page.read_text() for page in (DOCS / "api").glob("*.md"))
+    documented = re.findall(r"^::: ignite_tips\.(\w+)$", text, re.MULTILINE)
+    assert sorted(documented) == sorted(set(ignite_tips.__all__) - {"__version__"})
+
+
+def test_every_picture_is_shown() -> None:
+    """No picture is left over."""
+    text = "".join(page.read_text() for page in [*PAGES, DOCS.parent / "README.md"])
+    for picture in (DOCS / "images").iterdir():
+        assert f"images/{picture.name}" in text

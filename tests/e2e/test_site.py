@@ -1,0 +1,47 @@
+"""The site is built without a warning, and needs nothing from elsewhere to be read."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# What a browser loads of its own accord: links that a reader may click are not among it.
+LOADED = re.compile(
+    r"""<(?:script|img|iframe|source)\b[^>]*\bsrc=["']?(?:https?:)?//|<link\b[^>]*\bhref=["']?(?:https?:)?//"""
+)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site."""
+    pytest.importorskip("mkdocs", reason="the extra `docs` is not installed; `make docs` installs it")
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_nothing_is_fetched(site: Path) -> None:
+    """No page loads a font, a script, a style sheet or a picture from another host."""
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > 15
+    assert {page.name: LOADED.findall(page.read_text()) for page in pages if LOADED.search(page.read_text())} == {}
+
+
+def test_examples_of_docstrings_are_code(site: Path) -> None:
+    """Prompts of doctests are shown in highlighted code, with the arguments' own descriptions beside them."""
+    text = (site / "api" / "clipping.html").read_text()
+    assert text.count('<span class="gp">&gt;&gt;&gt; </span>') > 10
+    assert text.count("process_group") >= 5
+    assert "Example:" not in text

@@ -1,0 +1,32 @@
+"""What the site's API pages make of docstrings that are written for ``help()`` and doctest."""
+
+import re
+from typing import Any
+
+from griffe import Extension, Object
+
+__all__ = ["DocstringsForMarkdown"]
+
+_SEVERAL = re.compile(r"^    (?P<names>\w+(?:, \w+)+):(?P<text>.*(?:\n {8}.*)*)", re.MULTILINE)
+_EXAMPLE = re.compile(r"^Example:\n(?P<body>(?: .*\n?|\n)+)", re.MULTILINE)
+
+
+class DocstringsForMarkdown(Extension):
+    """Shows ``Example:`` as code, an entry of several arguments or errors as several, and a last ``::`` as a colon."""
+
+    def on_object(self, *, obj: Object, **_: Any) -> None:
+        """Rewrite the docstring of one module, class, function or attribute, for griffe to read."""
+        if obj.docstring is not None:
+            text = re.sub(r"::$", ":", obj.docstring.value, flags=re.MULTILINE)
+            obj.docstring.value = _EXAMPLE.sub(_as_code, _SEVERAL.sub(_as_several, text))
+
+
+def _as_several(match: re.Match[str]) -> str:
+    return "\n".join(f"    {name}:{match['text']}" for name in match["names"].split(", "))
+
+
+def _as_code(match: re.Match[str]) -> str:
+    body = match["body"]
+    if ">>>" not in body:
+        body = f"    ```python\n{body.rstrip()}\n    ```\n"
+    return f"Examples:\n{body}"
