@@ -95,7 +95,7 @@ def _freeze_and_unfreeze(rank: int, world_size: int) -> list[tuple[float, bool, 
 
         model.register_comm_hook(called, comm_hook)
         train(model, rank)
-        old_reducer = model.reducer  # whoever keeps it must not keep its work going
+        old_reducer = model.reducer  # kept alive on purpose: it must not meddle
         for seed, patterns in enumerate((["0.*", "1.*"], ["2.weight"]), start=1):
             frozen = freeze_parameters(model, patterns)
             rewrap_model(model)
