@@ -2,20 +2,20 @@
 
 Where they fire in the training loop, here with an accumulation of two micro-batches::
 
-    for epoch in ...:                          EPOCH_STARTED
-        for batch in loader:                   ITERATION_STARTED
+    for epoch in ...:                  EPOCH_STARTED
+        for batch in loader:           ITERATION_STARTED
             loss = loss_fn(model(x), y) / 2
             loss.backward()
             if iteration % 2 == 0:
-                optimizer.step()           ->  STEP_STARTED       gradients final, accumulated, unscaled
-                                                 (the update)
-                                           ->  STEP_COMPLETED     parameters are new
+                optimizer.step()   ->  STEP_STARTED    gradients final, accumulated, unscaled
+                                         (the update)
+                                   ->  STEP_COMPLETED  parameters are new
                 optimizer.zero_grad()
-                                               ITERATION_COMPLETED
-                                               EPOCH_COMPLETED
+                                       ITERATION_COMPLETED
+                                       EPOCH_COMPLETED
 
-OptimizerEvents.STEP_STARTED    before the update: clip, inspect gradients, log the rate in use
-OptimizerEvents.STEP_COMPLETED  after the update: per-update schedules, counters
+- ``OptimizerEvents.STEP_STARTED``, before the update: clip, inspect gradients, log the rate in use.
+- ``OptimizerEvents.STEP_COMPLETED``, after the update: per-update schedules, counters.
 
 Neither fires for an update that does not happen: a micro-batch of an accumulation, a step that GradScaler skips.
 """
@@ -226,6 +226,9 @@ class _StepTracker:
         engine: Any = self._engine()
         last = engine.last_event_name
         if last is None or last is _COMPLETED or last is _TERMINATE:
+            return None
+        run = engine._internal_run_generator
+        if run is not None and run.gi_frame is None:  # a run that raised: it fires no last event and leaves this behind
             return None
         return OptimizerStep(optimizer, engine.state.optimizer_steps[self.attached[optimizer].place] + 1)
 

@@ -436,6 +436,19 @@ def test_updates_outside_the_run_fire_nothing() -> None:
     assert (first.state.optimizer_step, second.state.optimizer_step) == (2, 3)
 
 
+def test_a_run_that_raised_is_over() -> None:
+    """The trainer that comes after it, on the same optimizer, has its updates to itself; a new run fires again."""
+    failed, model, optimizer = _trainer()
+    failed.logger.disabled = True  # Ignite logs the error too
+    with pytest.raises(TypeError, match="linear"):
+        failed.run([*BATCHES[:2], ("no tensor", BATCHES[0][1])])
+    assert failed.state.optimizer_step == 2
+    create_supervised_trainer(model, optimizer, nn.MSELoss()).run(BATCHES[:3])
+    assert failed.state.optimizer_step == 2
+    failed.state.max_epochs = None
+    assert failed.run(BATCHES[:4]).optimizer_step == 4
+
+
 def test_an_update_in_an_event_handler_fires() -> None:
     """Where the update is made by a handler, as in reinforcement learning, the events fire there."""
     model = _model()
