@@ -9,7 +9,7 @@ from ignite_tips.events import (
     detach_optimizer_events,
     for_optimizer,
 )
-from ignite_tips.gradients import clip_gradient_norm, gradient_norm
+from ignite_tips.gradients.norms import clip_gradient_norm, gradient_norm
 from ignite_tips.handlers.adaptive_clipping import AdaptiveGradientClipper
 from ignite_tips.handlers.annotating import RunAnnotator
 from ignite_tips.handlers.clipping import GradientNormClipper, GradientValueClipper
@@ -20,16 +20,16 @@ from ignite_tips.handlers.lr_logging import LearningRateLogger
 from ignite_tips.handlers.plateau import PlateauStepper
 from ignite_tips.handlers.scheduling import SchedulerStepper
 from ignite_tips.handlers.summarizing import ModelSummarizer
-from ignite_tips.param_groups import layerwise_lr_groups, param_group_table, param_groups
-from ignite_tips.parameters import freeze_parameters, select_parameters, unfreeze_parameters
-from ignite_tips.resumable_logger import ResumableTensorboardLogger
+from ignite_tips.parameters.groups import layerwise_lr_groups, param_group_table, param_groups
+from ignite_tips.parameters.selection import freeze_parameters, select_parameters, unfreeze_parameters
 from ignite_tips.rewrapping import rewrap_model
-from ignite_tips.run_plot import plot_runs
-from ignite_tips.schedule_plot import plot_schedule
-from ignite_tips.schedules import linear_warmup, warmup_stable_decay, with_warmup
-from ignite_tips.simulation import simulate_schedule
-from ignite_tips.summary import summarize_model
-from ignite_tips.summary_table import LayerSummary, ModelSummary
+from ignite_tips.schedules.factors import linear_warmup, warmup_stable_decay, with_warmup
+from ignite_tips.schedules.plot import plot_schedule
+from ignite_tips.schedules.simulation import simulate_schedule
+from ignite_tips.summary.model import summarize_model
+from ignite_tips.summary.table import LayerSummary, ModelSummary
+from ignite_tips.tensorboard.resumable_logger import ResumableTensorboardLogger
+from ignite_tips.tensorboard.run_plot import plot_runs
 
 __all__ = [
     "AdaptiveGradientClipper",

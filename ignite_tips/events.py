@@ -76,6 +76,7 @@ def attach_optimizer_events(engine: Engine, optimizer: Optimizer) -> None:
     Raises:
         TypeError: if ``engine`` is no Engine, ``optimizer`` no Optimizer, or one that, like LBFGS, computes
             gradients several times in one update, so that none are final before it.
+        RuntimeError: if the engine's state was loaded already: the counts in it were passed over.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.ones(1))
@@ -281,6 +282,11 @@ def _attach(engine: Engine, optimizer: Optimizer) -> _Attached:
             "times; act on Ignite's own events instead"
         )
     if engine not in _trackers:
+        if engine.state.iteration > 0 and engine.last_event_name is None:  # loaded, and Ignite loads no unknown key
+            raise RuntimeError(
+                f"the trainer's state must be loaded after its handlers are attached, got one at iteration "
+                f"{engine.state.iteration} already, whose count of updates is lost; attach first, then load"
+            )
         _trackers[engine] = _StepTracker(engine)
     return _trackers[engine].attach(optimizer)
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ignite_tips.run_plot import plot_runs
+from ignite_tips.tensorboard.run_plot import plot_runs
 
 __all__ = ["main"]
 

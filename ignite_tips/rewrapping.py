@@ -45,9 +45,8 @@ def rewrap_model(ddp_model: nn.Module) -> None:
     ddp: Any = ddp_model
     check_rewrappable(ddp)
     _check_same_on_all_ranks(ddp)
-    ddp._remove_autograd_hooks()
     if not any(parameter.requires_grad for parameter in ddp._module_parameters):
-        return  # a reducer needs a parameter; the old one, without its hooks, rests
+        return  # a reducer needs a parameter; the old one rests, because nothing calls its hooks
     builtin_hook = _builtin_comm_hook(ddp)
     # The steps by which DDP itself builds a reducer when it is unpickled. Calling its constructor again instead would
     # lose the wrapper's hooks and whatever the user put on it.

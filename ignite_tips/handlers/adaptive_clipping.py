@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_instance, check_number
-from ignite_tips.gradient_clipper import GradientClipper
-from ignite_tips.gradients import smallest
-from ignite_tips.parameters import select_parameters
-from ignite_tips.unit_norms import clip_units, unit_norms, whole
+from ignite_tips.gradients.clipper import GradientClipper
+from ignite_tips.gradients.norms import smallest
+from ignite_tips.gradients.unit_norms import clip_units, unit_norms, whole
+from ignite_tips.parameters.selection import select_parameters
 
 __all__ = ["AdaptiveGradientClipper"]
 

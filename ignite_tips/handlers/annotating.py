@@ -11,11 +11,11 @@ from torch.optim import Optimizer
 
 from ignite_tips._checks import check_instance
 from ignite_tips.attachment import Attachment
-from ignite_tips.event_writing import add_chart, check_open, write_text
 from ignite_tips.events import OptimizerEvents
 from ignite_tips.notices import Notice, on_notice
-from ignite_tips.parameters import trainable_share
-from ignite_tips.scalar_sinks import ScalarSink
+from ignite_tips.parameters.selection import trainable_share
+from ignite_tips.tensorboard.event_writing import add_chart, check_open, write_text
+from ignite_tips.tensorboard.scalar_sinks import ScalarSink
 
 __all__ = ["RunAnnotator"]
 

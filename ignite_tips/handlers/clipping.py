@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_number
-from ignite_tips.gradient_clipper import GradientClipper
-from ignite_tips.gradients import EPSILON, clamp_gradients, smallest, tensor_norms, total_norm
+from ignite_tips.gradients.clipper import GradientClipper
+from ignite_tips.gradients.norms import EPSILON, clamp_gradients, smallest, tensor_norms, total_norm
 
 __all__ = ["GradientNormClipper", "GradientValueClipper"]
 

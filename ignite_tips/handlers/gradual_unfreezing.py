@@ -10,9 +10,9 @@ from torch.optim import Optimizer
 
 from ignite_tips._checks import check_instance, check_integer, check_keys
 from ignite_tips.attachment import Attachment
-from ignite_tips.model_part import ModelPart, tell_wrappers
 from ignite_tips.notices import announce
-from ignite_tips.parameters import trainable_share
+from ignite_tips.parameters.model_part import ModelPart, tell_wrappers
+from ignite_tips.parameters.selection import trainable_share
 
 __all__ = ["GradualUnfreezer"]
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_integer, check_keys, check_number
-from ignite_tips.gradient_clipper import GradientClipper
-from ignite_tips.norm_rules import PercentileRule, ZScoreRule
+from ignite_tips.gradients.clipper import GradientClipper
+from ignite_tips.gradients.norm_rules import PercentileRule, ZScoreRule
 
 __all__ = ["AutoClipper", "ZClipper"]
 

@@ -12,10 +12,10 @@ from torch.optim import Optimizer
 
 from ignite_tips._checks import check_instance
 from ignite_tips.attachment import Attachment
-from ignite_tips.event_writing import add_chart
 from ignite_tips.events import OptimizerEvents, current_step, is_optimizer_event, looks_only
-from ignite_tips.group_options import GroupOptions
-from ignite_tips.scalar_sinks import ScalarSink
+from ignite_tips.parameters.group_options import GroupOptions
+from ignite_tips.tensorboard.event_writing import add_chart
+from ignite_tips.tensorboard.scalar_sinks import ScalarSink
 
 __all__ = ["LearningRateLogger"]
 

@@ -13,9 +13,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from ignite_tips._checks import check_instance, check_integer, check_keys, describe
 from ignite_tips.attachment import Attachment
 from ignite_tips.notices import announce
-from ignite_tips.scheduler_claims import claim_optimizer
-from ignite_tips.scheduler_state import load_scheduler, save_scheduler
-from ignite_tips.validation_metric import common_metric, metric_name
+from ignite_tips.schedules.claims import claim_optimizer
+from ignite_tips.schedules.state import load_scheduler, save_scheduler
+from ignite_tips.schedules.validation_metric import common_metric, metric_name
 
 __all__ = ["PlateauStepper"]
 

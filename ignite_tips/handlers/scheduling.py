@@ -12,9 +12,9 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from ignite_tips._checks import check_instance, check_integer, check_keys
 from ignite_tips.attachment import Attachment
 from ignite_tips.events import completed_updates, is_optimizer_event
-from ignite_tips.schedule_fit import check_first_epoch, check_run, explain_failure, is_step_missing
-from ignite_tips.scheduler_claims import claim_optimizer
-from ignite_tips.scheduler_state import load_scheduler, save_scheduler
+from ignite_tips.schedules.claims import claim_optimizer
+from ignite_tips.schedules.fit import check_first_epoch, check_run, explain_failure, is_step_missing
+from ignite_tips.schedules.state import load_scheduler, save_scheduler
 
 __all__ = ["SchedulerStepper"]
 

@@ -12,9 +12,9 @@ from torch.optim import Optimizer
 
 from ignite_tips._checks import check_instance
 from ignite_tips.attachment import Attachment
-from ignite_tips.event_writing import check_open, write_text
-from ignite_tips.summary import summarize_model
-from ignite_tips.summary_table import ModelSummary
+from ignite_tips.summary.model import summarize_model
+from ignite_tips.summary.table import ModelSummary
+from ignite_tips.tensorboard.event_writing import check_open, write_text
 
 __all__ = ["ModelSummarizer"]
 

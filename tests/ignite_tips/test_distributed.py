@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from ignite_tips.distributed import Strategy, process_group, strategy_from_environment, wrap_model
-from ignite_tips.parameters import freeze_parameters, select_parameters, unfreeze_parameters
+from ignite_tips.parameters.selection import freeze_parameters, select_parameters, unfreeze_parameters
 from ignite_tips.rewrapping import rewrap_model
 from tests.support import run_distributed
 

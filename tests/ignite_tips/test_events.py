@@ -242,6 +242,18 @@ def test_a_loaded_state_of_other_optimizers_is_refused() -> None:
         other.run(BATCHES, max_epochs=2)
 
 
+def test_a_state_that_was_loaded_too_early_is_refused() -> None:
+    """Ignite loads only the keys that are known by then; to count from zero would be a silent mistake."""
+    trainer, _, _ = _trainer()
+    trainer.run(BATCHES)
+    model = _model()
+    optimizer = _sgd(model)
+    early = create_supervised_trainer(model, optimizer, nn.MSELoss())
+    early.load_state_dict(trainer.state_dict())
+    with pytest.raises(RuntimeError, match="loaded after its handlers are attached, got one at iteration 6 already"):
+        attach_optimizer_events(early, optimizer)
+
+
 def test_a_terminated_run_goes_on_counting() -> None:
     """run() after terminate() goes on where it stopped, and so do the counts."""
     trainer, _, _ = _trainer()

@@ -11,7 +11,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from ignite_tips.parameters import freeze_parameters, unfreeze_parameters
+from ignite_tips.parameters.selection import freeze_parameters, unfreeze_parameters
 from ignite_tips.rewrapping import find_wrappers, rewrap_model
 from tests.support import run_distributed
 
@@ -95,7 +95,7 @@ def _freeze_and_unfreeze(rank: int, world_size: int) -> list[tuple[float, bool, 
 
         model.register_comm_hook(called, comm_hook)
         train(model, rank)
-        old_reducer = model.reducer  # whoever keeps it must not keep its work going
+        old_reducer = model.reducer  # kept alive on purpose: it must not meddle
         for seed, patterns in enumerate((["0.*", "1.*"], ["2.weight"]), start=1):
             frozen = freeze_parameters(model, patterns)
             rewrap_model(model)

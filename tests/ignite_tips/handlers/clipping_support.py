@@ -14,7 +14,7 @@ from ignite_tips import (
     GradientValueClipper,
     ZClipper,
 )
-from ignite_tips.gradient_clipper import GradientClipper
+from ignite_tips.gradients.clipper import GradientClipper
 
 Batch = tuple[Tensor, Tensor]
 

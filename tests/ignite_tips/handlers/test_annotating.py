@@ -12,7 +12,7 @@ from torch import nn
 
 from ignite_tips import GradientNormClipper, RunAnnotator
 from ignite_tips.notices import announce
-from ignite_tips.run_reading import read_run
+from ignite_tips.tensorboard.run_reading import read_run
 from tests.support import run_distributed
 
 

@@ -20,7 +20,7 @@ from ignite_tips import (
     GradientValueClipper,
     ZClipper,
 )
-from ignite_tips.gradient_clipper import GradientClipper
+from ignite_tips.gradients.clipper import GradientClipper
 from tests.ignite_tips.handlers.clipping_support import Training, adamw, make_batches, make_model, sgd
 from tests.support import run_distributed
 

@@ -1,0 +1,255 @@
+"""What all clippers share: when they act, what a non-finite gradient does, what ranks agree on, what is told."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from math import inf, isfinite
+from types import NoneType
+from typing import Any, NoReturn, Self
+
+import torch
+import torch.distributed as dist
+from ignite.engine import Engine, Events
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ignite_tips._checks import check_choice, check_instance, check_integer, check_keys, check_number
+from ignite_tips.attachment import Attachment
+from ignite_tips.events import OptimizerEvents, acts_last, current_step
+from ignite_tips.gradients.late_norms import LateNorms, can_be_dropped_by_device
+from ignite_tips.gradients.norms import (
+    clip_coefficient,
+    nonfinite_kinds,
+    scale_gradients,
+    tensor_norms,
+    total_norm,
+    unclamped_coefficient,
+)
+from ignite_tips.gradients.optimizer_gradients import OptimizerGradients, parameter_names
+from ignite_tips.notices import announce
+from ignite_tips.optimizer_step import OptimizerStep
+
+__all__ = ["GradientClipper"]
+
+_WORTH_FOLDING = 1 << 16  # values
+_NAMED = 5  # parameters that a message names
+_MUST_BE_FINITE = "gradients must be finite, got {} in {}; parameters and optimizer state are as before it"
+
+
+class GradientClipper(ABC):
+    """Acts on final gradients, before every update of one optimizer.
+
+    A subclass says in ``_shrink`` what becomes of gradients whose norms are known, finite unless they may propagate.
+    """
+
+    _reads_norms = False  # whether a subclass needs the norm on the host to find the bound
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        norm_type: float = 2.0,
+        per_group: bool = False,
+        on_nonfinite: str = "raise",
+        model: nn.Module | None = None,
+        tag: str | None = None,
+        process_group: Any = None,
+    ) -> None:
+        check_instance("optimizer", optimizer, Optimizer, "a torch Optimizer")
+        check_number("norm_type", norm_type, gt=0)
+        check_instance("per_group", per_group, bool, "True or False")
+        check_choice("on_nonfinite", on_nonfinite, ("raise", "skip", "propagate"))
+        check_instance("model", model, (nn.Module, NoneType), "a torch.nn.Module or None")
+        check_instance("tag", tag, (str, NoneType), "a string or None")
+        self._optimizer = optimizer
+        self._norm_type = norm_type
+        self._on_nonfinite = on_nonfinite
+        self._model = model
+        self._process_group = process_group
+        prefix = "" if tag is None else f"{tag}/"
+        self._norm_name, self._coefficient_name = f"{prefix}grad_norm", f"{prefix}grad_clip_coef"
+        self._gradients = OptimizerGradients(optimizer, per_group=per_group)
+        self._has_peers = False
+        self._late: LateNorms | None = None
+        self._skipped = 0
+        self._skipped_told = 0
+        self._attachment = Attachment()
+
+    def attach(self, trainer: Engine) -> Self:
+        """Clip before every update that the optimizer makes while ``trainer`` runs; attaching again replaces.
+
+        Raises:
+            TypeError: if ``trainer`` is no Engine, or the optimizer computes its gradients several times in one update.
+        """
+        with self._attachment.renew():
+            self._attachment.add_step_handler(trainer, self._optimizer, OptimizerEvents.STEP_STARTED, self._clip)
+            self._attachment.add_handler(trainer, Events.STARTED, self._prepare)
+            self._attachment.add_handler(trainer, Events.EPOCH_COMPLETED, self._raise_late)
+            self._attachment.add_handler(trainer, Events.COMPLETED, self._raise_late)
+            self._look_for_peers()
+        return self
+
+    def detach(self) -> None:
+        """Clip no more; without an attachment, do nothing."""
+        self._attachment.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return ``"skipped_updates"``, the number of dropped updates."""
+        return {"skipped_updates": self._skipped}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take up the state of another run.
+
+        Raises:
+            TypeError, ValueError: if the state is not that of such a clipper; nothing is changed then.
+        """
+        state = check_keys(f"{type(self).__name__} state", state_dict, ("skipped_updates",))
+        self._load_skipped(state["skipped_updates"])
+
+    def _load_skipped(self, skipped: object) -> None:
+        self._skipped, self._skipped_told = check_integer("skipped_updates", skipped, ge=0), 0
+
+    @abstractmethod
+    def _shrink(self, engine: Engine, gradients: list[list[Tensor]], norms: list[Tensor]) -> Tensor | float:
+        """Clip lists of gradients with these norms; return the smallest factor that any was multiplied by."""
+
+    def _measure(self, gradients: list[list[Tensor]]) -> list[Sequence[Tensor]]:
+        """Return the norms of the tensors in each list."""
+        norm_type, uniform = self._norm_type, self._gradients.uniform
+        if len(gradients) == 1:
+            return [tensor_norms(gradients[0], norm_type, uniform=uniform)]
+        return [tensor_norms(listed, norm_type, uniform=uniform) for listed in gradients]
+
+    def _norm_within_bounds(self, norms: list[Sequence[Tensor]]) -> float | None:
+        """Return the norm of all gradients if they are sure to be within bounds, at a lower price than to clip."""
+        return None
+
+    def _clip(self, engine: Engine) -> None:
+        if self._late is not None:
+            self._raise_late(engine)
+        gradients = self._gradients.collect()
+        try:
+            each = self._measure(gradients)
+        except NotImplementedError:  # torch has no norm of a sparse tensor; to look for one every time costs more
+            if not self._gradients.expect_sparse():
+                raise
+            gradients = self._gradients.collect()
+            each = self._measure(gradients)
+        metrics = engine.state.metrics
+        within = self._norm_within_bounds(each)
+        if within is not None:
+            metrics[self._norm_name], metrics[self._coefficient_name] = within, 1.0
+            return
+        norms = [
+            total_norm(listed, self._norm_type) if listed else torch.zeros((), device=self._gradients.device)
+            for listed in each
+        ]
+        if self._has_peers and self._on_nonfinite != "propagate":
+            norms = self._agree(norms)
+        norm = norms[0] if len(norms) == 1 else total_norm(norms, self._norm_type)
+        told: Tensor | float = norm.item() if self._gradients.on_host else norm
+        decide = self._on_nonfinite != "propagate" and not self._left_to_device(engine, norm, each)
+        if decide and not isfinite(told):
+            self._refuse(engine, current_step(engine))
+        factor = self._shrink(engine, gradients, norms)
+        metrics[self._norm_name], metrics[self._coefficient_name] = told, factor
+
+    def _scale(
+        self, engine: Engine, gradients: list[Tensor], norm: Tensor, bound: float | Tensor, *, whole: bool
+    ) -> Tensor | float:
+        """Scale gradients of this norm into the bound; ``whole``: they are all that the optimizer has."""
+        value: Tensor | float
+        if self._gradients.on_host:
+            factor = unclamped_coefficient(norm, bound)
+            value = factor.item()
+            if value >= 1:
+                return 1.0
+        else:
+            factor = value = clip_coefficient(norm, bound)
+        if whole and self._folds(engine):
+            current_step(engine).fold(grad_scale=factor.reciprocal())
+        else:
+            scale_gradients(gradients, factor, uniform=self._gradients.uniform)
+        return value
+
+    def _folds(self, engine: Engine) -> bool:
+        # In one kernel with the update, which spares a pass over the gradients; for few of them on the CPU that pass
+        # is cheaper than what it takes. A handler that follows would see the gradients as they were.
+        return (
+            self._gradients.uniform
+            and (self._gradients.size > _WORTH_FOLDING or not self._gradients.on_host)
+            and current_step(engine).can_fold
+            and acts_last(engine, self._optimizer, self._clip)
+        )
+
+    def _prepare(self, engine: Engine) -> None:
+        self._late = None
+        self._look_for_peers()
+        self._tell_skipped(engine)
+
+    def _tell_skipped(self, engine: Engine) -> None:
+        # Clippers of several optimizers add up; what a loaded state counts is told once.
+        metrics = engine.state.metrics
+        metrics["skipped_updates"] = metrics.get("skipped_updates", 0) + self._skipped - self._skipped_told
+        self._skipped_told = self._skipped
+
+    def _look_for_peers(self) -> None:
+        self._has_peers = dist.is_initialized() and dist.get_world_size(self._process_group) > 1
+
+    def _agree(self, norms: list[Tensor]) -> list[Tensor]:
+        """Return the largest norms of all ranks, infinite where any rank's is not finite.
+
+        Where gradients were reduced these are the norms that each rank has already, but ranks of different
+        hardware may differ in the last bit; where one rank has a NaN of its own, all have to know.
+        """
+        largest = torch.nan_to_num(torch.stack(norms), nan=inf, posinf=inf)
+        dist.all_reduce(largest, dist.ReduceOp.MAX, self._process_group)
+        return list(largest)
+
+    def _left_to_device(self, engine: Engine, norm: Tensor, each: list[Sequence[Tensor]]) -> bool:
+        """Let the kernel leave out an update whose norm is not finite, if it can; the host learns it later.
+
+        Whether an update was skipped has to be known at its end, so "skip" waits for the device.
+        """
+        if self._gradients.on_host or self._reads_norms or self._on_nonfinite == "skip":
+            return False
+        step = current_step(engine)
+        if not step.can_fold or not can_be_dropped_by_device(self._optimizer):
+            return False
+        step.fold(found_inf=norm.isfinite().logical_not().float())
+        names = parameter_names(self._optimizer, self._model)
+        with_gradient = [names[p] for listed in self._gradients.parameters for p in listed if p.grad is not None]
+        self._late = LateNorms(self._describe(engine, step), norm, list(chain.from_iterable(each)), with_gradient)
+        return True
+
+    def _raise_late(self, engine: Engine) -> None:
+        late, self._late = self._late, None
+        found = None if late is None else late.describe_nonfinite()
+        if late is not None and found is not None:
+            raise RuntimeError(_MUST_BE_FINITE.format(f"NaN or inf in {found}", late.update))
+
+    def _describe(self, engine: Engine, step: OptimizerStep) -> str:
+        return (
+            f"update {step.number} of {type(step.optimizer).__name__} "
+            f"(iteration {engine.state.iteration}, epoch {engine.state.epoch})"
+        )
+
+    def _refuse(self, engine: Engine, step: OptimizerStep) -> NoReturn:
+        """Raise, or drop the update, because of the gradients as they are."""
+        where = self._describe(engine, step)
+        what = self._describe_nonfinite()
+        if self._on_nonfinite == "raise":
+            raise RuntimeError(_MUST_BE_FINITE.format(what, where))
+        self._skipped += 1
+        self._tell_skipped(engine)
+        announce(engine, "skipped_update", f"{where} dropped: {what}")
+        step.drop()
+
+    def _describe_nonfinite(self) -> str:
+        found = [
+            f"{kinds} in {name}"
+            for parameter, name in parameter_names(self._optimizer, self._model).items()
+            if parameter.grad is not None and (kinds := nonfinite_kinds(parameter.grad))
+        ]
+        more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        return ", ".join(found[:_NAMED]) + more or "a norm too large for its dtype, or some on another rank"

@@ -1,0 +1,131 @@
+"""An optimizer's gradients as lists, whose parameters are collected once."""
+
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from ignite_tips.parameters.selection import unwrap_model
+
+__all__ = ["OptimizerGradients", "parameter_names"]
+
+
+class OptimizerGradients:
+    """The gradients that an optimizer is about to use.
+
+    The lists of parameters are made at the first use and again only when the optimizer's groups have changed: one
+    was added, replaced, or has more or fewer parameters.
+
+    Attributes:
+        parameters: one list of all parameters, or with ``per_group`` one list for each param group.
+        uniform: whether all are plain tensors of one device and one dtype of more than 16 bits, none sparse or empty.
+        device: that of the first parameter.
+        size: the number of all parameters' values.
+        on_host: whether all are on the CPU, where to read a value waits for nothing.
+
+    Raises:
+        TypeError: if parameters are shards that do not say so.
+        ValueError: if the optimizer has no parameter.
+    """
+
+    def __init__(self, optimizer: Optimizer, *, per_group: bool = False) -> None:
+        self.parameters: list[list[Tensor]] = []
+        self.uniform = True
+        self.on_host = True
+        self.size = 0
+        self.device = torch.device("cpu")
+        self._optimizer = optimizer
+        self._per_group = per_group
+        self._has_sparse = False
+        self._seen: list[tuple[list[Tensor], int]] = []
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        if any(hasattr(parameter, "_fsdp_flattened") for parameter in parameters):
+            raise TypeError(
+                "optimizer must have whole parameters or DTensors, got shards of FullyShardedDataParallel; "
+                "use torch.distributed.fsdp.fully_shard, whose parameters say what they are shards of"
+            )
+        if not parameters:
+            raise ValueError("optimizer must have at least one parameter, got none in any of its param groups")
+
+    def refresh(self) -> bool:
+        """Make the lists of parameters anew if the groups have changed; return whether they have."""
+        groups = self._optimizer.param_groups
+        if len(groups) == len(self._seen):
+            for group, (params, count) in zip(groups, self._seen):  # noqa: B905  # strict= costs more than the rest
+                if group["params"] is not params or len(params) != count:
+                    break
+            else:
+                return False
+        self._seen = [(group["params"], len(group["params"])) for group in groups]
+        lists = [list(params) for params, _ in self._seen]
+        everything = list(chain.from_iterable(lists))
+        self.parameters = lists if self._per_group else [everything]
+        self.uniform = not self._has_sparse and _are_uniform(everything)
+        self.on_host = _are_on_host(everything)
+        self.device = everything[0].device
+        self.size = sum(parameter.numel() for parameter in everything)
+        return True
+
+    def collect(self) -> list[list[Tensor]]:
+        """Return the gradients in lists like ``parameters``, without those that are None.
+
+        Once ``expect_sparse`` was called, a sparse gradient is coalesced, and the values that it stores, which may be
+        changed in place, stand for it.
+        """
+        self.refresh()
+        if self._has_sparse:
+            return [[_values(p, p.grad) for p in parameters if p.grad is not None] for parameters in self.parameters]
+        if len(self.parameters) == 1:
+            return [[g for p in self.parameters[0] if (g := p.grad) is not None]]
+        return [[g for p in parameters if (g := p.grad) is not None] for parameters in self.parameters]
+
+    def expect_sparse(self) -> bool:
+        """Look for sparse gradients from now on, which costs a little; return whether there are any now."""
+        if self._has_sparse or not any(p.grad is not None and p.grad.is_sparse for p in chain(*self.parameters)):
+            return False
+        self._has_sparse, self.uniform = True, False
+        return True
+
+
+def parameter_names(optimizer: Optimizer, model: nn.Module | None = None) -> dict[Tensor, str]:
+    """Return a name for each of the optimizer's parameters.
+
+    It is the model's; or the one that the optimizer was given with ``model.named_parameters()``; or else
+    the parameter's place.
+
+    Example:
+        >>> linear = nn.Linear(2, 1, bias=False)
+        >>> list(parameter_names(torch.optim.SGD(linear.parameters(), lr=0.1)).values())
+        ['parameter 0 of group 0']
+    """
+    in_model = {} if model is None else {p: name for name, p in unwrap_model(model).named_parameters()}
+    names: dict[Tensor, str] = {}
+    for index, group in enumerate(optimizer.param_groups):
+        given = group.get("param_names") or [
+            f"parameter {place} of group {group.get('name', index)}" for place in range(len(group["params"]))
+        ]
+        names.update((p, in_model.get(p, name)) for p, name in zip(group["params"], given, strict=True))
+    return names
+
+
+def _values(parameter: Tensor, gradient: Tensor) -> Tensor:
+    if not gradient.is_sparse:
+        return gradient
+    if not gradient.is_coalesced():
+        parameter.grad = gradient = gradient.coalesce()
+    return gradient._values()
+
+
+def _are_on_host(parameters: list[Tensor]) -> bool:
+    return all(parameter.is_cpu for parameter in parameters)
+
+
+def _are_uniform(parameters: list[Tensor]) -> bool:
+    kinds = {(parameter.device, parameter.dtype, isinstance(parameter, DTensor)) for parameter in parameters}
+    return (
+        len(kinds) == 1
+        and all(parameter.numel() for parameter in parameters)
+        and all(dtype.itemsize > 2 and not distributed for _, dtype, distributed in kinds)
+    )

@@ -1,0 +1,107 @@
+"""The numbers in an optimizer's param groups, under the groups' names."""
+
+from collections.abc import Iterable
+from numbers import Real
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from ignite_tips._checks import check_instance, describe
+from ignite_tips.parameters.groups import group_names
+
+__all__ = ["GroupOptions"]
+
+
+class GroupOptions:
+    """Reads options such as ``lr`` of those groups that are trained: a group that is frozen whole has none in use.
+
+    Args:
+        optimizer: whose groups are read; their number, names and values may change from one reading to the next.
+        options: the names of one or several options; a number, a tensor of one number, or a tuple as Adam's betas.
+        tag: stands before each name, to tell several optimizers apart.
+
+    Raises:
+        TypeError: if an argument has the wrong type, or an option is no number.
+        ValueError: if a group lacks an option, or two groups have the same name.
+
+    Example:
+        >>> weight, bias = (nn.Parameter(torch.ones(1)) for _ in range(2))
+        >>> optimizer = torch.optim.SGD([{"params": weight, "name": "head"}, {"params": bias}], lr=0.1)
+        >>> GroupOptions(optimizer, "lr").read()
+        {'lr/head': 0.1, 'lr/1': 0.1}
+    """
+
+    def __init__(self, optimizer: Optimizer, options: str | Iterable[str], tag: str | None = None) -> None:
+        check_instance("optimizer", optimizer, Optimizer, "a torch Optimizer")
+        check_instance("tag", tag, (str, type(None)), "a string or None")
+        self._optimizer = optimizer
+        self._options = _checked_options(options)
+        self._prefixes = [f"{tag}/{option}/" if tag else f"{option}/" for option in self._options]
+        self._names: list[Any] = []
+        self._tags: list[str] = []
+        for name, group in zip(group_names(optimizer), optimizer.param_groups, strict=True):
+            for option in self._options:
+                _check_option(option, name, group)
+
+    @property
+    def prefixes(self) -> dict[str, str]:
+        """Each option, and what its tags start with."""
+        return dict(zip(self._options, self._prefixes, strict=True))
+
+    def read(self) -> dict[str, float]:
+        """Return the values by tag: the option, a slash, the group's name and, for a tuple, the index."""
+        trained, names = [], []
+        for index, group in enumerate(self._optimizer.param_groups):
+            for parameter in group["params"]:
+                if parameter.requires_grad:
+                    trained.append(group)
+                    names.append(group.get("name", index))
+                    break
+        if names != self._names:
+            self._tags = self._name_all(trained)
+            self._names = names
+        values: list[float] = []
+        for option in self._options:
+            for group in trained:
+                value = group[option]
+                if type(value) is float:
+                    values.append(value)
+                elif isinstance(value, tuple | list):
+                    values.extend(map(float, value))
+                else:
+                    values.append(float(value))
+        return dict(zip(self._tags, values, strict=True))
+
+    def _name_all(self, trained: list[dict[str, Any]]) -> list[str]:
+        names = dict(zip(map(id, self._optimizer.param_groups), group_names(self._optimizer), strict=True))
+        tags = []
+        for option, prefix in zip(self._options, self._prefixes, strict=True):
+            for group in trained:
+                tag = prefix + names[id(group)]
+                _check_option(option, names[id(group)], group)
+                value = group[option]
+                tags += [f"{tag}/{i}" for i in range(len(value))] if isinstance(value, tuple | list) else [tag]
+        return tags
+
+
+def _checked_options(options: str | Iterable[str]) -> tuple[str, ...]:
+    options = (options,) if isinstance(options, str) else tuple(options)
+    if not options:
+        raise ValueError("param_names must have at least one name, got none")
+    for option in options:
+        check_instance("param_names", option, str, "names of param group options")
+    return tuple(dict.fromkeys(options))
+
+
+def _check_option(option: str, name: str, group: dict[str, Any]) -> None:
+    if option not in group:
+        known = ", ".join(key for key in group if key not in ("params", "name"))
+        raise ValueError(
+            f"param_names must be options of every param group, got {option!r}; group {name!r} has: {known}"
+        )
+    value = group[option]
+    for member in value if isinstance(value, tuple | list) else (value,):
+        is_number = isinstance(member, Real) and not isinstance(member, bool)
+        if not is_number and not (isinstance(member, torch.Tensor) and member.numel() == 1):
+            raise TypeError(f"param_names must be numeric options, got {option!r}, which is {describe(value)}")

@@ -1,0 +1,281 @@
+"""A model's parameters as an optimizer's param groups, with names."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from ignite_tips._checks import check_number, describe
+from ignite_tips.parameters.selection import as_patterns, named_parameters, select_parameters
+
+__all__ = ["group_names", "layerwise_lr_groups", "param_group_table", "param_groups"]
+
+# Layers whose parameters are scales and shifts of normalised values; decay would pull them away from identity.
+_NORM_LAYERS: tuple[type[nn.Module], ...] = (
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.RMSNorm,
+    nn.GroupNorm,
+)
+
+
+def param_groups(
+    model: nn.Module,
+    rules: Mapping[str, Mapping[str, Any]],
+    *,
+    default: Mapping[str, Any] | None = None,
+    no_decay: str | Iterable[str] = (),
+) -> list[dict[str, Any]]:
+    """Sort a model's parameters into param groups, each parameter into exactly one.
+
+    Frozen parameters are sorted in too, so that they can be unfrozen later: most schedulers refuse a group that is
+    added after them. A parameter that several layers share appears once, under its first name.
+
+    Args:
+        model: any module; the names are those of the module inside a wrapper.
+        rules: shell glob over parameter names -> options of that group, such as ``{"lr": 1e-4}``; a group's name is
+            the option ``"name"``, or its glob, ``backbone`` for ``backbone.*``.
+        default: options of the group ``"default"``, which takes what no rule matches.
+        no_decay: what gets a ``weight_decay`` of 0, in sub-groups named like ``"backbone (no decay)"``: globs, and
+            the words ``"biases"`` and ``"norms"`` for parameters named ``bias`` and those of normalisation layers.
+
+    Raises:
+        TypeError: if an argument, a rule's pattern or its options are of the wrong type.
+        ValueError: if a pattern matches nothing, two match the same parameter, a parameter is left over and there is
+            no default, or two groups have the same name.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), nn.Linear(3, 1))
+        >>> groups = param_groups(net, {"0.*": {"lr": 0.01}}, default={}, no_decay=("biases", "norms"))
+        >>> for group in groups:
+        ...     print(group["name"], group["param_names"])
+        0 ['0.weight']
+        0 (no decay) ['0.bias']
+        default ['2.weight']
+        default (no decay) ['1.weight', '1.bias', '2.bias']
+    """
+    named = named_parameters(model)
+    options = _options_by_group(rules, default)
+    members = _members(model, named, rules, options, default is not None)
+    undecayed = _undecayed_names(model, named, no_decay)
+    groups: list[dict[str, Any]] = []
+    for name, group_options in options.items():
+        decayed = [member for member in members[name] if member not in undecayed]
+        if decayed:
+            groups.append(_group(name, decayed, named, group_options))
+        if len(decayed) < len(members[name]):
+            rest = [member for member in members[name] if member in undecayed]
+            groups.append(_group(f"{name} (no decay)", rest, named, {**group_options, "weight_decay": 0.0}))
+    return groups
+
+
+def layerwise_lr_groups(
+    model: nn.Module,
+    layers: Sequence[str | Sequence[str]],
+    *,
+    lr: float,
+    decay: float,
+    no_decay: str | Iterable[str] = (),
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """Give each layer a rate that shrinks by ``decay`` with every layer further from the output.
+
+    Layer i of n has the rate lr · decay^(n − i); what no pattern matches, such as the head, has i = n and thus ``lr``.
+
+    Args:
+        model: any module; the names are those of the module inside a wrapper.
+        layers: n patterns, or lists of patterns, from the input on: ``["embedding.*", "blocks.0.*", "blocks.1.*"]``.
+        lr: the rate of the layer at the output.
+        decay: the factor from a layer to the one before it, in (0, 1].
+        no_decay: as for ``param_groups``; it is about weight decay, not about rates.
+        **options: for every group, such as ``weight_decay``.
+
+    Raises:
+        TypeError: as ``param_groups``.
+        ValueError: if a number is out of its bounds, or as ``param_groups``.
+
+    Example:
+        >>> net = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4), nn.Linear(4, 1))
+        >>> groups = layerwise_lr_groups(net, ["0.*", "1.*"], lr=1.0, decay=0.5)
+        >>> [(group["name"], group["lr"]) for group in groups]
+        [('0', 0.25), ('1', 0.5), ('rest', 1.0)]
+
+    References:
+        Bao et al. 2022, "BEiT", arXiv 2106.08254; He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners",
+        arXiv 2111.06377: layer id 0 for the embedding, i + 1 for block i, blocks + 1 for the rest.
+    """
+    check_number("lr", lr, ge=0)
+    check_number("decay", decay, gt=0, le=1)
+    if isinstance(layers, str) or not isinstance(layers, Sequence):
+        raise TypeError(f"layers must be a list of patterns, got {describe(layers)}")
+    rules: dict[str, Mapping[str, Any]] = {}
+    for index, layer in enumerate(layers):
+        patterns = as_patterns(layer)
+        shared = {
+            "name": " | ".join(map(_default_name, patterns)),
+            "lr": lr * decay ** (len(layers) - index),
+            **options,
+        }
+        for pattern in patterns:
+            if pattern in rules:
+                raise ValueError(f"layers must have different patterns, got {pattern!r} twice")
+            rules[pattern] = shared
+    rest = None
+    covered = {name for pattern in rules for name in select_parameters(model, pattern)}
+    if covered != set(named_parameters(model)):
+        rest = {"name": "rest", "lr": lr, **options}
+    return param_groups(model, rules, default=rest, no_decay=no_decay)
+
+
+def group_names(optimizer: Optimizer) -> list[str]:
+    """Return each param group's name: its own ``"name"``, or its index where it has none.
+
+    Raises:
+        ValueError: if two groups have the same name.
+
+    Example:
+        >>> weight, bias = (nn.Parameter(torch.ones(1)) for _ in range(2))
+        >>> group_names(torch.optim.SGD([{"params": weight, "name": "head"}, {"params": bias}], lr=0.1))
+        ['head', '1']
+    """
+    names = [str(group.get("name", index)) for index, group in enumerate(optimizer.param_groups)]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"the optimizer's param groups must have different names, got {name!r} twice")
+    return names
+
+
+def param_group_table(model: nn.Module, optimizer: Optimizer | None = None) -> str:
+    """List every parameter that patterns can match: name, shape, group, rate, and whether it is frozen.
+
+    Args:
+        model: any module; the names are those of the module inside a wrapper.
+        optimizer: whose groups and rates to show; without one these columns are left out.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+        >>> _ = net[0].requires_grad_(False)
+        >>> sgd = torch.optim.SGD(param_groups(net, {"0.*": {"lr": 0.01}}, default={}), lr=0.1)
+        >>> print(param_group_table(net, sgd))
+        name      shape  group    lr    frozen
+        0.weight  3 x 2  0        0.01  yes
+        0.bias    3      0        0.01  yes
+        1.weight  1 x 3  default  0.1
+        1.bias    1      default  0.1
+    """
+    placed: dict[int, tuple[str, str]] = {}
+    if optimizer is not None:
+        for group_name, group in zip(group_names(optimizer), optimizer.param_groups, strict=True):
+            for parameter in group["params"]:
+                placed[id(parameter)] = (group_name, f"{float(group['lr']):g}")
+    rows = [("name", "shape", *(("group", "lr") if optimizer is not None else ()), "frozen")]
+    for name, parameter in named_parameters(model).items():
+        lazy = isinstance(parameter, nn.UninitializedParameter)
+        shape = "not yet known" if lazy else " x ".join(map(str, parameter.shape)) or "scalar"
+        place = placed.get(id(parameter), ("(none)", "")) if optimizer is not None else ()
+        rows.append((name, shape, *place, "" if parameter.requires_grad else "yes"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _options_by_group(
+    rules: Mapping[str, Mapping[str, Any]], default: Mapping[str, Any] | None
+) -> dict[str, dict[str, Any]]:
+    if not isinstance(rules, Mapping):
+        raise TypeError(f"rules must be a mapping from pattern to options, got {describe(rules)}")
+    by_group: dict[str, dict[str, Any]] = {}
+    origins: dict[str, int] = {}
+    for name, options in _named_options(rules, default):
+        # Patterns of one layer share one options object, and thereby one group.
+        if name in by_group and origins[name] != id(options):
+            raise ValueError(f"groups must have different names, got {name!r} twice")
+        origins[name] = id(options)
+        by_group[name] = {key: value for key, value in options.items() if key != "name"}
+    return by_group
+
+
+def _named_options(
+    rules: Mapping[str, Mapping[str, Any]], default: Mapping[str, Any] | None
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for pattern, options in rules.items():
+        as_patterns((pattern,))
+        yield _checked_name(f"options of {pattern!r}", options, _default_name(pattern)), options
+    if default is not None:
+        yield _checked_name("default", default, "default"), default
+
+
+def _default_name(pattern: str) -> str:
+    return pattern.removesuffix(".*") or pattern
+
+
+def _checked_name(what: str, options: object, fallback: str) -> str:
+    if not isinstance(options, Mapping):
+        raise TypeError(f"{what} must be a mapping, got {describe(options)}")
+    for key in ("params", "param_names"):
+        if key in options:
+            raise ValueError(f"{what} must not have {key!r}, which the patterns decide")
+    name = options.get("name", fallback)
+    if not isinstance(name, str):
+        raise TypeError(f"{what} must have a string as 'name', got {describe(name)}")
+    return name
+
+
+def _members(
+    model: nn.Module,
+    named: Mapping[str, nn.Parameter],
+    rules: Mapping[str, Mapping[str, Any]],
+    options: Mapping[str, Any],
+    has_default: bool,
+) -> dict[str, list[str]]:
+    owner: dict[str, str] = {}
+    for pattern in rules:
+        for name in select_parameters(model, pattern):
+            if name in owner:
+                raise ValueError(f"parameter {name!r} must match one pattern, got {owner[name]!r} and {pattern!r}")
+            owner[name] = pattern
+    left_over = [name for name in named if name not in owner]
+    if left_over and not has_default:
+        raise ValueError(
+            f"rules must match every parameter, but nothing matches: {', '.join(left_over)}; "
+            "add a rule, or default={} for the optimizer's own options"
+        )
+    members: dict[str, list[str]] = {name: [] for name in options}
+    for name in named:
+        group = rules[owner[name]].get("name", _default_name(owner[name])) if name in owner else list(options)[-1]
+        members[group].append(name)
+    return members
+
+
+def _undecayed_names(
+    model: nn.Module, named: Mapping[str, nn.Parameter], no_decay: str | Iterable[str]
+) -> frozenset[str]:
+    wanted = [no_decay] if isinstance(no_decay, str) else list(no_decay)
+    chosen: set[str] = set()
+    patterns = [pattern for pattern in wanted if pattern not in ("biases", "norms")]
+    if patterns:
+        chosen.update(select_parameters(model, patterns))
+    if "biases" in wanted:
+        chosen.update(name for name in named if name.rpartition(".")[2] == "bias")
+    if "norms" in wanted:
+        own = {id(p) for module in model.modules() if _is_norm(module) for p in module.parameters(recurse=False)}
+        chosen.update(name for name, parameter in named.items() if id(parameter) in own)
+    return frozenset(chosen)
+
+
+def _is_norm(module: nn.Module) -> bool:
+    # Libraries write norm layers of their own that share no class with torch's, but the word.
+    return isinstance(module, _NORM_LAYERS) or "Norm" in type(module).__name__
+
+
+def _group(
+    name: str, members: list[str], named: Mapping[str, nn.Parameter], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    return {
+        "params": [named[member] for member in members],
+        "param_names": members,
+        "name": name,
+        **options,
+    }

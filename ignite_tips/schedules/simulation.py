@@ -1,0 +1,86 @@
+"""See a schedule before running it."""
+
+import copy
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from ignite_tips._checks import check_instance, check_integer, check_number
+from ignite_tips.parameters.groups import group_names
+
+__all__ = ["simulate_schedule"]
+
+
+def simulate_schedule(
+    scheduler: LRScheduler, steps: int | None = None, *, metrics: Iterable[float] | None = None
+) -> dict[str, list[float]]:
+    """Return the learning rates that a scheduler would give each param group from here on.
+
+    A copy of the scheduler is stepped, on a copy of the optimizer that has the groups' options and none of their
+    parameters: the scheduler, the optimizer and the model stay as they are, and no memory of their size is needed.
+
+    Args:
+        scheduler: any torch scheduler, in any state.
+        steps: how many updates or epochs to look ahead; not for ReduceLROnPlateau.
+        metrics: for ReduceLROnPlateau, the metric after each epoch.
+
+    Returns:
+        For each group, by its ``"name"`` or else its index, the rate in use at each step: as many as ``steps``, or
+        one more than ``metrics``, whose last one decides about the epoch after it.
+
+    Raises:
+        TypeError: if ``scheduler`` is no torch scheduler, or is given ``steps`` where it needs ``metrics`` or the
+            other way round.
+        ValueError: if there are no steps or metrics, or two groups have the same name.
+
+    Example:
+        >>> sgd = torch.optim.SGD([{"params": [nn.Parameter(torch.ones(1))], "name": "head"}], lr=0.5)
+        >>> simulate_schedule(torch.optim.lr_scheduler.StepLR(sgd, 2, gamma=0.5), 5)
+        {'head': [0.5, 0.5, 0.25, 0.25, 0.125]}
+        >>> plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(sgd, factor=0.5, patience=1)
+        >>> simulate_schedule(plateau, metrics=[3, 2, 2, 2])
+        {'head': [0.5, 0.5, 0.5, 0.5, 0.25]}
+    """
+    check_instance("scheduler", scheduler, LRScheduler, "a torch learning-rate scheduler")
+    inputs: list[tuple[float, ...]]
+    if isinstance(scheduler, ReduceLROnPlateau):
+        if steps is not None or metrics is None:
+            raise TypeError("simulate_schedule() needs metrics, and no steps, for ReduceLROnPlateau")
+        inputs = [(check_number("metrics", metric),) for metric in metrics]
+        if not inputs:
+            raise ValueError("metrics must have at least one metric, got none")
+    else:
+        if metrics is not None or steps is None:
+            raise TypeError(f"simulate_schedule() needs steps, and no metrics, for {type(scheduler).__name__}")
+        inputs = [()] * (check_integer("steps", steps, ge=1) - 1)
+    names = group_names(scheduler.optimizer)
+    return {name: [*rates] for name, rates in zip(names, _rates(_copy(scheduler), inputs), strict=True)}
+
+
+def _rates(scheduler: LRScheduler, inputs: list[tuple[float, ...]]) -> Iterable[tuple[float, ...]]:
+    step: Callable[..., None] = scheduler.step
+    rates = [_current(scheduler.optimizer)]
+    with warnings.catch_warnings():
+        # Nothing is trained here, so torch misses the optimizer's steps.
+        warnings.filterwarnings("ignore", message=r"(?s).*`?optimizer\.step\(\)`?", category=UserWarning)
+        for arguments in inputs:
+            step(*arguments)
+            rates.append(_current(scheduler.optimizer))
+    return zip(*rates, strict=True)
+
+
+def _copy(scheduler: LRScheduler) -> LRScheduler:
+    # deepcopy takes what stands in the memo for a copy already made.
+    optimizer = scheduler.optimizer
+    memo: dict[int, Any] = {id(optimizer.state): {}}
+    for group in optimizer.param_groups:
+        memo.update((id(parameter), torch.empty(0)) for parameter in group["params"])
+    return copy.deepcopy(scheduler, memo)
+
+
+def _current(optimizer: Optimizer) -> tuple[float, ...]:
+    return tuple(float(group["lr"]) for group in optimizer.param_groups)

@@ -1,0 +1,1 @@
+"""A model's layers as data and as a table."""

@@ -1,0 +1,171 @@
+"""Look at a model: its layers, their shapes and parameters, without changing it."""
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import UninitializedBuffer, is_lazy
+from torch.optim import Optimizer
+
+from ignite_tips._checks import check_choice, check_instance, describe
+from ignite_tips.parameters.groups import group_names
+from ignite_tips.parameters.selection import unwrap_model
+from ignite_tips.summary.backends import run_with_torchinfo, torchsummary_table
+from ignite_tips.summary.model_state import preserved
+from ignite_tips.summary.module_calls import ModuleCall, ModuleCalls, move_tensors, tensors_in
+from ignite_tips.summary.table import LayerSummary, ModelSummary
+
+__all__ = ["summarize_model"]
+
+_Groups = dict[nn.Parameter, tuple[str, float]]
+
+
+def summarize_model(
+    model: nn.Module,
+    example: Any = None,
+    *,
+    keywords: Mapping[str, Any] | None = None,
+    input_size: Iterable[Any] | None = None,
+    optimizer: Optimizer | None = None,
+    backend: str = "torchinfo",
+) -> ModelSummary:
+    """Run ``model`` once, without gradients and in eval mode, and return what its layers are.
+
+    The model is afterwards as it was, bit for bit: flags, buffers, gradients, hooks, lazy parameters; and so are the
+    random number generators. Wrappers (DDP, DataParallel, ``torch.compile``) are looked through.
+
+    Args:
+        model: any module, on any device; inputs are moved to it.
+        example: what the model is called with: a tensor or a dict, or a tuple or list of positional arguments.
+        keywords: keyword arguments of the call.
+        input_size: instead of an example, the size of a tensor of random numbers, batch included, or several sizes.
+        optimizer: shows for each layer its param group and learning rate.
+        backend: ``"torchinfo"`` counts the operations under the table of this toolkit; ``"torchsummary"`` gives
+            torchsummary's own table as the text. The data are the same, and right, with both.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if there is no input, or it does not fit the model: the error names the layer and the shapes.
+        RuntimeError: if torchsummary is asked for and fails on this model.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2))
+        >>> summary = summarize_model(model, input_size=(16, 8))
+        >>> summary.total_parameters, summary.layers[1].output_shape
+        (46, '[16, 4]')
+    """
+    check_instance("model", model, nn.Module, "a torch.nn.Module")
+    check_instance("optimizer", optimizer, (Optimizer, type(None)), "a torch Optimizer or None")
+    check_choice("backend", backend, ("torchinfo", "torchsummary"))
+    model = unwrap_model(model)
+    device = _device(model)
+    args, named = move_tensors(_arguments(model, example, dict(keywords or {}), input_size), device)
+    groups = _groups(optimizer)
+    original = model
+    if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+        model, groups = _copy_lazy(model, groups)
+    calls = ModuleCalls()
+    with preserved(original), torch.no_grad(), calls.recorded(model):
+        mult_adds = run_with_torchinfo(model, args, named)
+        if mult_adds is None:
+            _run(model, args, named, calls)
+    parameters, buffers = list(model.parameters()), list(model.buffers())
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    return ModelSummary(
+        layers=tuple(_layers(model, calls, groups)),
+        total_parameters=sum(parameter.numel() for parameter in parameters),
+        trainable_parameters=sum(parameter.numel() for parameter in trainable),
+        parameter_bytes=sum(parameter.nbytes for parameter in parameters),
+        trainable_bytes=sum(parameter.nbytes for parameter in trainable),
+        buffer_bytes=sum(buffer.nbytes for buffer in buffers),
+        input_bytes=sum(tensor.nbytes for tensor in tensors_in((args, named))),
+        activation_bytes=sum(call.output_bytes for module, call in calls.first.items() if not list(module.children())),
+        mult_adds=mult_adds,
+        has_groups=optimizer is not None,
+        text=torchsummary_table(model, args, device) if backend == "torchsummary" else "",
+    )
+
+
+def _device(model: nn.Module) -> torch.device:
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+def _arguments(
+    model: nn.Module, example: Any, keywords: dict[str, Any], input_size: Iterable[Any] | None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if input_size is None:
+        if example is None and not keywords:
+            raise ValueError("input_size must be given, or an example of the input; got neither")
+        args = tuple(example) if isinstance(example, tuple | list) else (example,)
+        return () if example is None else args, keywords
+    if example is not None:
+        raise ValueError(f"input_size must be None where there is an example, got {describe(input_size)}")
+    sizes = [tuple(size) if isinstance(size, tuple | list) else size for size in input_size]
+    sizes = [tuple(sizes)] if all(isinstance(size, int) for size in sizes) else sizes
+    if not sizes or not all(isinstance(size, tuple) and size and _are_sizes(size) for size in sizes):
+        raise ValueError(f"input_size must be positive integers, or several such sizes, got {describe(input_size)}")
+    floating = [tensor.dtype for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
+    generator = torch.Generator().manual_seed(0)  # the global one is left alone
+    dtype = floating[0] if floating else torch.get_default_dtype()
+    return tuple(torch.rand(size, generator=generator).to(dtype) for size in sizes), keywords
+
+
+def _are_sizes(size: tuple[Any, ...]) -> bool:
+    return all(isinstance(length, int) and not isinstance(length, bool) and length > 0 for length in size)
+
+
+def _groups(optimizer: Optimizer | None) -> _Groups:
+    if optimizer is None:
+        return {}
+    named = zip(group_names(optimizer), optimizer.param_groups, strict=True)
+    return {parameter: (name, float(group["lr"])) for name, group in named for parameter in group["params"]}
+
+
+def _copy_lazy(model: nn.Module, groups: _Groups) -> tuple[nn.Module, _Groups]:
+    # A lazy module takes its shapes from its first input: the copy takes them, the model stays as it is.
+    buffers = [buffer for buffer in model.buffers() if is_lazy(buffer)]  # torch cannot copy these itself
+    memo: dict[int, Any] = {
+        id(buffer): UninitializedBuffer(device=buffer.device)  # type: ignore[call-arg]  # its stub is wrong
+        for buffer in buffers
+    }
+    duplicate = copy.deepcopy(model, memo)
+    pairs = zip(model.parameters(), duplicate.parameters(), strict=True)
+    return duplicate, {new: groups[old] for old, new in pairs if old in groups}
+
+
+def _run(model: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any], calls: ModuleCalls) -> None:
+    calls.clear()
+    model.eval()
+    try:
+        model(*args, **keywords)
+    except Exception as error:
+        names = {module: name for name, module in model.named_modules()}
+        module, shapes = calls.running[-1] if calls.running else (model, "")
+        where = f"layer {names[module]!r} ({type(module).__name__})" if names[module] else type(module).__name__
+        raise ValueError(f"the input must fit the model, but {where} got {shapes}: {error}") from error
+
+
+def _layers(model: nn.Module, calls: ModuleCalls, groups: _Groups) -> Iterable[LayerSummary]:
+    owners: dict[Any, str] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        call = calls.first.get(module, ModuleCall("", "", 0))
+        own = list(module.parameters(recurse=False))
+        new = [parameter for parameter in own if parameter not in owners]
+        shared = [owners[item] for item in (module, *own) if item in owners]
+        rates = dict(groups[parameter] for parameter in own if parameter in groups)
+        owners |= {item: name for item in (module, *own) if item not in owners}
+        yield LayerSummary(
+            name=name,
+            type=type(module).__name__,
+            input_shape=call.inputs,
+            output_shape=call.outputs,
+            parameters=sum(parameter.numel() for parameter in new),
+            trainable_parameters=sum(parameter.numel() for parameter in new if parameter.requires_grad),
+            shared_with=shared[0] if shared else "",
+            groups=tuple(rates),
+            lrs=tuple(rates.values()),
+        )

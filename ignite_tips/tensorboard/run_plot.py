@@ -1,0 +1,201 @@
+"""A picture of whole runs, without a server."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ignite_tips.tensorboard.run_reading import RunRecord, Series, read_run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["plot_runs"]
+
+_COLORS = ("#1f77b4", "#e8710a", "#2a9d4b", "#b5179e", "#7b5cd6", "#8c564b", "#00a5b5", "#a8a800")
+_LINE_STYLES = ("-", "--", ":", "-.")
+_MARK_COLORS = {"freeze": "#2b6cb0", "unfreeze": "#2f855a", "plateau": "#c05621", "skipped update": "#c53030"}
+_LEGEND_ENTRIES = 12
+_LONG = 150  # points from which a noisy curve gets a smooth one over it
+_Panel = tuple[str, Callable[[str], bool]]
+
+
+def _last(tag: str) -> str:
+    return tag.rpartition("/")[2]
+
+
+# Each panel's title, and the tags that it takes; the first that takes a tag has it.
+_PANELS: tuple[_Panel, ...] = (
+    ("learning rate", lambda tag: tag.startswith("lr/") or "/lr/" in tag),
+    ("gradient norm", lambda tag: _last(tag) == "grad_norm"),
+    ("", lambda tag: _last(tag) in ("grad_clip_coef", "trainable_share", "skipped_updates")),
+    ("loss", lambda tag: "loss" in _last(tag).lower()),
+    ("metric", lambda tag: True),
+)
+_ORDER = ("learning rate", "loss", "metric", "gradient norm")
+
+
+def plot_runs(runs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *, title: str | None = None) -> "Figure":
+    """Draw the learning rates by group, losses, metrics and gradient norms of runs, with what happened in them.
+
+    A vertical line marks freezing, unfreezing, plateau reductions and skipped updates, as RunAnnotator wrote them.
+    All panels have the learning rates' x axis: a point of another axis stands where its time of writing puts it.
+    Several runs are told apart by their line styles. Needs matplotlib: ``pip install ignite-tips[plot]``.
+    As a command: ``python -m ignite_tips.plot RUN... -o runs.png``.
+
+    Args:
+        runs: the folder of one run, or of each of several.
+        title: stands above the picture; None shows the runs' names.
+
+    Raises:
+        ImportError: without matplotlib.
+        ValueError: if a folder has no event files, or none of them a curve.
+
+    Example:
+        >>> import tempfile
+        >>> from torch.utils.tensorboard import SummaryWriter
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with SummaryWriter(folder) as writer:
+        ...         writer.add_scalar("train/loss", 0.5, 1)
+        ...     [axes.get_ylabel() for axes in plot_runs(folder).axes]
+        ['loss']
+    """
+    folders = [runs] if isinstance(runs, str | os.PathLike) else list(runs)
+    records = [_on_one_axis(read_run(folder)) for folder in folders]
+    panels = _sort_into_panels(records)
+    if not panels:
+        raise ValueError(f"runs must have curves to draw, got none in {', '.join(map(str, folders)) or 'no folder'}")
+    figure, all_axes = _new_figure(len(panels))
+    for axes, (name, tags) in zip(all_axes, panels.items(), strict=True):
+        _draw_panel(axes, name, tags, records)
+        _draw_marks(axes, records)
+    all_axes[-1].set_xlabel("step")
+    _add_heads(figure, all_axes[0], records, title)
+    return figure
+
+
+def _on_one_axis(record: RunRecord) -> RunRecord:
+    """Return the run with all its steps on the axis of its learning rates, as far as times tell."""
+    reference = max(
+        (series for tag, series in record.series.items() if _PANELS[0][1](tag)),
+        key=lambda series: len(series.steps),
+        default=None,
+    )
+    if reference is None:
+        return record
+
+    def place(series: Series) -> Series:
+        if np.isin(series.steps, reference.steps).all() and len(series.steps) > len(reference.steps) / 2:
+            return series  # the same axis
+        return Series(np.interp(series.times, reference.times, reference.steps), series.values, series.times)
+
+    return RunRecord(record.name, {tag: place(series) for tag, series in record.series.items()}, record.marks)
+
+
+def _sort_into_panels(records: Sequence[RunRecord]) -> dict[str, list[str]]:
+    panels: dict[str, list[str]] = {name: [] for name in _ORDER}
+    for tag in dict.fromkeys(tag for record in records for tag in record.series):
+        name = next(name for name, takes in _PANELS if takes(tag))
+        if name:
+            panels[name].append(tag)
+    return {name: tags for name, tags in panels.items() if tags}
+
+
+def _new_figure(count: int) -> tuple["Figure", Sequence["Axes"]]:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("plot_runs() needs matplotlib; install it with: pip install ignite-tips[plot]") from error
+    figure = Figure(figsize=(10, 0.9 + 2.0 * count), dpi=120, layout="constrained")
+    return figure, list(figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0])
+
+
+def _draw_panel(axes: "Axes", name: str, tags: Sequence[str], records: Sequence[RunRecord]) -> None:
+    drawn = []
+    for tag_index, tag in enumerate(tags):
+        color = _COLORS[tag_index % len(_COLORS)]
+        for record, line_style in zip(records, _cycle(_LINE_STYLES, len(records)), strict=True):
+            if tag in record.series:
+                label = _label(name, tag) if tag not in drawn else None
+                drawn.append(tag)
+                _draw_series(axes, record.series[tag], name, color=color, linestyle=line_style, label=label)
+    values = np.concatenate([record.series[tag].values for record in records for tag in tags if tag in record.series])
+    positive = values[values > 0]
+    if name in ("learning rate", "gradient norm") and len(positive) and np.ptp(np.log10(positive)) > 1.3:
+        axes.set_yscale("log")
+    axes.set_ylabel(name)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    axes.margins(x=0.01)
+    handles, labels = axes.get_legend_handles_labels()
+    if len(labels) > _LEGEND_ENTRIES:
+        labels = [*labels[: _LEGEND_ENTRIES - 1], f"and {len(labels) - _LEGEND_ENTRIES + 1} more"]
+    axes.legend(handles[: len(labels)], labels, loc="upper left", bbox_to_anchor=(1.0, 1.02), frameon=False, fontsize=9)
+
+
+def _draw_series(axes: "Axes", series: Series, name: str, **style: Any) -> None:
+    steps, values = series.steps, series.values
+    if name == "learning rate":
+        axes.plot(steps, values, drawstyle="steps-post" if len(steps) <= 50 else "default", linewidth=1.6, **style)
+    elif len(steps) > _LONG:
+        axes.plot(steps, values, linewidth=0.8, alpha=0.3, **{**style, "label": None})
+        axes.plot(steps, _smooth(values), linewidth=1.6, **style)
+    else:
+        axes.plot(steps, values, linewidth=1.6, marker="o", markersize=3, **style)
+
+
+def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean over a window of a fiftieth of the curve around each point, without those not finite."""
+    finite = np.isfinite(values)
+    window = np.ones(len(values) // 50 * 2 + 1)
+    total = np.convolve(np.where(finite, values, 0.0), window, mode="same")
+    count = np.convolve(finite.astype(np.float64), window, mode="same")
+    mean: NDArray[np.float64] = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+    return mean
+
+
+def _draw_marks(axes: "Axes", records: Sequence[RunRecord]) -> None:
+    for record in records:
+        for mark in record.marks:
+            axes.axvline(_place(mark.time, mark.step, record), linewidth=1.2, alpha=0.8, **_mark_style(mark.kind))
+
+
+def _mark_style(kind: str) -> dict[str, Any]:
+    # Each kind has dashes where the others have gaps: several at one step are all seen.
+    phase = list(_MARK_COLORS).index(kind) if kind in _MARK_COLORS else 0
+    return {"color": _MARK_COLORS.get(kind, "#555555"), "linestyle": (4 * phase, (4, 4 * (len(_MARK_COLORS) - 1)))}
+
+
+def _place(time: float, step: int, record: RunRecord) -> float:
+    rates = [series for tag, series in record.series.items() if _PANELS[0][1](tag)]
+    return float(np.interp(time, rates[0].times, rates[0].steps)) if rates else step
+
+
+def _add_heads(figure: "Figure", axes: "Axes", records: Sequence[RunRecord], title: str | None) -> None:
+    from matplotlib.lines import Line2D
+
+    names = [record.name for record in records]
+    figure.suptitle(title if title is not None else ", ".join(names), fontsize=12, x=0.01, ha="left")
+    handles = [
+        Line2D([], [], color="#333333", linestyle=style, label=name)
+        for name, style in zip(names, _cycle(_LINE_STYLES, len(names)), strict=True)
+    ]
+    kinds = dict.fromkeys(mark.kind for record in records for mark in record.marks)
+    marks = [Line2D([], [], color=_MARK_COLORS.get(kind, "#555555"), linestyle="--", label=kind) for kind in kinds]
+    shown = [*(handles if len(records) > 1 else []), *marks]
+    if shown:
+        figure.legend(handles=shown, loc="outside upper right", ncols=len(shown), frameon=False, fontsize=9)
+
+
+def _label(panel: str, tag: str) -> str:
+    if panel == "learning rate":
+        before, _, group = tag.partition("lr/")
+        return f"{before}{group}"
+    return tag
+
+
+def _cycle(styles: Sequence[Any], count: int) -> list[Any]:
+    return [styles[index % len(styles)] for index in range(count)]

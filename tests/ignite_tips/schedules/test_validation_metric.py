@@ -1,0 +1,48 @@
+"""One number for a validation, on one process. (On several: handlers/test_plateau.py)."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine
+
+from ignite_tips.schedules.validation_metric import common_metric
+
+
+def _evaluator(**metrics: Any) -> Engine:
+    evaluator = Engine(lambda engine, batch: None)
+    evaluator.state.metrics = metrics
+    return evaluator
+
+
+@pytest.mark.parametrize(
+    "value", [0.5, np.float32(0.5), np.float64(0.5), torch.tensor(0.5), torch.tensor([0.5], dtype=torch.float16)]
+)
+def test_any_number_is_read(value: Any) -> None:
+    """Numbers of Python, numpy and torch are read as a float."""
+    number = common_metric(_evaluator(loss=value), "loss", needed_by="test")
+    assert number == 0.5
+    assert type(number) is float
+
+
+def test_numbers_that_are_none_or_endless() -> None:
+    """NaN and infinity are passed on; what to do about them is the caller's."""
+    assert math.isnan(common_metric(_evaluator(loss=math.nan), "loss", needed_by="test"))
+    assert common_metric(_evaluator(loss=-math.inf), "loss", needed_by="test") == -math.inf
+
+
+def test_a_metric_that_is_missing() -> None:
+    """The error names what was computed, also where that is nothing."""
+    with pytest.raises(ValueError, match=r"X needs metric 'iou', but the evaluator computed: acc, loss$"):
+        common_metric(_evaluator(acc=1, loss=2), "iou", needed_by="X")
+    with pytest.raises(ValueError, match=r"X needs metric 'iou', but the evaluator computed: none$"):
+        common_metric(_evaluator(), "iou", needed_by="X")
+
+
+def test_a_function_that_raises_says_whose_it_is() -> None:
+    """The user's own error comes through, with a note about where it was raised."""
+    with pytest.raises(ZeroDivisionError, match="division by zero") as caught:
+        common_metric(_evaluator(), lambda evaluator: 1 / 0, needed_by="PlateauStepper")
+    assert caught.value.__notes__ == ["raised by the metric function of PlateauStepper"]

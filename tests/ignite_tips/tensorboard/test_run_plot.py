@@ -1,0 +1,184 @@
+"""The picture of whole runs: what it draws of what the event files hold."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ignite.engine import Engine, Events, EventsList
+from ignite.handlers import TensorboardLogger
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+
+from ignite_tips import LearningRateLogger, RunAnnotator, plot_runs
+from ignite_tips.notices import announce
+from ignite_tips.plot import main
+from ignite_tips.tensorboard.run_reading import read_run
+
+
+def _train(folder: Path, *, groups: int = 2) -> None:
+    """Six updates in two epochs, whose rates fall tenfold, with a mark of each kind after the first epoch."""
+    model = nn.ModuleList([nn.Linear(2, 1) for _ in range(groups)])
+    named = [{"params": layer.parameters(), "name": f"layer{index}"} for index, layer in enumerate(model)]
+    optimizer = torch.optim.SGD(named, lr=0.1)
+
+    def update(engine: Engine, batch: float) -> float:
+        optimizer.step()
+        return batch
+
+    trainer = Engine(update)
+    with TensorboardLogger(log_dir=folder) as tb_logger:
+        LearningRateLogger(optimizer).attach(trainer, tb_logger)
+        RunAnnotator(model, optimizer).attach(trainer, tb_logger)
+        for tag, event in (("train", Events.ITERATION_COMPLETED), ("validation", Events.EPOCH_COMPLETED)):
+            tb_logger.attach_output_handler(trainer, event, tag, output_transform=lambda loss: {"loss": loss})
+        tb_logger.attach_output_handler(trainer, Events.EPOCH_COMPLETED, "validation", output_transform=_accuracy)
+
+        @trainer.on(Events.EPOCH_COMPLETED(once=1))
+        def mark(engine: Engine) -> None:
+            for group in optimizer.param_groups:
+                group["lr"] /= 100
+            for kind in ("freeze", "unfreeze", "plateau", "skipped_update"):
+                announce(engine, kind, f"a {kind}")
+
+        engine_metrics = EventsList() | Events.ITERATION_COMPLETED
+        trainer.add_event_handler(engine_metrics, lambda engine: engine.state.metrics.update(grad_norm=1.0))
+        trainer.run([3.0, 2.0, 1.0], max_epochs=2)
+
+
+def _accuracy(loss: float) -> dict[str, float]:
+    return {"accuracy": 1 - loss / 10}
+
+
+def _lines(axes: Any) -> dict[str, Any]:
+    return {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
+
+
+def test_each_panel_draws_its_curves_by_name(tmp_path: Path) -> None:
+    """Rates by group, losses, metrics and the gradient norm, with the values that were written."""
+    _train(tmp_path)
+    panels = {axes.get_ylabel(): axes for axes in plot_runs(tmp_path).axes}
+    assert list(panels) == ["learning rate", "loss", "metric", "gradient norm"]
+    rates = _lines(panels["learning rate"])
+    assert list(rates) == ["layer0", "layer1"]
+    assert list(rates["layer0"].get_ydata()) == pytest.approx([0.1] * 3 + [0.001] * 3)
+    assert panels["learning rate"].get_yscale() == "log"
+    assert list(_lines(panels["loss"])) == ["train/loss", "validation/loss"]
+    assert list(_lines(panels["loss"])["train/loss"].get_ydata()) == [3.0, 2.0, 1.0] * 2
+    assert list(_lines(panels["metric"])) == ["validation/accuracy"]
+    assert list(_lines(panels["gradient norm"])) == ["grad_norm"]
+
+
+def test_points_of_another_axis_stand_where_they_were_written(tmp_path: Path) -> None:
+    """The values of the epochs 1 and 2 stand at the updates 3 and 6, or just behind."""
+    _train(tmp_path)
+    loss = _lines(plot_runs(tmp_path).axes[1])
+    assert list(loss["train/loss"].get_xdata()) == [1, 2, 3, 4, 5, 6]
+    first, last = loss["validation/loss"].get_xdata()
+    assert 3 <= first < 4
+    assert last == 6
+
+
+def test_marks_are_lines_in_every_panel_and_named_once(tmp_path: Path) -> None:
+    """Those of one step have dashes of their own, so that all are seen."""
+    _train(tmp_path)
+    figure = plot_runs(tmp_path)
+    for axes in figure.axes:
+        upright = [line for line in axes.lines if len(line.get_xdata()) == 2 and len(set(line.get_xdata())) == 1]
+        assert len(upright) == 4
+        assert len({line.get_color() for line in upright}) == 4
+        assert len({str(line._unscaled_dash_pattern) for line in upright}) == 4
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["freeze", "unfreeze", "plateau", "skipped update"]
+
+
+def test_several_runs_are_told_apart_and_named(tmp_path: Path) -> None:
+    """One colour for a name, a line style for a run."""
+    for name in ("first", "second"):
+        _train(tmp_path / name)
+    figure = plot_runs([tmp_path / "first", tmp_path / "second"])
+    solid, dashed = (line for line in figure.axes[0].lines if line.get_color() == "#1f77b4")
+    assert (solid.get_linestyle(), dashed.get_linestyle()) == ("-", "--")
+    assert [text.get_text() for text in figure.legends[0].get_texts()][:2] == ["first", "second"]
+    assert plot_runs(tmp_path / "first", title="a title").get_suptitle() == "a title"
+
+
+def test_a_long_noisy_curve_has_a_smooth_one_over_it(tmp_path: Path) -> None:
+    """The points stay, pale; what is not finite leaves no hole in the mean."""
+    with SummaryWriter(str(tmp_path)) as writer:
+        for step in range(1000):
+            writer.add_scalar("train/loss", float("nan") if step == 500 else 2.0 + (-1) ** step, step)
+    pale, smooth = plot_runs(tmp_path).axes[0].lines
+    assert (pale.get_alpha(), smooth.get_alpha()) == (0.3, None)
+    assert max(abs(smooth.get_ydata() - 2.0)) < 0.1
+
+
+def test_many_groups_have_a_short_legend(tmp_path: Path) -> None:
+    """Twelve entries, the last of which tells how many more there are."""
+    _train(tmp_path, groups=40)
+    entries = [text.get_text() for text in plot_runs(tmp_path).axes[0].get_legend().get_texts()]
+    assert len(entries) == 12
+    assert entries[-1] == "and 29 more"
+
+
+def test_the_command_writes_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A PNG, whose path it prints."""
+    _train(tmp_path / "run")
+    picture = tmp_path / "picture.png"
+    main([str(tmp_path / "run"), "-o", str(picture), "--title", "a run"])
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert capsys.readouterr().out == f"{picture}\n"
+
+
+def test_the_command_fails_with_a_sentence(tmp_path: Path) -> None:
+    """No traceback, and an exit code."""
+    result = subprocess.run(
+        [sys.executable, "-m", "ignite_tips.plot", str(tmp_path), "-o", str(tmp_path / "x.png")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert result.stderr == (
+        f"python -m ignite_tips.plot: runs must be folders with TensorBoard's event files, got {str(tmp_path)!r}\n"
+    )
+
+
+def test_runs_without_curves_are_refused(tmp_path: Path) -> None:
+    """The error names the folder, whether it has no files or no curves."""
+    expected = f"runs must be folders with TensorBoard's event files, got {str(tmp_path / 'nowhere')!r}"
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        plot_runs(tmp_path / "nowhere")
+    with SummaryWriter(str(tmp_path)):
+        pass
+    with pytest.raises(ValueError, match=f"runs must have curves to draw, got none in {re.escape(str(tmp_path))}"):
+        plot_runs(tmp_path)
+    with pytest.raises(ValueError, match="runs must have curves to draw, got none in no folder"):
+        plot_runs([])
+
+
+def test_without_matplotlib_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The extra that brings it."""
+    _train(tmp_path)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=re.escape("pip install ignite-tips[plot]")):
+        plot_runs(tmp_path)
+
+
+def test_a_run_is_read_whole(tmp_path: Path) -> None:
+    """All points, where TensorBoard would show some of them, and all marks with their texts."""
+    with SummaryWriter(str(tmp_path / "long")) as writer:
+        for step in range(3000):
+            writer.add_scalar("x", step, step)
+    assert len(read_run(tmp_path / "long").series["x"].steps) == 3000
+    _train(tmp_path / "marked")
+    marks = read_run(tmp_path / "marked").marks
+    assert [(mark.kind, mark.text, mark.step) for mark in marks] == [
+        ("freeze", "a freeze", 3),
+        ("unfreeze", "a unfreeze", 3),
+        ("plateau", "a plateau", 3),
+        ("skipped update", "a skipped_update", 3),
+    ]
