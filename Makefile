@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check bench docs clean
+.PHONY: demo test check bench docs screenshots clean
 
 demo: $(READY)
 	$(BIN)/ignite-launch --nproc 2 examples/digits.py
@@ -21,6 +21,11 @@ check: $(READY)
 bench: $(READY)
 	$(PIP) --editable '.[bench]'
 	$(BIN)/python -m benchmarks
+
+# Needs Chromium and its driver, as the browser tests do.
+screenshots: $(READY)
+	$(BIN)/python -m tools.screenshots docs/images
+	$(BIN)/python examples/plot_schedules.py
 
 docs: $(READY)
 	$(PIP) --editable '.[docs]'

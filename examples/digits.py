@@ -9,6 +9,8 @@ start and unfrozen at an epoch; each part has its own learning rate. `--resume` 
 """
 
 import argparse
+import os
+import sys
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -87,13 +89,19 @@ def forward(model: nn.Module, images: torch.Tensor, *, bf16: bool) -> torch.Tens
         return model(images).float()
 
 
-def choose_run(runs: Path, resume: bool) -> Path:
-    """Return the newest run's folder, or a new one's, the same in every process."""
-    if resume:
-        checkpoints = sorted(runs.glob("*/checkpoint_*.pt"), key=lambda path: path.stat().st_mtime)
-        if not checkpoints:
-            raise SystemExit(f"--resume needs a run with a checkpoint, but {runs} has none")
-        return checkpoints[-1].parent
+def newest_checkpoint(arguments: argparse.Namespace) -> Path | None:
+    """Return what to resume from: asked for by --resume, or by a launcher that restarts failed workers."""
+    is_restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    if not (arguments.resume or is_restarted):
+        return None
+    checkpoints = sorted(arguments.runs.glob("*/checkpoint_*.pt"), key=lambda path: path.stat().st_mtime)
+    if not checkpoints and not is_restarted:
+        raise SystemExit(f"--resume needs a run with a checkpoint, but {arguments.runs} has none")
+    return checkpoints[-1] if checkpoints else None
+
+
+def new_run(runs: Path) -> Path:
+    """Return the folder of a new run, the same in every process."""
     return Path(idist.broadcast(str(runs / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")), safe_mode=True))
 
 
@@ -127,18 +135,21 @@ def train(arguments: argparse.Namespace) -> None:
     trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run(validation_loader))
     plateau.attach(trainer, evaluator)
 
-    run = choose_run(arguments.runs, arguments.resume)
+    newest = newest_checkpoint(arguments)
+    run = newest.parent if newest else new_run(arguments.runs)
     to_save = {
         "trainer": trainer,
         "model": model,
         "optimizer": optimizer,
+        "clipper": clipper,
         "freezer": freezer,
         "decay": decay,
         "plateau": plateau,
     }
-    if arguments.resume:
-        newest = max(run.glob("checkpoint_*.pt"), key=lambda path: path.stat().st_mtime)
+    if newest:
         Checkpoint.load_objects(to_save, torch.load(newest, map_location=device, weights_only=True))
+        if trainer.state.epoch >= arguments.epochs:
+            raise SystemExit(f"{run} has had its {trainer.state.epoch} epochs; ask for more with --epochs")
     checkpoint = Checkpoint(to_save, DiskSaver(str(run), require_empty=False), n_saved=2)
 
     with ResumableTensorboardLogger(run, trainer) as tb_logger:
@@ -187,4 +198,9 @@ def show_progress(trainer: Engine, evaluator: Engine, optimizer: torch.optim.Opt
 
 if __name__ == "__main__":
     with process_group():
-        train(parse_arguments())
+        try:
+            train(parse_arguments())
+        except KeyboardInterrupt:
+            if idist.get_rank() == 0:
+                print("\ninterrupted; --resume goes on after the last whole epoch", file=sys.stderr)
+            sys.exit(130)  # what a shell reports for Ctrl-C

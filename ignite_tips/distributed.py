@@ -246,10 +246,8 @@ def _current_strategy() -> Strategy:
 
 
 def _wrap_in_ddp(model: nn.Module, sync_bn: bool, ddp_options: dict[str, Any]) -> nn.Module:
-    if idist.get_world_size() > 1:
-        return idist.auto_model(model, sync_bn=sync_bn, **ddp_options)
-    # auto_model leaves a group of one process bare, or picks DataParallel: the same script would then save
-    # state dicts with other names, and behave otherwise, on one process than on two.
+    # auto_model would leave a group of one process bare, or pick DataParallel: the same script would then save state
+    # dicts with other names on one process than on two. It also logs a line whatever the log level.
     device = idist.device()
     model = model.to(device)
     if sync_bn:

@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Self
 
 from ignite.engine import Engine, Events
 from torch import nn
@@ -46,7 +46,7 @@ class ParameterFreezer:
         >>> net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
         >>> trainer = Engine(lambda engine, batch: None)
         >>> freezer = ParameterFreezer(net, "0.*")
-        >>> freezer.attach(trainer, freeze=Events.STARTED, unfreeze=Events.EPOCH_STARTED(once=2))
+        >>> _ = freezer.attach(trainer, freeze=Events.STARTED, unfreeze=Events.EPOCH_STARTED(once=2))
         >>> @trainer.on(Events.EPOCH_COMPLETED)
         ... def show(engine):
         ...     print(freezer.frozen, engine.state.metrics["trainable_share"])
@@ -73,7 +73,7 @@ class ParameterFreezer:
         """The names of the parameters that this handler keeps frozen now."""
         return self._part.names if self._part.is_frozen else ()
 
-    def attach(self, trainer: Engine, freeze: Any = Events.STARTED, unfreeze: Any = None) -> None:
+    def attach(self, trainer: Engine, freeze: Any = Events.STARTED, unfreeze: Any = None) -> Self:
         """Freeze at the event ``freeze`` and, unless it is None, unfreeze at the event ``unfreeze``.
 
         Both take filters and lists of events; every rank must see them at the same moment. Events.STARTED means the
@@ -105,6 +105,7 @@ class ParameterFreezer:
                 trigger.attach(self._attachment, trainer)
         self._engine = weakref.ref(trainer)
         self._triggers = {f"{index}: {trigger.name}": trigger for index, trigger in enumerate(triggers)}
+        return self
 
     def detach(self) -> None:
         """Unfreeze, and let go of the trainer. Under DDP every rank must call it."""

@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from ignite.engine import Engine, Events
 from torch import nn
@@ -43,7 +43,7 @@ class GradualUnfreezer:
         >>> net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 1))
         >>> trainer = Engine(lambda engine, batch: None)
         >>> unfreezer = GradualUnfreezer(net, ["2.*", "1.*", "0.*"])
-        >>> unfreezer.attach(trainer)
+        >>> _ = unfreezer.attach(trainer)
         >>> _ = trainer.run(range(1), max_epochs=2)
         >>> unfreezer.frozen
         ('0.weight', '0.bias')
@@ -80,7 +80,7 @@ class GradualUnfreezer:
         """The names of the parameters that this handler keeps frozen now, stage after stage."""
         return tuple(name for stage in self._stages if stage.is_frozen for name in stage.names)
 
-    def attach(self, trainer: Engine, every: int = 1) -> None:
+    def attach(self, trainer: Engine, every: int = 1) -> Self:
         """Let one stage more train every ``every`` epochs.
 
         Args:
@@ -106,6 +106,7 @@ class GradualUnfreezer:
             self._attachment.add_handler(trainer, Events.EPOCH_STARTED, self._open_stages)
         self._engine = weakref.ref(trainer)
         self._every = every
+        return self
 
     def detach(self) -> None:
         """Unfreeze, and let go of the trainer. Under DDP every rank must call it."""

@@ -5,7 +5,7 @@ import math
 import warnings
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 from ignite.engine import Engine, Events
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -52,7 +52,7 @@ class PlateauStepper:
         >>> evaluator = Engine(lambda engine, batch: engine.state.metrics.update(loss=1.0))
         >>> _ = trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run([0]))
         >>> plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(sgd, factor=0.5, patience=1)
-        >>> PlateauStepper(plateau, metric="loss").attach(trainer, evaluator)
+        >>> _ = PlateauStepper(plateau, metric="loss").attach(trainer, evaluator)
         >>> _ = trainer.run(range(5), max_epochs=3)
         >>> sgd.param_groups[0]["lr"]
         0.05
@@ -72,7 +72,7 @@ class PlateauStepper:
         self._validated_on: Any = None
         self._attachment = Attachment()
 
-    def attach(self, trainer: Engine, evaluator: Engine, *, data: Any = None) -> None:
+    def attach(self, trainer: Engine, evaluator: Engine, *, data: Any = None) -> Self:
         """Step the scheduler after the runs of ``evaluator`` that ``trainer`` starts; attaching again replaces that.
 
         Args:
@@ -94,6 +94,7 @@ class PlateauStepper:
             self._attachment.add_handler(trainer, Events.STARTED, self._start)
             self._attachment.add_handler(evaluator, Events.COMPLETED, validated)
             self._attachment.add_handler(trainer, Events.COMPLETED, functools.partial(self._end, data))
+        return self
 
     def detach(self) -> None:
         """Step the scheduler no more."""

@@ -3,7 +3,7 @@
 import functools
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from ignite.engine import Engine, Events
 from torch.optim import LBFGS
@@ -41,7 +41,7 @@ class SchedulerStepper:
     Example:
         >>> sgd = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
         >>> trainer = Engine(lambda engine, batch: sgd.step())
-        >>> SchedulerStepper(torch.optim.lr_scheduler.StepLR(sgd, step_size=2)).attach(trainer)
+        >>> _ = SchedulerStepper(torch.optim.lr_scheduler.StepLR(sgd, step_size=2)).attach(trainer)
         >>> _ = trainer.run(range(5), max_epochs=2)
         >>> print(f"{sgd.param_groups[0]['lr']:g}")
         0.01
@@ -60,7 +60,7 @@ class SchedulerStepper:
         self._epoch_is_whole = False  # the run's first, from its first iteration on
         self._attachment = Attachment()
 
-    def attach(self, trainer: Engine, event: Any = Events.EPOCH_COMPLETED) -> None:
+    def attach(self, trainer: Engine, event: Any = Events.EPOCH_COMPLETED) -> Self:
         """Step the scheduler whenever ``trainer`` fires ``event``; attaching again replaces that.
 
         Args:
@@ -77,11 +77,12 @@ class SchedulerStepper:
                 self._attachment.add_undo(claim_optimizer(self.scheduler))
             if isinstance(optimizer, LBFGS) and not is_optimizer_event(event):  # it has no OptimizerEvents
                 self._attachment.add_handler(trainer, event, self._step)
-                return
+                return self
             self._attachment.add_handler(trainer, Events.STARTED, functools.partial(self._start, event))
             step = self._step if is_optimizer_event(event) else self._step_after_update
             self._attachment.add_step_handler(trainer, optimizer, event, step)
             self._attachment.add_handler(trainer, Events.EPOCH_COMPLETED, functools.partial(self._end_epoch, event))
+        return self
 
     def detach(self) -> None:
         """Step the scheduler no more."""

@@ -238,6 +238,14 @@ def test_no_engine_is_kept_alive(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", TABLE)
+def test_attach_returns_the_handler(name: str, tmp_path: Path) -> None:
+    """So that it can be made, attached and kept for the checkpoint in one line."""
+    job = Job(str(tmp_path))
+    handler = TABLE[name].build(job)
+    assert TABLE[name].attach(handler, job) is handler
+
+
+@pytest.mark.parametrize("name", TABLE)
 def test_attach_wants_an_engine(name: str, tmp_path: Path) -> None:
     """Something else in the trainer's place is named in the error, and nothing is registered."""
     job = Job(str(tmp_path))
