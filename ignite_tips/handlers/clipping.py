@@ -1,21 +1,25 @@
 """Gradient clipping to a given bound, of the norm or of each value."""
 
 from collections.abc import Sequence
-from math import hypot, inf
+from math import hypot, inf, isfinite
 from sys import float_info
 from typing import Any
 
+import torch
 from ignite.engine import Engine
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_number
+from ignite_tips.events import current_step
 from ignite_tips.gradients.clipper import GradientClipper
-from ignite_tips.gradients.norms import EPSILON, clamp_gradients, smallest, tensor_norms, total_norm
+from ignite_tips.gradients.norms import EPSILON, clamp_gradients, product_norm, smallest, tensor_norms, total_norm
 
 __all__ = ["GradientNormClipper", "GradientValueClipper"]
 
 _ROUNDING = 1 + 1e-4  # more than float32 sums of any length that a model has differ from the sum in double precision
+
+_LARGE = 16_384  # values in a tensor on average, from where on a dot product beats torch's norm
 
 
 class GradientNormClipper(GradientClipper):
@@ -90,6 +94,39 @@ class GradientNormClipper(GradientClipper):
         self._max_norm = max_norm
         self._clipped_last = False
         self._surely_within = min(max_norm / _ROUNDING - EPSILON, float_info.max)
+
+    def _clip(self, engine: Engine) -> None:
+        if not self._clip_by_products(engine):
+            super()._clip(engine)
+
+    def _clip_by_products(self, engine: Engine) -> bool:
+        """Do all that is to do with a cheaper norm, where it serves; return whether it did."""
+        if self._norm_type != 2.0 or self._has_peers:
+            return False
+        gradients = self._gradients.collect()
+        if len(gradients) != 1 or not self._are_large(gradients[0]):
+            return False
+        folds = self._folds(engine)
+        if self._clipped_last and not folds:
+            return False
+        norm = product_norm(gradients[0])
+        factor = 1.0
+        if not norm <= self._surely_within:
+            if not folds or not isfinite(norm):
+                return False  # to multiply by the very factor that torch would
+            factor = min(1.0, self._max_norm / (norm + EPSILON))
+            current_step(engine).fold(grad_scale=torch.tensor(1 / factor))
+        metrics = engine.state.metrics
+        metrics[self._norm_name], metrics[self._coefficient_name] = norm, factor
+        return True
+
+    def _are_large(self, gradients: list[Tensor]) -> bool:
+        return (
+            self._gradients.uniform
+            and self._gradients.on_host
+            and self._gradients.size > _LARGE * len(gradients) > 0
+            and all(gradient.layout is torch.strided and gradient.is_contiguous() for gradient in gradients)
+        )
 
     def _norm_within_bounds(self, norms: list[Sequence[Tensor]]) -> float | None:
         if self._clipped_last or self._norm_type != 2.0 or self._has_peers or not self._gradients.on_host:
