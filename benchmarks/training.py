@@ -21,7 +21,13 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from benchmarks.timing import interleaved
-from ignite_tips import GradientNormClipper, LearningRateLogger, OptimizerEvents, SchedulerStepper
+from ignite_tips import (
+    GradientNormClipper,
+    LearningRateLogger,
+    OptimizerEvents,
+    ResumableTensorboardLogger,
+    SchedulerStepper,
+)
 
 MAX_NORM = 1.0
 GROUPS = ("stem", "body", "head")
@@ -89,8 +95,8 @@ def tasks() -> list[Task]:
     labels = torch.randint(10, (32,))
     return [
         Task("small MLP", mlp, (torch.randn(32, 32), labels), updates=200, rounds=15),
-        Task("ResNet-like, 25 M parameters", resnet, (torch.randn(4, 3, 16, 16), labels[:4]), updates=2, rounds=7),
-        Task("transformer block", transformer, (torch.randn(32, 16, 64), labels), updates=20, rounds=9),
+        Task("ResNet-like, 25 M parameters", resnet, (torch.randn(4, 3, 16, 16), labels[:4]), updates=2, rounds=5),
+        Task("transformer block", transformer, (torch.randn(32, 16, 64), labels), updates=5, rounds=9),
     ]
 
 
@@ -134,7 +140,7 @@ def with_our_handlers(task: Task, folder: str, fused: bool) -> Loop:
     trainer = create_supervised_trainer(model, optimizer, nn.CrossEntropyLoss(), output_transform=_nothing)
     GradientNormClipper(optimizer, MAX_NORM).attach(trainer)
     SchedulerStepper(StepLR(optimizer, 1000)).attach(trainer, OptimizerEvents.STEP_COMPLETED)
-    LearningRateLogger(optimizer).attach(trainer, TensorboardLogger(log_dir=folder))
+    LearningRateLogger(optimizer).attach(trainer, ResumableTensorboardLogger(folder, trainer))
     data = [task.batch] * task.updates
     return lambda: trainer.run(data)
 
