@@ -1,5 +1,6 @@
 """What one ``attach`` put on engines and optimizers, so that ``detach`` takes off exactly that."""
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +11,7 @@ from torch.optim import Optimizer
 from ignite_tips._checks import check_instance
 from ignite_tips.events import OptimizerEvents, current_step, for_optimizer, hold_optimizer_events
 
-__all__ = ["Attachment"]
+__all__ = ["Attachment", "acts_last", "looks_only"]
 
 
 class Attachment:
@@ -80,6 +81,29 @@ class Attachment:
         """Take everything off again, the last first."""
         before, self._undo = self._undo, []
         _undo_all(before)
+
+
+def acts_last(engine: Engine, optimizer: Optimizer, function: Callable[[Engine], None]) -> bool:
+    """Whether no handler of STEP_STARTED for ``optimizer`` follows ``function``, attached with ``Attachment``.
+
+    Those that ``looks_only`` marks do not count.
+    """
+    for handler, _, _ in reversed(engine._event_handlers[OptimizerEvents.STEP_STARTED]):
+        attached = getattr(handler, "function", None)
+        if attached == function:
+            return True
+        if getattr(attached, "looks_only", False):
+            continue
+        if getattr(handler, "optimizer", optimizer) is optimizer:
+            return False
+    return False
+
+
+def looks_only(function: Callable[[Engine], None]) -> Callable[[Engine], None]:
+    """Return ``function`` marked as a handler that neither reads nor changes gradients or parameters."""
+    marked = functools.partial(function)
+    marked.looks_only = True  # type: ignore[attr-defined]  # for acts_last
+    return marked
 
 
 def _check_trainer(engine: Engine) -> None:

@@ -20,7 +20,6 @@ Where they fire in the training loop, here with an accumulation of two micro-bat
 Neither fires for an update that does not happen: a micro-batch of an accumulation, a step that GradScaler skips.
 """
 
-import functools
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,7 +33,6 @@ from ignite_tips.optimizer_step import OptimizerStep, StepHooks
 
 __all__ = [
     "OptimizerEvents",
-    "acts_last",
     "attach_optimizer_events",
     "completed_updates",
     "current_step",
@@ -42,7 +40,6 @@ __all__ = [
     "for_optimizer",
     "hold_optimizer_events",
     "is_optimizer_event",
-    "looks_only",
 ]
 
 
@@ -164,29 +161,6 @@ def current_step(engine: Engine) -> OptimizerStep:
     if tracker is None or tracker.step is None:
         raise RuntimeError("current_step() must be called in a handler of OptimizerEvents; no update is under way")
     return tracker.step
-
-
-def acts_last(engine: Engine, optimizer: Optimizer, function: Callable[[Engine], None]) -> bool:
-    """Whether no handler of STEP_STARTED for ``optimizer`` follows ``function``, attached with ``Attachment``.
-
-    Those that ``looks_only`` marks do not count.
-    """
-    for handler, _, _ in reversed(engine._event_handlers[_STEP_STARTED]):
-        attached = getattr(handler, "function", None)
-        if attached == function:
-            return True
-        if getattr(attached, "looks_only", False):
-            continue
-        if getattr(handler, "optimizer", optimizer) is optimizer:
-            return False
-    return False
-
-
-def looks_only(function: Callable[[Engine], None]) -> Callable[[Engine], None]:
-    """Return ``function`` marked as a handler that neither reads nor changes gradients or parameters."""
-    marked = functools.partial(function)
-    marked.looks_only = True  # type: ignore[attr-defined]  # for acts_last
-    return marked
 
 
 class _StepTracker:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_choice, check_instance, check_integer, check_keys, check_number
-from ignite_tips.attachment import Attachment
-from ignite_tips.events import OptimizerEvents, acts_last, current_step
+from ignite_tips.attachment import Attachment, acts_last
+from ignite_tips.events import OptimizerEvents, current_step
 from ignite_tips.gradients.late_norms import LateNorms, can_be_dropped_by_device
 from ignite_tips.gradients.norms import (
     clip_coefficient,

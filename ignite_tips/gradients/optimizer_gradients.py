@@ -11,6 +11,8 @@ from ignite_tips.parameters.selection import unwrap_model
 
 __all__ = ["OptimizerGradients", "parameter_names"]
 
+_LARGE = 16_384  # values in a parameter
+
 
 class OptimizerGradients:
     """The gradients that an optimizer is about to use.
@@ -24,6 +26,7 @@ class OptimizerGradients:
         device: that of the first parameter.
         size: the number of all parameters' values.
         on_host: whether all are on the CPU, where to read a value waits for nothing.
+        are_large: whether they are uniform, on the CPU and so large on average that dot products beat torch's norm.
 
     Raises:
         TypeError: if parameters are shards that do not say so.
@@ -35,6 +38,7 @@ class OptimizerGradients:
         self.uniform = True
         self.on_host = True
         self.size = 0
+        self.are_large = False
         self.device = torch.device("cpu")
         self._optimizer = optimizer
         self._per_group = per_group
@@ -66,6 +70,7 @@ class OptimizerGradients:
         self.on_host = _are_on_host(everything)
         self.device = everything[0].device
         self.size = sum(parameter.numel() for parameter in everything)
+        self.are_large = self.uniform and self.on_host and self.size > _LARGE * len(everything)
         return True
 
     def collect(self) -> list[list[Tensor]]:
@@ -85,7 +90,7 @@ class OptimizerGradients:
         """Look for sparse gradients from now on, which costs a little; return whether there are any now."""
         if self._has_sparse or not any(p.grad is not None and p.grad.is_sparse for p in chain(*self.parameters)):
             return False
-        self._has_sparse, self.uniform = True, False
+        self._has_sparse, self.uniform, self.are_large = True, False, False
         return True
 
 

@@ -19,8 +19,6 @@ __all__ = ["GradientNormClipper", "GradientValueClipper"]
 
 _ROUNDING = 1 + 1e-4  # more than float32 sums of any length that a model has differ from the sum in double precision
 
-_LARGE = 16_384  # values in a tensor on average, from where on a dot product beats torch's norm
-
 
 class GradientNormClipper(GradientClipper):
     """Scale the gradients so that their norm is at most ``max_norm``: g ← g · min(1, max_norm / (‖g‖ + 1e-6)).
@@ -101,10 +99,10 @@ class GradientNormClipper(GradientClipper):
 
     def _clip_by_products(self, engine: Engine) -> bool:
         """Do all that is to do with a cheaper norm, where it serves; return whether it did."""
-        if self._norm_type != 2.0 or self._has_peers:
+        if not self._gradients.are_large or self._norm_type != 2.0 or self._has_peers:
             return False
         gradients = self._gradients.collect()
-        if len(gradients) != 1 or not self._are_large(gradients[0]):
+        if len(gradients) != 1 or not all(g.layout is torch.strided and g.is_contiguous() for g in gradients[0]):
             return False
         folds = self._folds(engine)
         if self._clipped_last and not folds:
@@ -119,14 +117,6 @@ class GradientNormClipper(GradientClipper):
         metrics = engine.state.metrics
         metrics[self._norm_name], metrics[self._coefficient_name] = norm, factor
         return True
-
-    def _are_large(self, gradients: list[Tensor]) -> bool:
-        return (
-            self._gradients.uniform
-            and self._gradients.on_host
-            and self._gradients.size > _LARGE * len(gradients) > 0
-            and all(gradient.layout is torch.strided and gradient.is_contiguous() for gradient in gradients)
-        )
 
     def _norm_within_bounds(self, norms: list[Sequence[Tensor]]) -> float | None:
         if self._clipped_last or self._norm_type != 2.0 or self._has_peers or not self._gradients.on_host:

@@ -11,8 +11,8 @@ from ignite.handlers.base_logger import BaseHandler, BaseLogger
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_instance
-from ignite_tips.attachment import Attachment
-from ignite_tips.events import OptimizerEvents, current_step, is_optimizer_event, looks_only
+from ignite_tips.attachment import Attachment, looks_only
+from ignite_tips.events import OptimizerEvents, current_step, is_optimizer_event
 from ignite_tips.parameters.group_options import GroupOptions
 from ignite_tips.tensorboard.event_writing import add_chart
 from ignite_tips.tensorboard.scalar_sinks import ScalarSink

@@ -14,16 +14,14 @@ from ignite.handlers import Checkpoint, DiskSaver
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
-from ignite_tips.attachment import Attachment
+from ignite_tips.attachment import Attachment, acts_last, looks_only
 from ignite_tips.events import (
     OptimizerEvents,
-    acts_last,
     attach_optimizer_events,
     completed_updates,
     current_step,
     detach_optimizer_events,
     for_optimizer,
-    looks_only,
 )
 
 BATCHES = [(torch.randn(4, 3), torch.randn(4, 2)) for _ in range(6)]
