@@ -1,10 +1,15 @@
 """What every test and doctest starts from."""
 
+import signal
 from typing import Any
 
 import pytest
 import torch
 from ignite.engine import Engine, Events
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, nohup a hang-up, and so all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

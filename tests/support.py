@@ -2,6 +2,7 @@
 
 import contextlib
 import multiprocessing
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -72,6 +73,7 @@ def _work(worker: Callable[..., Any], rank: int, world_size: int, folder: str, a
         dist.barrier()
         with contextlib.suppress(Exception):
             dist.destroy_process_group()
+        os._exit(0)  # gloo's threads may abort a process that is being taken down; all that counts is saved
     except BaseException:
         Path(folder, f"{rank}.failure").write_text(f"rank {rank}:\n{traceback.format_exc()}")
         raise SystemExit(1) from None

@@ -15,21 +15,20 @@ import torch
 from tests.ignite_launch.support import Launch, Result, launch, wait_until
 
 _TRAIN = """
-import os, sys, torch, torch.distributed as dist
+import sys, torch, torch.distributed as dist
+from ignite_tips import process_group, wrap_model
 torch.set_num_threads(1)
-dist.init_process_group("gloo")
-torch.manual_seed(0)
-model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
-model = torch.nn.parallel.DistributedDataParallel(model)
-optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-generator = torch.Generator().manual_seed(dist.get_rank())
-for _ in range(20):
-    optimizer.zero_grad()
-    model(torch.randn(4, 8, generator=generator)).square().mean().backward()
-    optimizer.step()
-if dist.get_rank() == 0:
-    torch.save([dist.get_world_size(), *model.module.parameters()], sys.argv[1])
-dist.destroy_process_group()
+with process_group():
+    torch.manual_seed(0)
+    model = wrap_model(torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1)))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    generator = torch.Generator().manual_seed(dist.get_rank())
+    for _ in range(20):
+        optimizer.zero_grad()
+        model(torch.randn(4, 8, generator=generator)).square().mean().backward()
+        optimizer.step()
+    if dist.get_rank() == 0:
+        torch.save([dist.get_world_size(), *model.module.parameters()], sys.argv[1])
 """
 _WAIT = """
 import os, pathlib, sys, time
