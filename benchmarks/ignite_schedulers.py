@@ -46,7 +46,7 @@ def _compare(row: str, mode: Mode, attach: Attach) -> str:
     expected, _ = native_loop(row, mode)
     try:
         used = _train(Setup(row, mode), mode, attach)
-    except Exception as error:
+    except Exception as error:  # that Ignite raises, and what, is a cell of the table
         return type(error).__name__
     for iteration, (mine, theirs) in enumerate(zip(used, expected[:-1], strict=True), start=1):
         for (rate, momentum), (expected_rate, expected_momentum) in zip(mine, theirs, strict=True):

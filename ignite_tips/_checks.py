@@ -20,7 +20,7 @@ def describe(value: object) -> str:
         >>> describe(-1.0), describe("x")
         ('-1.0', "'x' (str)")
     """
-    text = repr(value)
+    text = " ".join(repr(value).split())  # the repr of a module or an optimizer has many lines
     if len(text) > 80:
         text = text[:77] + "..."
     plain_number = isinstance(value, Real) and not isinstance(value, bool)

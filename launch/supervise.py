@@ -46,7 +46,7 @@ def _import_torch_quietly() -> None:
     warnings.simplefilter("ignore")
     inherited = os.environ.get("TORCH_CPP_LOG_LEVEL")
     os.environ["TORCH_CPP_LOG_LEVEL"] = inherited or "FATAL"
-    import torch  # noqa: F401
+    import torch  # noqa: F401  # now, while what it logs at its import is silenced
 
     if inherited is None:
         del os.environ["TORCH_CPP_LOG_LEVEL"]

@@ -109,6 +109,8 @@ def layerwise_lr_groups(
     check_number("decay", decay, gt=0, le=1)
     if isinstance(layers, str) or not isinstance(layers, Sequence):
         raise TypeError(f"layers must be a list of patterns, got {describe(layers)}")
+    if not layers:
+        raise ValueError("layers must have at least one pattern, got none")
     rules: dict[str, Mapping[str, Any]] = {}
     for index, layer in enumerate(layers):
         patterns = as_patterns(layer)

@@ -37,7 +37,7 @@ def run_with_torchinfo(model: nn.Module, args: Sequence[Any], keywords: Mapping[
     call = _Call(model, args, keywords)
     try:
         found = torchinfo.summary(call, input_data=torch.zeros(1), mode="eval", verbose=0, cache_forward_pass=False)
-    except Exception:
+    except Exception:  # what torchinfo cannot count is told as not known; the table is ours and stands without
         return None
     finally:
         clear_cached_forward_pass()  # torchinfo keeps the modules of every model that it saw
@@ -62,7 +62,7 @@ def torchsummary_table(model: nn.Module, args: Sequence[Any], device: torch.devi
         stack.enter_context(contextlib.redirect_stdout(printed))
         try:
             torchsummary.summary(model, sizes, batch_size=len(args[0]), device=device.type)
-        except Exception as error:
+        except Exception as error:  # it fails in many undocumented ways
             raise RuntimeError(
                 f"torchsummary fails on this model ({type(error).__name__}: {error}); leave backend out to see it"
             ) from error

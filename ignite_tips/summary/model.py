@@ -142,7 +142,7 @@ def _run(model: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any], call
     model.eval()
     try:
         model(*args, **keywords)
-    except Exception as error:
+    except Exception as error:  # whatever the model raises, the layer and its shapes are what is missing to mend it
         names = {module: name for name, module in model.named_modules()}
         module, shapes = calls.running[-1] if calls.running else (model, "")
         where = f"layer {names[module]!r} ({type(module).__name__})" if names[module] else type(module).__name__

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from ignite_tips._checks import check_choice, check_instance, check_integer, check_keys, check_number, describe
 
@@ -51,5 +52,6 @@ def test_numbers_within_bounds_come_back_as_they_are(value: float) -> None:
 
 
 def test_long_values_are_shortened() -> None:
-    """An error stays one line however big the value was."""
+    """An error stays one line however big the value was, and however many lines its repr has."""
     assert len(describe("x" * 1000)) < 100
+    assert "\n" not in describe(nn.Sequential(nn.ReLU(), nn.ReLU()))

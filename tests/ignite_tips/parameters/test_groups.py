@@ -165,6 +165,7 @@ def test_a_layer_may_have_several_patterns_and_nothing_may_be_left() -> None:
         (["stem.*"], {"decay": 1.5}, ValueError, "decay must be > 0 and <= 1, got 1.5"),
         (["stem.*"], {"decay": 0}, ValueError, "decay must be > 0 and <= 1, got 0"),
         (["stem.*"], {"lr": -1}, ValueError, "lr must be >= 0, got -1"),
+        ([], {}, ValueError, "layers must have at least one pattern, got none"),
         (["stm.*"], {}, ValueError, r"pattern 'stm.\*' matches no parameter"),
     ],
 )
