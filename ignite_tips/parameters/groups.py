@@ -142,9 +142,9 @@ def group_names(optimizer: Optimizer) -> list[str]:
         ['head', '1']
     """
     names = [str(group.get("name", index)) for index, group in enumerate(optimizer.param_groups)]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"the optimizer's param groups must have different names, got {name!r} twice")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the optimizer's param groups must have different names, got {twice!r} twice")
     return names
 
 

@@ -202,6 +202,30 @@ def test_two_groups_of_one_name_are_an_error() -> None:
         group_names(optimizer)
 
 
+def test_names_are_compared_once_for_each_group() -> None:
+    """Telling whether names differ does not compare each with every other."""
+    comparisons = 0
+
+    class Name(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __str__(self) -> str:
+            return self
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal comparisons
+            comparisons += 1
+            return str.__eq__(self, other)
+
+    names = [Name(f"group {index}") for index in range(300)]
+    groups = [{"params": nn.Parameter(torch.ones(1)), "name": name} for name in names]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    comparisons = 0
+    assert group_names(optimizer) == names
+    assert comparisons <= 2 * len(names)
+
+
 @given(
     st.sets(st.sampled_from(["stem.*", "body.0.*", "body.1.*", "body.2.weight", "head.bias"])),
     st.sets(st.sampled_from(["biases", "norms", "head.*", "*.weight"])),
