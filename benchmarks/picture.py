@@ -13,6 +13,7 @@ __all__ = ["draw"]
 
 INK, SOFT, GRID = "#1f2933", "#66727f", "#e3e8ee"
 OURS, OTHERS, HAND = "#d1495b", "#3d6d99", "#9aa5b1"
+COLORS = {"hand-written PyTorch": HAND, "Ignite with our handlers": OURS}
 STYLE = {"font.size": 9, "text.color": INK, "axes.labelcolor": SOFT, "ytick.color": INK, "xtick.color": SOFT}
 LEFT = {"ha": "left", "va": "center", "fontsize": 9}
 
@@ -40,7 +41,7 @@ def draw(results: dict[str, list[Table]], machine: str = "") -> "Figure":
 def _draw_training(part: "SubFigure", table: Table | None) -> None:
     if table is None:
         return
-    _title(part, "All tips on: time of an update over the hand-written PyTorch loop's", "less is better; quartiles")
+    _title(part, "All tips on: an update over the hand-written one", "less is better")
     kinds = list(dict.fromkeys((row[0], row[1]) for row in table.rows))
     loops = list(dict.fromkeys(str(row[2]) for row in table.rows))
     tasks = list(dict.fromkeys(task for task, _ in kinds))
@@ -48,21 +49,24 @@ def _draw_training(part: "SubFigure", table: Table | None) -> None:
     for axes, task in zip([grid] if len(tasks) == 1 else grid, tasks, strict=True):
         for record in table.records(task=task):
             place, fused = loops.index(record["loop"]), record["AdamW"] == "fused"
-            color = OURS if "our" in record["loop"] else HAND if "hand" in record["loop"] else OTHERS
+            color = COLORS.get(record["loop"], OTHERS)
             _mark(axes, record["÷ hand-written"], place + (0.17 if fused else -0.17), color, hollow=fused)
+        for record in table.records(task=task, loop="hand-written PyTorch"):
+            axes.axvline(record["bar"].most, color=OURS, linestyle="--", linewidth=1, zorder=1)
         axes.set_title(task, fontsize=10, color=INK, loc="left")
         axes.set_yticks(range(len(loops)), loops)
         _bar_line(axes)
     axes.invert_yaxis()
     axes.plot([], [], "o", color=SOFT, label="AdamW")
     axes.plot([], [], "o", color=SOFT, markerfacecolor="white", label="AdamW, fused")
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.plot([], [], "--", color=OURS, label="the most that ours may take")
+    _legend(part, axes)
 
 
 def _draw_peers(part: "SubFigure", peers: list[tuple[str, Table]]) -> None:
     if not peers:
         return
-    _title(part, "Each tip alone: what ours costs over what the others cost", "left of the line ours costs less")
+    _title(part, "Each tip alone: our cost over theirs", "left of the line ours is less; quartiles")
     axes: Axes = part.subplots()
     names, place = [], 0.0
     for benchmark, table in peers:
@@ -89,35 +93,42 @@ def _draw_peers(part: "SubFigure", peers: list[tuple[str, Table]]) -> None:
         if toolkit:
             axes.text(1.01, at, toolkit, transform=axes.get_yaxis_transform(), color=OTHERS, **LEFT)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.set_ylim(place - 0.4, -0.6)
     _bar_line(axes)
     axes.plot([], [], "o", color=HAND, label="÷ by hand")
-    axes.plot([], [], "o", color=OTHERS, label="÷ best toolkit, named at the right")
-    axes.legend(frameon=False, fontsize=8, loc="lower left")
+    axes.plot([], [], "o", color=OTHERS, label="÷ best toolkit (at the right)")
+    _legend(part, axes)
 
 
 def _draw_growth(part: "SubFigure", tables: dict[str, Table]) -> None:
     if not tables:
         return
-    _title(
-        part, "Growth: what a tip adds to an update, µs", "with more parameter tensors (above) and param groups (below)"
-    )
+    _title(part, "Growth: what a tip adds to an update, µs", "by tensors above, by param groups of ten below")
     tips = list(dict.fromkeys(row[0] for row in tables["tensors"].rows))
     grid: Any = part.subplots(2, len(tips), sharey="row", squeeze=False)
     for line, what in zip(grid, ("tensors", "groups"), strict=True):
         for axes, tip in zip(line, tips, strict=True):
             records = tables[what].records(tip=tip)
             for column, color, style in (("by hand, µs", HAND, "--"), ("ours, µs", OURS, "-")):
-                points = [(record[what], record[column]) for record in records if record[column] is not None]
+                # What is less than a microsecond is noise.
+                points = [(record[what], max(record[column], 1)) for record in records if record[column] is not None]
                 if points:
                     axes.plot(*zip(*points, strict=True), style, color=color, marker="o", markersize=3, linewidth=1.6)
-            axes.set(xscale="log", yscale="log", ylim=(0.5, None), xlabel=what)
+            axes.set(xscale="log", yscale="log", xlabel=what)
+            axes.tick_params(which="minor", length=0)
+            axes.tick_params(which="major", length=0)
+            axes.grid(color=GRID)
             if what == "tensors":
                 axes.set_title(tip, fontsize=9, color=INK)
             _clean(axes)
     grid[0][0].plot([], [], "--", color=HAND, label="by hand")
     grid[0][0].plot([], [], "-", color=OURS, label="ours")
-    grid[0][0].legend(frameon=False, fontsize=8)
+    _legend(part, grid[0][0])
+
+
+def _legend(part: "SubFigure", axes: "Axes") -> None:
+    part.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=8, loc="upper right", ncols=3)
 
 
 def _mark(axes: "Axes", value: Spread, place: float, color: str, *, hollow: bool = False) -> None:
@@ -128,10 +139,10 @@ def _mark(axes: "Axes", value: Spread, place: float, color: str, *, hollow: bool
 
 
 def _bar_line(axes: "Axes") -> None:
-    axes.axvline(1, color=INK, linewidth=0.9, zorder=0)
+    axes.axvline(1, color=INK, linewidth=1.1, zorder=1)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    axes.grid(axis="x", color=GRID)
+    axes.grid(axis="x", color=GRID, zorder=0)
     _clean(axes)
 
 
