@@ -94,12 +94,12 @@ class GradientNormClipper(GradientClipper):
         self._surely_within = min(max_norm / _ROUNDING - EPSILON, float_info.max)
 
     def _clip(self, engine: Engine) -> None:
-        if not self._clip_by_products(engine):
+        if not (self._gradients.are_large and self._clip_by_products(engine)):
             super()._clip(engine)
 
     def _clip_by_products(self, engine: Engine) -> bool:
         """Do all that is to do with a cheaper norm, where it serves; return whether it did."""
-        if not self._gradients.are_large or self._norm_type != 2.0 or self._has_peers:
+        if self._norm_type != 2.0 or self._has_peers:
             return False
         gradients = self._gradients.collect()
         if len(gradients) != 1 or not all(g.layout is torch.strided and g.is_contiguous() for g in gradients[0]):
