@@ -2,16 +2,26 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CONSTRAINTS := constraints.txt
 READY := $(VENV)/ready
-PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
-.PHONY: demo test check bench docs screenshots clean
+.PHONY: demo test test-lowest test-newest check bench docs screenshots clean
 
 demo: $(READY)
 	$(BIN)/ignite-launch --nproc 2 examples/digits.py
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# The oldest of all that setup.cfg admits, and the newest. Off CPU-only indexes each downloads gigabytes of torch.
+test-lowest:
+	mkdir -p build
+	$(PYTHON) -m tools.lowest > build/lowest.txt
+	$(MAKE) test VENV=.venv-lowest CONSTRAINTS=build/lowest.txt
+
+test-newest:
+	$(MAKE) test VENV=.venv-newest CONSTRAINTS=/dev/null
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -33,7 +43,7 @@ docs: $(READY)
 	@echo "open site/index.html"
 
 clean:
-	rm -rf $(VENV) build dist site *.egg-info runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+	rm -rf .venv* build dist site *.egg-info runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
 
 $(READY): setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -9,7 +9,7 @@ from ignite.engine import Engine
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_instance
-from ignite_tips.events import OptimizerEvents, current_step, for_optimizer, hold_optimizer_events
+from ignite_tips.events import OptimizerEvents, for_optimizer, hold_optimizer_events, is_updating
 
 __all__ = ["Attachment", "acts_last", "looks_only"]
 
@@ -66,8 +66,10 @@ class Attachment:
             self.add_handler(engine, for_optimizer(optimizer, event), function)
             return
 
+        is_own = is_updating(engine, optimizer)
+
         def handler(engine: Engine) -> None:  # no filter of Ignite's, which would triple the cost of the call
-            if current_step(engine).optimizer is optimizer:
+            if is_own():
                 function(engine)
 
         handler.optimizer, handler.function = optimizer, function  # type: ignore[attr-defined]  # for acts_last

@@ -22,7 +22,6 @@ Neither fires for an update that does not happen: a micro-batch of an accumulati
 
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, cast
 
 from ignite.engine import CallableEventWithFilter, Engine, EventEnum, Events, EventsList
@@ -40,6 +39,7 @@ __all__ = [
     "for_optimizer",
     "hold_optimizer_events",
     "is_optimizer_event",
+    "is_updating",
 ]
 
 
@@ -52,6 +52,10 @@ class OptimizerEvents(EventEnum):
 
     STEP_STARTED = "optimizer_step_started"
     STEP_COMPLETED = "optimizer_step_completed"
+
+    def __format__(self, format_spec: str) -> str:
+        # Ignite formats the event at every firing, for a log that is seldom read; Enum's way takes half of that time.
+        return self._value_
 
 
 _EVENT_TO_ATTR = dict.fromkeys(OptimizerEvents, "optimizer_step")
@@ -163,6 +167,19 @@ def current_step(engine: Engine) -> OptimizerStep:
     return tracker.step
 
 
+def is_updating(engine: Engine, optimizer: Optimizer) -> Callable[[], bool]:
+    """Return a function for handlers of OptimizerEvents: whether it is ``optimizer`` that makes the update under way.
+
+    The optimizer's events have to be attached.
+    """
+    tracker = _trackers[engine]
+
+    def is_updating_now() -> bool:
+        return tracker.step is not None and tracker.step.optimizer is optimizer
+
+    return is_updating_now
+
+
 class _StepTracker:
     """The attached optimizers of one engine, and the update under way."""
 
@@ -187,45 +204,17 @@ class _StepTracker:
 
     def attach(self, optimizer: Optimizer) -> "_Attached":
         if optimizer not in self.attached:
-            self.attached[optimizer] = _Attached(StepHooks(optimizer, self), self.places)
+            self.attached[optimizer] = _Attached(self, optimizer, self.places)
             self.places += 1
             counts = self.state.optimizer_steps
             counts.extend([0] * (self.places - len(counts)))
         return self.attached[optimizer]
 
-    # What follows runs in every update. Events are compared by identity, for Ignite's == of events is slow, and an
-    # event that nobody handles is not fired.
-
-    def open_step(self, optimizer: Optimizer) -> OptimizerStep | None:
-        engine: Any = self._engine()
-        last = engine.last_event_name
-        if last is None or last is _COMPLETED or last is _TERMINATE:
-            return None
-        run = engine._internal_run_generator
-        if run is not None and run.gi_frame is None:  # a run that raised: it fires no last event and leaves this behind
-            return None
-        return OptimizerStep(optimizer, engine.state.optimizer_steps[self.attached[optimizer].place] + 1)
-
-    def on_step_started(self, step: OptimizerStep) -> None:
-        # Ignite has no public way to ask for handlers; without any there is nothing to unscale gradients for.
-        if self.engine._event_handlers.get(_STEP_STARTED):
-            if step.grad_scale is not None:
-                step.unscale()
-            self._fire(_STEP_STARTED, step)
-
-    def on_step_completed(self, step: OptimizerStep) -> None:
-        engine = self.engine
-        state: Any = engine.state
-        state.optimizer_steps[self.attached[step.optimizer].place] += 1
-        if engine._event_handlers.get(_STEP_COMPLETED):
-            self._fire(_STEP_COMPLETED, step)
-        else:
-            state.optimizer_step += 1
-
-    def _fire(self, event: OptimizerEvents, step: OptimizerStep) -> None:
+    def fire(self, event: OptimizerEvents, step: OptimizerStep) -> None:
+        """Fire an event of the update under way."""
         outer, self.step = self.step, step
-        engine = self.engine
-        state: Any = engine.state
+        engine: Any = self._engine()
+        state = engine.state
         state.optimizer_step += 1  # in its own events an update counts already, as an iteration does
         try:
             engine._fire_event(event)  # fire_event() would look the event up in a list once more
@@ -234,14 +223,47 @@ class _StepTracker:
             self.step = outer
 
 
-@dataclass
 class _Attached:
-    """One optimizer's hooks, its place in the counts, and who wants them."""
+    """One attached optimizer: its hooks, its place in the counts, and who wants them."""
 
-    hooks: StepHooks
-    place: int
-    kept_by_user: bool = False
-    holds: int = 0
+    # open_step and what follows it run in every update. Events are compared by identity, for Ignite's == of events is
+    # slow, and an event that nobody handles is not fired.
+
+    def __init__(self, tracker: _StepTracker, optimizer: Optimizer, place: int) -> None:
+        self.hooks = StepHooks(optimizer, self)
+        self.place = place
+        self.kept_by_user = False
+        self.holds = 0
+        self._tracker = tracker
+        self._engine: Callable[[], Any] = weakref.ref(tracker.engine)
+
+    def open_step(self, optimizer: Optimizer) -> OptimizerStep | None:
+        engine = self._engine()
+        if engine is None:
+            return None
+        last = engine.last_event_name
+        if last is None or last is _COMPLETED or last is _TERMINATE:
+            return None
+        run = engine._internal_run_generator
+        if run is not None and run.gi_frame is None:  # a run that raised: it fires no last event and leaves this behind
+            return None
+        return OptimizerStep(optimizer, engine.state.optimizer_steps[self.place] + 1)
+
+    def on_step_started(self, step: OptimizerStep) -> None:
+        # Ignite has no public way to ask for handlers; without any there is nothing to unscale gradients for.
+        if self._engine()._event_handlers.get(_STEP_STARTED):
+            if step.grad_scale is not None:
+                step.unscale()
+            self._tracker.fire(_STEP_STARTED, step)
+
+    def on_step_completed(self, step: OptimizerStep) -> None:
+        engine = self._engine()
+        state = engine.state
+        state.optimizer_steps[self.place] += 1
+        if engine._event_handlers.get(_STEP_COMPLETED):
+            self._tracker.fire(_STEP_COMPLETED, step)
+        else:
+            state.optimizer_step += 1
 
 
 _trackers: weakref.WeakKeyDictionary[Engine, _StepTracker] = weakref.WeakKeyDictionary()

@@ -19,11 +19,11 @@ from ignite_tips.events import OptimizerEvents, current_step
 from ignite_tips.gradients.late_norms import LateNorms, can_be_dropped_by_device
 from ignite_tips.gradients.norms import (
     clip_coefficient,
+    coefficient_on_host,
     nonfinite_kinds,
     scale_gradients,
     tensor_norms,
     total_norm,
-    unclamped_coefficient,
 )
 from ignite_tips.gradients.optimizer_gradients import OptimizerGradients, parameter_names
 from ignite_tips.notices import announce
@@ -124,22 +124,27 @@ class GradientClipper(ABC):
         """Return the norm of all gradients if they are sure to be within bounds, at a lower price than to clip."""
         return None
 
+    def _collect(self) -> tuple[list[list[Tensor]], list[Sequence[Tensor]]]:
+        """Return the gradients in lists, and their norms."""
+        gradients = self._gradients.collect()
+        try:
+            return gradients, self._measure(gradients)
+        except NotImplementedError:  # older torch has no norm of a sparse tensor; to look for one costs more
+            if not self._gradients.expect_sparse(gradients):
+                raise
+        return self._collect()
+
     def _clip(self, engine: Engine) -> None:
         if self._late is not None:
             self._raise_late(engine)
-        gradients = self._gradients.collect()
-        try:
-            each = self._measure(gradients)
-        except NotImplementedError:  # torch has no norm of a sparse tensor; to look for one every time costs more
-            if not self._gradients.expect_sparse():
-                raise
-            gradients = self._gradients.collect()
-            each = self._measure(gradients)
+        gradients, each = self._collect()
         metrics = engine.state.metrics
         within = self._norm_within_bounds(each)
         if within is not None:
             metrics[self._norm_name], metrics[self._coefficient_name] = within, 1.0
             return
+        if self._gradients.expect_sparse(gradients):  # newer torch measures them, but cannot clamp them
+            gradients, each = self._collect()
         norms = [
             total_norm(listed, self._norm_type) if listed else torch.zeros((), device=self._gradients.device)
             for listed in each
@@ -155,15 +160,15 @@ class GradientClipper(ABC):
         metrics[self._norm_name], metrics[self._coefficient_name] = told, factor
 
     def _scale(
-        self, engine: Engine, gradients: list[Tensor], norm: Tensor, bound: float | Tensor, *, whole: bool
+        self, engine: Engine, gradients: list[Tensor], norm: Tensor, bound: float, *, whole: bool
     ) -> Tensor | float:
         """Scale gradients of this norm into the bound; ``whole``: they are all that the optimizer has."""
         value: Tensor | float
         if self._gradients.on_host:
-            factor = unclamped_coefficient(norm, bound)
-            value = factor.item()
+            value = coefficient_on_host(norm, bound)
             if value >= 1:
                 return 1.0
+            factor = torch.scalar_tensor(value, dtype=norm.dtype)
         else:
             factor = value = clip_coefficient(norm, bound)
         if whole and self._folds(engine):

@@ -86,9 +86,9 @@ class OptimizerGradients:
             return [[g for p in self.parameters[0] if (g := p.grad) is not None]]
         return [[g for p in parameters if (g := p.grad) is not None] for parameters in self.parameters]
 
-    def expect_sparse(self) -> bool:
-        """Look for sparse gradients from now on, which costs a little; return whether there are any now."""
-        if self._has_sparse or not any(p.grad is not None and p.grad.is_sparse for p in chain(*self.parameters)):
+    def expect_sparse(self, gradients: list[list[Tensor]]) -> bool:
+        """Look for sparse gradients from now on, which costs a little, if there are any; return whether that is new."""
+        if self._has_sparse or not any(gradient.is_sparse for listed in gradients for gradient in listed):
             return False
         self._has_sparse, self.uniform, self.are_large = True, False, False
         return True

@@ -19,24 +19,26 @@ def unit_norms(tensor: Tensor) -> Tensor:
     """
     dtype = torch.float32 if tensor.dtype.itemsize == 2 else None  # 16 bits are too few to sum squares in
     dims = tuple(range(1, tensor.dim())) or None
-    norms: Tensor = torch.linalg.vector_norm(tensor.detach(), 2.0, dims, keepdim=dims is not None, dtype=dtype)
+    norms: Tensor = torch.linalg.vector_norm(tensor, 2.0, dims, keepdim=dims is not None, dtype=dtype)
     return norms
 
 
-@torch.no_grad()
 def clip_units(
     weights: Tensor, gradient: Tensor, gradient_norms: Tensor, clipping: float, eps: float, *, on_host: bool
 ) -> Tensor | float:
     """Scale a gradient in place so that each unit's norm is at most ``clipping`` times that of its weights.
+
+    To be called under ``torch.no_grad``.
 
     Returns:
         The smallest factor of a unit, over all ranks: a number if the values are ``on_host``, so that nothing is
         multiplied in vain.
     """
     largest = unit_norms(weights).clamp_min(eps) * clipping
-    factors = torch.where(
-        gradient_norms > largest, largest / gradient_norms.clamp_min(_SMALLEST_NORM), torch.ones_like(largest)
-    )
+    too_large = gradient_norms > largest
+    if on_host and not isinstance(too_large, DTensor) and not too_large.any():
+        return 1.0
+    factors = torch.where(too_large, largest / gradient_norms.clamp_min(_SMALLEST_NORM), 1.0)
     smallest = whole(factors).min() if factors.numel() else torch.ones(())
     if on_host and smallest.item() >= 1:
         return 1.0

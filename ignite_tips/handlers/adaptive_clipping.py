@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from ignite_tips._checks import check_instance, check_number
 from ignite_tips.gradients.clipper import GradientClipper
-from ignite_tips.gradients.norms import smallest
+from ignite_tips.gradients.norms import smallest, tensor_norms
 from ignite_tips.gradients.unit_norms import clip_units, unit_norms, whole
 from ignite_tips.parameters.selection import select_parameters
 
@@ -73,11 +73,12 @@ class AdaptiveGradientClipper(GradientClipper):
         self._clipping, self._eps = clipping, eps
         self._unit_norms: list[Tensor] = []
 
+    @torch.no_grad()
     def _measure(self, gradients: list[list[Tensor]]) -> list[Sequence[Tensor]]:
         self._unit_norms = [unit_norms(gradient) for gradient in gradients[0]]
-        totals = [torch.linalg.vector_norm(whole(norms)) for norms in self._unit_norms]
-        return [[total.to(totals[0].device, non_blocking=True) for total in totals]]
+        return [tensor_norms([whole(norms) for norms in self._unit_norms])]
 
+    @torch.no_grad()
     def _shrink(self, engine: Engine, gradients: list[list[Tensor]], norms: list[Tensor]) -> Tensor | float:
         on_host = self._gradients.on_host
         with_gradients = (p for p in self._gradients.parameters[0] if p.grad is not None)

@@ -1,7 +1,7 @@
 """Gradient clipping to a given bound, of the norm or of each value."""
 
 from collections.abc import Sequence
-from math import hypot, inf, isfinite
+from math import hypot, isfinite
 from sys import float_info
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from ignite_tips._checks import check_number
 from ignite_tips.events import current_step
 from ignite_tips.gradients.clipper import GradientClipper
-from ignite_tips.gradients.norms import EPSILON, clamp_gradients, product_norm, smallest, tensor_norms, total_norm
+from ignite_tips.gradients.norms import EPSILON, clamp_gradients, largest_magnitude, product_norm, smallest
 
 __all__ = ["GradientNormClipper", "GradientValueClipper"]
 
@@ -94,12 +94,12 @@ class GradientNormClipper(GradientClipper):
         self._surely_within = min(max_norm / _ROUNDING - EPSILON, float_info.max)
 
     def _clip(self, engine: Engine) -> None:
-        if not self._clip_by_products(engine):
+        if not (self._gradients.are_large and self._clip_by_products(engine)):
             super()._clip(engine)
 
     def _clip_by_products(self, engine: Engine) -> bool:
         """Do all that is to do with a cheaper norm, where it serves; return whether it did."""
-        if not self._gradients.are_large or self._norm_type != 2.0 or self._has_peers:
+        if self._norm_type != 2.0 or self._has_peers:
             return False
         gradients = self._gradients.collect()
         if len(gradients) != 1 or not all(g.layout is torch.strided and g.is_contiguous() for g in gradients[0]):
@@ -187,7 +187,7 @@ class GradientValueClipper(GradientClipper):
         on_host = self._gradients.on_host
         if on_host and norms[0].item() * _ROUNDING <= self._clip_value:  # no value is larger than the norm
             return 1.0
-        largest = total_norm(tensor_norms(gradients[0], inf, uniform=self._gradients.uniform), inf)
+        largest = largest_magnitude(gradients[0], uniform=self._gradients.uniform)
         factor = (self._clip_value / largest).clamp_(max=1.0)
         if on_host and factor.item() >= 1:
             return 1.0

@@ -1,5 +1,6 @@
 """A DDP wrapper that follows requires_grad in place: gradients averaged, hooks and options kept, misuse refused."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -75,9 +76,12 @@ OPTIONS: list[dict[str, Any]] = [
     {"gradient_as_bucket_view": True},
     {"find_unused_parameters": True},
     {"static_graph": True},
-    {"forward_sync_buffers": False},
-    {"bucket_cap_mb": 1, "batched_grad_copy": True},
+    {"broadcast_buffers": False, "bucket_cap_mb": 1},
+    {"forward_sync_buffers": False},  # since torch 2.13, as the next
+    {"batched_grad_copy": True},
 ]
+_KNOWN = inspect.signature(DistributedDataParallel).parameters
+OPTIONS = [options for options in OPTIONS if options.keys() <= _KNOWN.keys()]
 
 
 def _freeze_and_unfreeze(rank: int, world_size: int) -> list[tuple[float, bool, list[str]]]:

@@ -349,7 +349,7 @@ def test_a_freezer_keeps_no_engine_alive() -> None:
 def test_a_script_module_is_refused() -> None:
     """TorchScript takes no changes to its modules."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated")
         scripted = torch.jit.script(nn.Linear(2, 2))
     with pytest.raises(TypeError, match="model must not be a ScriptModule"):
         ParameterFreezer(scripted, "weight").attach(Engine(lambda engine, batch: None))

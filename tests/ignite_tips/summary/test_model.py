@@ -195,9 +195,9 @@ def test_no_model_is_kept_alive() -> None:
         (
             nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(10, 2))),
             {"input_size": (2, 3, 4)},
-            "the input must fit the model, but layer '1.0' (Linear) got [2, 12]: mat1 and mat2 shapes cannot be",
+            "the input must fit the model, but layer '1.0' (Linear) got [2, 12]: ",
         ),
-        (nn.Linear(3, 2), {"input_size": (2, 4)}, "the input must fit the model, but Linear got [2, 4]: mat1 and mat2"),
+        (nn.Linear(3, 2), {"input_size": (2, 4)}, "the input must fit the model, but Linear got [2, 4]: "),
         (
             nn.Linear(3, 2),
             {"example": (torch.ones(3), torch.ones(3))},

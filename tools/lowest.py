@@ -1,0 +1,28 @@
+"""Print setup.cfg's lower bounds as pip constraints, and constraints.txt's versions of what only the tests need."""
+
+import re
+import sys
+from configparser import ConfigParser
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def main() -> None:
+    """Print them, a line each."""
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    oldest = config["options"]["python_requires"].removeprefix(">=")
+    if oldest != "{}.{}".format(*sys.version_info):
+        sys.exit(f"this must be run by Python {oldest}, the oldest that setup.cfg admits: make test-lowest PYTHON=...")
+    for requirement in config["options"]["install_requires"].split():
+        print(requirement.replace(">=", "=="))
+    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
+    for extra in ("plot", "examples", "dev"):
+        for requirement in config["options.extras_require"][extra].split():
+            name = re.split("[>=]", requirement)[0]
+            print(f"{name}=={pinned[name]}")
+
+
+if __name__ == "__main__":
+    main()
