@@ -29,7 +29,7 @@ LAYER_2 = {
 }
 # Files that others of their own layer may import, beside the files of one folder.
 SHARED = {"attachment", "distributed", "events", "notices", "optimizer_step", "rewrapping"}
-SHARED |= {"parameters.groups", "parameters.selection"}
+SHARED |= {"parameters.groups", "parameters.selection", "parameters.shards"}
 MODULES = sorted(path for path in (ROOT / "ignite_tips").rglob("*.py") if path.name != "__init__.py")
 
 

@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim import Optimizer
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ignite_tips.parameters.selection import FrozenParameters, as_patterns, freeze_parameters, select_parameters
+from ignite_tips.parameters.shards import lay_out_shards
 from ignite_tips.rewrapping import check_rewrappable, find_wrappers, rewrap_model
 
 __all__ = ["ModelPart", "check_freezable", "tell_wrappers"]
@@ -45,14 +46,14 @@ class ModelPart:
     @property
     def parameters(self) -> list[nn.Parameter]:
         """The parameters, as they are in the model now."""
-        _lay_out_shards(self.model)
+        lay_out_shards(self.model)
         return list(select_parameters(self.model, self.patterns).values())
 
     def set_frozen(self, frozen: bool) -> bool:
         """Freeze or unfreeze the part; return whether that changed anything. Then call ``tell_wrappers``."""
         if frozen == self.is_frozen:
             return False
-        _lay_out_shards(self.model)
+        lay_out_shards(self.model)
         if self._frozen is None:
             check_freezable(self.model, self.parameters)
             self._frozen = freeze_parameters(self.model, self.patterns)
@@ -118,14 +119,6 @@ def check_freezable(model: nn.Module, parameters: Iterable[nn.Parameter]) -> Non
             raise TypeError("model must not be a ScriptModule, whose modules take no changes; freeze before scripting")
     for wrapper in find_wrappers(model, parameters):
         check_rewrappable(wrapper)
-
-
-def _lay_out_shards(model: nn.Module) -> None:
-    # After an evaluation fully_shard leaves whole copies of the parameters in the modules. What happens to those is
-    # forgotten; the shards are the parameters.
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
 
 
 _claims: WeakIdKeyDictionary = WeakIdKeyDictionary()
