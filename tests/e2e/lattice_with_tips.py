@@ -105,8 +105,8 @@ class Job:
     def _note_rates(self, engine: Engine, optimizer: torch.optim.Optimizer) -> None:
         self.rates.append([group["lr"] for group in optimizer.param_groups])
 
-    def save_and_stop(self, folder: Path) -> None:
-        """Let Ignite save all after the second epoch, and end the run there.
+    def save(self, folder: Path) -> None:
+        """Let Ignite save all after the second epoch of the run to come.
 
         fully_shard shares nothing between ranks but gradients: each has shards and BatchNorm's statistics of its own,
         and so a file of its own. With DDP rank 0's file is every rank's.
@@ -115,17 +115,16 @@ class Job:
         saver = DiskSaver(checkpoint_folder(folder, self.point, rank), save_on_rank=rank)
         checkpoint = Checkpoint(self.to_save, saver, save_on_rank=rank)
         self.trainer.add_event_handler(Events.EPOCH_COMPLETED(once=SAVED), checkpoint)
-        self.trainer.add_event_handler(Events.EPOCH_COMPLETED(once=SAVED), self.trainer.terminate)
 
     def load(self, folder: Path) -> None:
-        """Take up what ``save_and_stop`` saved in another process."""
+        """Take up what a job in another process saved."""
         (path,) = checkpoint_folder(folder, self.point, self.rank if self.point.strategy == "FSDP2" else 0).iterdir()
         Checkpoint.load_objects(self.to_save, torch.load(path, weights_only=True))
 
     def run(self) -> dict[str, Any]:
-        """Train to the end, or where ``save_and_stop`` says; return what is left of it on this rank."""
+        """Train to the end; return what is left of it on this rank."""
         self.trainer.run(self.train, max_epochs=EPOCHS)
-        assert self.trainer.should_terminate or self.trainer.state.metrics["0/grad_clip_coef"] < 1, "must be felt"
+        assert self.trainer.state.metrics["0/grad_clip_coef"] < 1, "the bound must be felt"
         return outcome(self.network, self.optimizers, self.rates)
 
 

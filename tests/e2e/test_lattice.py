@@ -20,27 +20,27 @@ def _select(strategy: str, precision: str, *, refused: bool) -> list[Point]:
 
 
 def _train_whole(rank: int, world_size: int, strategy: str, precision: str, folder: Path) -> list[str]:
-    """Train to the end, and a second job half-way, to a checkpoint; return where the end is not the oracle's."""
+    """Train to the end, with a checkpoint on the way; return where the end is not the oracle's."""
     found = []
     for point in _select(strategy, precision, refused=False):
         expected = train_by_hand(point, rank)
-        found += difference(f"{point}, whole", Job(point, rank).run(), expected)
-        half = Job(point, rank)
-        half.save_and_stop(folder)
-        half.run()
-        torch.save({"expected": expected, "rates": half.rates}, folder / f"{point}.{rank}")
+        torch.save(expected, folder / f"{point} by hand.{rank}")
+        job = Job(point, rank)
+        job.save(folder)
+        found += difference(f"{point}, whole", job.run(), expected)
     return found
 
 
 def _train_resumed(rank: int, world_size: int, strategy: str, precision: str, folder: Path) -> list[str]:
-    """Take up the checkpoints and train to the end; return where that is not the oracle's."""
+    """Train on from the checkpoints; return where the end is not the oracle's."""
     found = []
     for point in _select(strategy, precision, refused=False):
+        expected = torch.load(folder / f"{point} by hand.{rank}", weights_only=True)
         job = Job(point, rank)
         job.load(folder)
-        before = torch.load(folder / f"{point}.{rank}", weights_only=True)
-        job.rates += before["rates"]
-        found += difference(f"{point}, resumed", job.run(), before["expected"])
+        ended = job.run()
+        expected["rates"] = expected["rates"][-len(ended["rates"]) :]
+        found += difference(f"{point}, resumed", ended, expected)
     return found
 
 
