@@ -23,6 +23,7 @@ LAYER_2 = {
     "plot",
     "rewrapping",
     "schedules.fit",
+    "schedules.rivals",
     "schedules.validation_metric",
     "tensorboard.resumable_logger",
     "tensorboard.scalar_sinks",

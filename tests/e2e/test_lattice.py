@@ -47,8 +47,7 @@ def _train_resumed(rank: int, world_size: int, strategy: str, precision: str, fo
 @pytest.mark.distributed
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("strategy", WORLD_SIZES)
-# A frozen part makes no update, which is what the first is about; Ignite's trainer for GradScaler names CUDA.
-@pytest.mark.filterwarnings("ignore:SchedulerStepper found no update:UserWarning")
+# Ignite's trainer for GradScaler names CUDA.
 @pytest.mark.filterwarnings("ignore:.*CUDA is not available:UserWarning")
 def test_all_tips_on(strategy: str, precision: str, tmp_path: Path) -> None:
     """Bit for bit on every rank, run through, and resumed in new processes from the file that Ignite wrote."""
