@@ -5,12 +5,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim import Optimizer
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ignite_tips.parameters.selection import FrozenParameters, as_patterns, freeze_parameters, select_parameters
-from ignite_tips.parameters.shards import lay_out_shards
+from ignite_tips.parameters.shards import check_has_whole_parameters, lay_out_shards
 from ignite_tips.rewrapping import check_rewrappable, find_wrappers, rewrap_model
 
 __all__ = ["ModelPart", "check_freezable", "tell_wrappers"]
@@ -109,12 +108,8 @@ def tell_wrappers(parts: Sequence[ModelPart]) -> None:
 
 def check_freezable(model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
     """Raise TypeError or RuntimeError for a model that cannot follow a freeze."""
+    check_has_whole_parameters(model)
     for module in model.modules():
-        if isinstance(module, FullyShardedDataParallel):
-            raise TypeError(
-                "model must not be wrapped in FullyShardedDataParallel, which makes one tensor of many parameters; "
-                "shard it by fully_shard, or wrap it in DistributedDataParallel"
-            )
         if isinstance(module, torch.jit.ScriptModule):
             raise TypeError("model must not be a ScriptModule, whose modules take no changes; freeze before scripting")
     for wrapper in find_wrappers(model, parameters):

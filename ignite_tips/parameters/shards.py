@@ -1,9 +1,18 @@
-"""Models that ``fully_shard`` has sharded."""
+"""Models whose parameters are sharded: by ``fully_shard``, or by the older FullyShardedDataParallel."""
 
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 
-__all__ = ["lay_out_shards"]
+__all__ = ["check_has_whole_parameters", "lay_out_shards"]
+
+
+def check_has_whole_parameters(model: nn.Module) -> None:
+    """Raise TypeError where the model's parameters are pieces that do not say what they are pieces of."""
+    if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
+        raise TypeError(
+            "model must not be wrapped in FullyShardedDataParallel, which makes one tensor of many parameters; "
+            "shard it by fully_shard, or wrap it in DistributedDataParallel"
+        )
 
 
 def lay_out_shards(model: nn.Module) -> bool:
