@@ -193,12 +193,26 @@ class GradientClipper(ABC):
     def _end_epoch(self, engine: Engine) -> None:
         self._raise_late(engine)
         is_first, self._is_first_epoch = self._is_first_epoch, False
-        if is_first and self._skipped == 0 and is_passed_over(engine, self._optimizer):
-            warnings.warn(
-                f"{type(self).__name__} found no update of its {type(self._optimizer).__name__} in a whole epoch; "
-                "clip the optimizer that the trainer steps",
-                stacklevel=2,
-            )
+        if not is_first or self._skipped:
+            return
+        kind = type(self._optimizer).__name__
+        if is_passed_over(engine, self._optimizer):
+            what = f"no update of its {kind} in a whole epoch; clip the optimizer that the trainer steps"
+        elif self._has_nothing_to_clip(engine):
+            what = f"no gradient for its {kind} in a whole epoch; make the optimizer of the model's parameters, after "
+            what += "fully_shard, which replaces them"
+        else:
+            return
+        warnings.warn(f"{type(self).__name__} found {what}", stacklevel=2)
+
+    def _has_nothing_to_clip(self, engine: Engine) -> bool:
+        """Whether the last update had no gradient, nor is one there now, though parameters are to be trained."""
+        parameters = list(chain.from_iterable(self._gradients.parameters))
+        return (
+            any(parameter.requires_grad for parameter in parameters)
+            and all(parameter.grad is None for parameter in parameters)
+            and bool(engine.state.metrics.get(self._norm_name) == 0)
+        )
 
     def _tell_skipped(self, engine: Engine) -> None:
         # Clippers of several optimizers add up; what a loaded state counts is told once.
