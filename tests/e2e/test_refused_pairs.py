@@ -1,6 +1,7 @@
 """Pairs that cannot be right: each ends in a sentence, whoever says it, and never in wrong weights without a word."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -233,3 +234,10 @@ def test_a_pair_is_refused(pair: Callable[[Job], None]) -> None:
     with pytest.raises(Exception) as caught:  # noqa: PT011  # its kind and text are compared whole
         pair(Job())
     assert f"{caught.type.__name__}: {caught.value}" == REFUSED[pair]
+
+
+def test_the_page_on_combinations_has_each_sentence() -> None:
+    """Up to its remedy."""
+    page = (Path(__file__).parents[2] / "docs" / "combinations.md").read_text().replace("\\", "")
+    for sentence in REFUSED.values():
+        assert f" | {sentence.split('; ')[0]} |" in page
