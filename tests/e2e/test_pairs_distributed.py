@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from tests.support import run_distributed
 
 pytestmark = pytest.mark.distributed
 PER_UPDATE = tips.OptimizerEvents.STEP_COMPLETED
+EPOCHS = 4
 
 
 class Net(nn.Module):
@@ -54,33 +56,71 @@ def _batches(rank: int, count: int = 6) -> list[tuple[torch.Tensor, torch.Tensor
     return [(torch.randn(8, 4, generator=generator), torch.randn(8, 2, generator=generator)) for _ in range(count)]
 
 
-def _train(model: nn.Module, optimizer: Any, rank: int, epochs: int, accumulation: int = 1, count: int = 6) -> None:
-    trainer = create_supervised_trainer(model, optimizer, _loss, gradient_accumulation_steps=accumulation)
-    inner = getattr(model, "module", model)
+def _zero(model: nn.Module) -> ZeroRedundancyOptimizer:
+    return ZeroRedundancyOptimizer(model.parameters(), optimizer_class=torch.optim.SGD, lr=0.1, momentum=0.9)
+
+
+@dataclass(frozen=True)
+class Way:
+    """How ranks train together."""
+
+    wrap: Callable[[], nn.Module]
+    make_optimizer: Callable[[nn.Module], Any] = _sgd
+    accumulation: int = 1
+    count: int = 6  # batches
+    reduce_once: bool = False  # an accumulation, as no_sync() does
+
+    def prepare(self, model: Any, iteration: int) -> None:
+        if not self.reduce_once:
+            return
+        is_last = iteration % self.accumulation == 0
+        if isinstance(model, DistributedDataParallel):
+            model.require_backward_grad_sync = is_last
+        else:
+            model.set_requires_gradient_sync(is_last)
+
+
+_BF16 = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+WAYS = {
+    "accumulation across epochs": Way(lambda: DistributedDataParallel(_net()), accumulation=3, count=5),
+    "accumulation across epochs, FSDP2": Way(lambda: _net(sharded=True), accumulation=3, count=5),
+    "DDP, reduced once": Way(lambda: DistributedDataParallel(_net()), accumulation=3, reduce_once=True),
+    "FSDP2, reduced once": Way(lambda: _net(sharded=True), accumulation=3, reduce_once=True),
+    # A CPU has no BatchNorm of bfloat16 weights and float32 statistics.
+    "FSDP2 in bfloat16": Way(lambda: _net(sharded=True, norm=nn.LayerNorm, mp_policy=_BF16)),
+    "ZeRO": Way(lambda: DistributedDataParallel(_net()), _zero),
+    "gradients as views": Way(lambda: DistributedDataParallel(_net(), gradient_as_bucket_view=True)),
+}
+
+
+def _train(way: Way, model: nn.Module, optimizer: Any, rank: int) -> None:
+    trainer = create_supervised_trainer(model, optimizer, _loss, gradient_accumulation_steps=way.accumulation)
+    trainer.add_event_handler(Events.ITERATION_STARTED, lambda: way.prepare(model, trainer.state.iteration))
     tips.GradientNormClipper(optimizer, 0.1).attach(trainer)
     tips.SchedulerStepper(StepLR(optimizer, 4)).attach(trainer, PER_UPDATE)
-    freezer = tips.ParameterFreezer(inner, "body.*")
+    freezer = tips.ParameterFreezer(model, "body.*")
     freezer.attach(trainer, Events.EPOCH_STARTED(once=2), Events.EPOCH_STARTED(once=3))
-    trainer.run(_batches(rank, count), max_epochs=epochs)
+    trainer.run(_batches(rank, way.count), max_epochs=EPOCHS)
 
 
-def _loop(model: Any, optimizer: Any, rank: int, epochs: int, accumulation: int = 1, count: int = 6) -> None:
+def _loop(way: Way, model: Any, optimizer: Any, rank: int) -> None:
     """By hand: no Ignite, and nothing of ours."""
     inner, scheduler, iteration = getattr(model, "module", model), StepLR(optimizer, 4), 0
-    for epoch in range(1, epochs + 1):
+    for epoch in range(1, EPOCHS + 1):
         if epoch in (2, 3):
             for parameter in inner.body.parameters():
                 parameter.requires_grad_(epoch != 2)
                 parameter.grad = parameter.grad if epoch != 2 else None
             model = DistributedDataParallel(inner) if isinstance(model, DistributedDataParallel) else model
-        for x, y in _batches(rank, count):
-            if iteration % accumulation == 0:
+        for x, y in _batches(rank, way.count):
+            if iteration % way.accumulation == 0:
                 optimizer.zero_grad()
             iteration += 1
+            way.prepare(model, iteration)
             model.train()
             inner.body.train(epoch != 2)
-            (_loss(model(x), y) / accumulation).backward()
-            if iteration % accumulation == 0:
+            (_loss(model(x), y) / way.accumulation).backward()
+            if iteration % way.accumulation == 0:
                 nn.utils.clip_grad_norm_(inner.parameters(), 0.1)
                 optimizer.step()
                 scheduler.step()
@@ -91,32 +131,17 @@ def _loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def _compare(rank: int, world_size: int) -> list[str]:
-    ways: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], Any], dict[str, int]]] = {
-        "accumulation across epochs": (lambda: DistributedDataParallel(_net()), _sgd, {"accumulation": 3, "count": 5}),
-        "accumulation across epochs, FSDP2": (lambda: _net(sharded=True), _sgd, {"accumulation": 3, "count": 5}),
-        # A CPU has no BatchNorm of bfloat16 weights and float32 statistics.
-        "FSDP2 in bfloat16": (lambda: _net(sharded=True, norm=nn.LayerNorm, mp_policy=_BF16), _sgd, {}),
-        "ZeRO": (lambda: DistributedDataParallel(_net()), _zero, {}),
-        "gradients as views": (lambda: DistributedDataParallel(_net(), gradient_as_bucket_view=True), _sgd, {}),
-    }
     found = []
-    for name, (wrap, make_optimizer, options) in ways.items():
+    for name, way in WAYS.items():
         ends = []
         for train in (_train, _loop):
-            model = wrap()
-            optimizer = make_optimizer(model)
-            train(model, optimizer, rank, 4, **options)
-            optimizers = [] if name == "ZeRO" else [optimizer]
+            model = way.wrap()
+            optimizer = way.make_optimizer(model)
+            train(way, model, optimizer, rank)
+            optimizers = [] if name == "ZeRO" else [optimizer]  # whose state is on one rank for each parameter
             ends.append(outcome(getattr(model, "module", model), optimizers, []))
         found += difference(name, *ends)
     return found
-
-
-_BF16 = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-
-
-def _zero(model: nn.Module) -> ZeroRedundancyOptimizer:
-    return ZeroRedundancyOptimizer(model.parameters(), optimizer_class=torch.optim.SGD, lr=0.1, momentum=0.9)
 
 
 def test_as_by_hand() -> None:
