@@ -1,6 +1,5 @@
 """Who schedules an optimizer, so that one scheduler does not undo another's steps in silence."""
 
-import gc
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,9 +20,9 @@ __all__ = ["claim_optimizer"]
 _FORGETFUL = (CosineAnnealingWarmRestarts, CyclicLR, LambdaLR, OneCycleLR)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Claim:
-    """Weakly all of it: a scheduler holds its optimizer, and a handler that is gone claims nothing."""
+    """Weakly all of it: a scheduler holds its optimizer, and a trainer that is gone is in nobody's way."""
 
     scheduler: weakref.ref[LRScheduler]
     owner: weakref.ref[object]
@@ -41,6 +40,7 @@ def claim_optimizer(scheduler: LRScheduler, owner: object, trainer: object) -> C
             one undoes the other.
     """
     claims = _claims.setdefault(scheduler.optimizer, [])
+    # A second trainer may go on with the optimizer where a first one ended.
     for other in _schedulers_of_others(claims, owner, trainer):
         if other is scheduler:
             raise ValueError(
@@ -54,28 +54,21 @@ def claim_optimizer(scheduler: LRScheduler, owner: object, trainer: object) -> C
 
 
 def _schedulers_of_others(claims: list[_Claim], owner: object, trainer: object) -> list[LRScheduler]:
-    if not claims:
-        return []
-    gc.collect()  # a trainer that nobody holds any more, as when a notebook's cell is run again, claims nothing
-    others = [
-        claim.scheduler() for claim in claims if claim.owner() not in (owner, None) and claim.trainer() is trainer
-    ]
-    return [scheduler for scheduler in others if scheduler is not None]
+    others = [claim for claim in claims if claim.trainer() is trainer and claim.owner() is not owner]
+    return [scheduler for claim in others if (scheduler := claim.scheduler()) is not None]
 
 
 def _check_pair(one: LRScheduler, other: LRScheduler) -> None:
-    forgetful = _find_forgetful(one) or _find_forgetful(other)
+    forgetful, kept = _find_forgetful(one), other
     if forgetful is None:
-        return
-    left = other if _find_forgetful(one) else one
-    name, undone = type(left).__name__, "steps"
-    if isinstance(left, ReduceLROnPlateau):
-        undone = "reductions"
-    raise ValueError(
-        f"the schedulers of one optimizer must leave each other's rates, got {name} and {forgetful}, which undoes the "
-        f"{undone} in its next step; use one that goes on from the current rate (LinearLR, ExponentialLR, StepLR, "
-        "CosineAnnealingLR), or end it by a filter on its event"
-    )
+        forgetful, kept = _find_forgetful(other), one
+    if forgetful is not None:
+        undone = "reductions" if isinstance(kept, ReduceLROnPlateau) else "steps"
+        raise ValueError(
+            f"the schedulers of one optimizer must leave each other's rates, got {type(kept).__name__} and "
+            f"{forgetful}, which undoes the {undone} in its next step; use one that goes on from the current rate "
+            "(LinearLR, ExponentialLR, StepLR, CosineAnnealingLR), or end it by a filter on its event"
+        )
 
 
 def _find_forgetful(scheduler: LRScheduler) -> str | None:
