@@ -80,6 +80,8 @@ class GradientClipper(ABC):
     def attach(self, trainer: Engine) -> Self:
         """Clip before every update that the optimizer makes while ``trainer`` runs; attaching again replaces.
 
+        After the first epoch it warns if the optimizer, with parameters to train, made no update or had no gradient.
+
         Raises:
             TypeError: if ``trainer`` is no Engine, or the optimizer computes its gradients several times in one update.
         """

@@ -33,7 +33,7 @@ def train_by_hand(point: Point, rank: int = 0) -> dict[str, Any]:
     head = {"params": list(network.head.parameters()), "lr": 0.1}
     groups = [[body], [head]] if point.trainer == "two optimizers" else [[body, head]]
     optimizers = [make_optimizer(point, group) for group in groups]
-    decays = [StepLR(optimizer, 4, gamma=0.8) for optimizer in optimizers]
+    decays = [StepLR(optimizer, 5, gamma=0.8) for optimizer in optimizers]
     plateaus = [ReduceLROnPlateau(optimizer, factor=0.5, patience=0, threshold=0.05) for optimizer in optimizers]
     scaler = GradScaler("cpu", init_scale=256.0, enabled=point.precision == "fp16")
     train, validation = make_batches(1, rank), make_batches(2, rank, count=2)
@@ -63,7 +63,7 @@ def train_by_hand(point: Point, rank: int = 0) -> dict[str, Any]:
         loss = _validate(point, model, validation)
         for plateau in plateaus:
             plateau.step(loss)
-    return outcome(network, optimizers, rates)
+    return outcome(network, optimizers, rates) | {"scaler": scaler.state_dict()}
 
 
 def _update(optimizer: torch.optim.Optimizer, scaler: GradScaler, rates: list[list[float]]) -> bool:

@@ -92,7 +92,7 @@ class Job:
         for index, optimizer in enumerate(self.optimizers):
             tag = str(index)
             ignite_tips.GradientNormClipper(optimizer, MAX_NORM, tag=tag).attach(trainer)
-            decay = ignite_tips.SchedulerStepper(StepLR(optimizer, 4, gamma=0.8))
+            decay = ignite_tips.SchedulerStepper(StepLR(optimizer, 5, gamma=0.8))
             decay.attach(trainer, ignite_tips.OptimizerEvents.STEP_COMPLETED)
             plateau = ignite_tips.PlateauStepper(
                 ReduceLROnPlateau(optimizer, factor=0.5, patience=0, threshold=0.05), metric="loss"
@@ -125,7 +125,7 @@ class Job:
         """Train to the end; return what is left of it on this rank."""
         self.trainer.run(self.train, max_epochs=EPOCHS)
         assert self.trainer.state.metrics["0/grad_clip_coef"] < 1, "the bound must be felt"
-        return outcome(self.network, self.optimizers, self.rates)
+        return outcome(self.network, self.optimizers, self.rates) | {"scaler": self.scaler.state_dict()}
 
 
 def checkpoint_folder(folder: Path, point: Point, rank: int) -> Path:
