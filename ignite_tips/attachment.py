@@ -9,9 +9,15 @@ from ignite.engine import Engine
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_instance
-from ignite_tips.events import OptimizerEvents, for_optimizer, hold_optimizer_events, is_updating
+from ignite_tips.events import (
+    OptimizerEvents,
+    completed_updates,
+    for_optimizer,
+    hold_optimizer_events,
+    is_updating,
+)
 
-__all__ = ["Attachment", "acts_last", "looks_only"]
+__all__ = ["Attachment", "acts_last", "is_passed_over", "looks_only"]
 
 
 class Attachment:
@@ -99,6 +105,12 @@ def acts_last(engine: Engine, optimizer: Optimizer, function: Callable[[Engine],
         if getattr(handler, "optimizer", optimizer) is optimizer:
             return False
     return False
+
+
+def is_passed_over(engine: Engine, optimizer: Optimizer) -> bool:
+    """Whether ``optimizer`` has a parameter to train and yet completed no update in the run of ``engine``."""
+    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    return completed_updates(engine, optimizer) == 0 and any(parameter.requires_grad for parameter in parameters)
 
 
 def looks_only(function: Callable[[Engine], None]) -> Callable[[Engine], None]:

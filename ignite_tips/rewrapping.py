@@ -12,6 +12,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from ignite_tips._checks import check_instance
@@ -66,11 +67,14 @@ def find_wrappers(model: nn.Module, parameters: Iterable[nn.Parameter]) -> list[
 
     The model may be the bare module, a part of what was wrapped, or not have been wrapped until later. Missing the
     wrapper would let the replicas drift apart in silence, so where the model has none it is looked for among all
-    living objects, which takes some 50 ms.
+    living objects, which takes some 50 ms; not around a model of fully_shard, which averages gradients itself.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return []
-    inside = [module for module in model.modules() if isinstance(module, DistributedDataParallel)]
+    modules = list(model.modules())
+    inside = [module for module in modules if isinstance(module, DistributedDataParallel)]
+    if not inside and any(isinstance(module, FSDPModule) for module in modules):
+        return []
     wanted = {id(parameter) for parameter in parameters}
     return [
         wrapper

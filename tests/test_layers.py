@@ -23,13 +23,14 @@ LAYER_2 = {
     "plot",
     "rewrapping",
     "schedules.fit",
+    "schedules.rivals",
     "schedules.validation_metric",
     "tensorboard.resumable_logger",
     "tensorboard.scalar_sinks",
 }
 # Files that others of their own layer may import, beside the files of one folder.
 SHARED = {"attachment", "distributed", "events", "notices", "optimizer_step", "rewrapping"}
-SHARED |= {"parameters.groups", "parameters.selection"}
+SHARED |= {"parameters.groups", "parameters.selection", "parameters.shards"}
 MODULES = sorted(path for path in (ROOT / "ignite_tips").rglob("*.py") if path.name != "__init__.py")
 
 

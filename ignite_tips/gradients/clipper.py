@@ -1,5 +1,6 @@
 """What all clippers share: when they act, what a non-finite gradient does, what ranks agree on, what is told."""
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_choice, check_instance, check_integer, check_keys, check_number
-from ignite_tips.attachment import Attachment, acts_last
+from ignite_tips.attachment import Attachment, acts_last, is_passed_over
 from ignite_tips.events import OptimizerEvents, current_step
 from ignite_tips.gradients.late_norms import LateNorms, can_be_dropped_by_device
 from ignite_tips.gradients.norms import (
@@ -70,6 +71,7 @@ class GradientClipper(ABC):
         self._norm_name, self._coefficient_name = f"{prefix}grad_norm", f"{prefix}grad_clip_coef"
         self._gradients = OptimizerGradients(optimizer, per_group=per_group)
         self._has_peers = False
+        self._is_first_epoch = False
         self._late: LateNorms | None = None
         self._skipped = 0
         self._skipped_told = 0
@@ -78,13 +80,15 @@ class GradientClipper(ABC):
     def attach(self, trainer: Engine) -> Self:
         """Clip before every update that the optimizer makes while ``trainer`` runs; attaching again replaces.
 
+        After the first epoch it warns if the optimizer, with parameters to train, made no update or had no gradient.
+
         Raises:
             TypeError: if ``trainer`` is no Engine, or the optimizer computes its gradients several times in one update.
         """
         with self._attachment.renew():
             self._attachment.add_step_handler(trainer, self._optimizer, OptimizerEvents.STEP_STARTED, self._clip)
             self._attachment.add_handler(trainer, Events.STARTED, self._prepare)
-            self._attachment.add_handler(trainer, Events.EPOCH_COMPLETED, self._raise_late)
+            self._attachment.add_handler(trainer, Events.EPOCH_COMPLETED, self._end_epoch)
             self._attachment.add_handler(trainer, Events.COMPLETED, self._raise_late)
             self._look_for_peers()
         return self
@@ -189,8 +193,33 @@ class GradientClipper(ABC):
 
     def _prepare(self, engine: Engine) -> None:
         self._late = None
+        self._is_first_epoch = engine.state.iteration == 0
         self._look_for_peers()
         self._tell_skipped(engine)
+
+    def _end_epoch(self, engine: Engine) -> None:
+        self._raise_late(engine)
+        is_first, self._is_first_epoch = self._is_first_epoch, False
+        if not is_first or self._skipped:
+            return
+        kind = type(self._optimizer).__name__
+        if is_passed_over(engine, self._optimizer):
+            what = f"no update of its {kind} in a whole epoch; clip the optimizer that the trainer steps"
+        elif self._has_nothing_to_clip(engine):
+            what = f"no gradient for its {kind} in a whole epoch; make the optimizer of the model's parameters, after "
+            what += "fully_shard, which replaces them"
+        else:
+            return
+        warnings.warn(f"{type(self).__name__} found {what}", stacklevel=2)
+
+    def _has_nothing_to_clip(self, engine: Engine) -> bool:
+        """Whether the last update had no gradient, nor is one there now, though parameters are to be trained."""
+        parameters = list(chain.from_iterable(self._gradients.parameters))
+        return (
+            any(parameter.requires_grad for parameter in parameters)
+            and all(parameter.grad is None for parameter in parameters)
+            and bool(engine.state.metrics.get(self._norm_name) == 0)
+        )
 
     def _tell_skipped(self, engine: Engine) -> None:
         # Clippers of several optimizers add up; what a loaded state counts is told once.

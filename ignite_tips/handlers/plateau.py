@@ -14,6 +14,7 @@ from ignite_tips._checks import check_instance, check_integer, check_keys, descr
 from ignite_tips.attachment import Attachment
 from ignite_tips.notices import announce
 from ignite_tips.schedules.claims import claim_optimizer
+from ignite_tips.schedules.rivals import check_no_rival
 from ignite_tips.schedules.state import load_scheduler, save_scheduler
 from ignite_tips.schedules.validation_metric import common_metric, metric_name
 
@@ -82,7 +83,9 @@ class PlateauStepper:
                 very object count.
 
         Raises:
-            ValueError: if a SchedulerStepper has the same optimizer and its scheduler would undo the reductions.
+            ValueError: if a SchedulerStepper of the trainer has the same optimizer and its scheduler would undo the
+                reductions, or another PlateauStepper has this scheduler; when the run starts, if Ignite's own
+                schedulers set the optimizer's rates.
         """
         check_instance("trainer", trainer, Engine, "an ignite Engine")
         check_instance("evaluator", evaluator, Engine, "an ignite Engine")
@@ -90,7 +93,7 @@ class PlateauStepper:
             raise ValueError("evaluator must be another engine than the trainer, got the trainer")
         validated = functools.partial(self._validated, weakref.ref(trainer), data)
         with self._attachment.renew():
-            self._attachment.add_undo(claim_optimizer(self.scheduler))
+            self._attachment.add_undo(claim_optimizer(self.scheduler, self, trainer))
             self._attachment.add_handler(trainer, Events.STARTED, self._start)
             self._attachment.add_handler(evaluator, Events.COMPLETED, validated)
             self._attachment.add_handler(trainer, Events.COMPLETED, functools.partial(self._end, data))
@@ -112,6 +115,7 @@ class PlateauStepper:
         self._iteration = iteration
 
     def _start(self, trainer: Engine) -> None:
+        check_no_rival(trainer, self.scheduler.optimizer, "PlateauStepper")
         self._validated_on, self._validations = None, 0
         if trainer.state.iteration == 0:  # a new run, not a resumed one
             self._iteration = 0

@@ -10,10 +10,11 @@ from torch.optim import LBFGS
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ignite_tips._checks import check_instance, check_integer, check_keys
-from ignite_tips.attachment import Attachment
+from ignite_tips.attachment import Attachment, is_passed_over
 from ignite_tips.events import completed_updates, is_optimizer_event
 from ignite_tips.schedules.claims import claim_optimizer
 from ignite_tips.schedules.fit import check_first_epoch, check_run, explain_failure, is_step_missing
+from ignite_tips.schedules.rivals import check_no_rival
 from ignite_tips.schedules.state import load_scheduler, save_scheduler
 
 __all__ = ["SchedulerStepper"]
@@ -68,13 +69,14 @@ class SchedulerStepper:
             event: any event of the trainer, filtered or not, or several.
 
         Raises:
-            ValueError: if a PlateauStepper has the same optimizer and this scheduler would undo its reductions.
+            ValueError: if another handler of the trainer steps this scheduler, or one of the same optimizer and one
+                would undo the other's steps; when the run starts, if Ignite's own schedulers set the rates too.
         """
         check_instance("trainer", trainer, Engine, "an ignite Engine")
         optimizer = self.scheduler.optimizer
         with self._attachment.renew():
             if getattr(event, "filter", None) is None:  # with one it may be meant to end before others begin
-                self._attachment.add_undo(claim_optimizer(self.scheduler))
+                self._attachment.add_undo(claim_optimizer(self.scheduler, self, trainer))
             if isinstance(optimizer, LBFGS) and not is_optimizer_event(event):  # it has no OptimizerEvents
                 self._attachment.add_handler(trainer, event, self._step)
                 return self
@@ -102,6 +104,8 @@ class SchedulerStepper:
 
     def _start(self, event: Any, trainer: Engine) -> None:
         state = trainer.state
+        if getattr(event, "filter", None) is None:
+            check_no_rival(trainer, self.scheduler.optimizer, "SchedulerStepper")
         self._steps = 0
         self._epoch_is_whole = state.iteration == state.epoch * (state.epoch_length or 0)
         if state.iteration == 0:  # a new run, not a resumed one
@@ -138,7 +142,7 @@ class SchedulerStepper:
         is_first, self._epoch_is_whole = self._epoch_is_whole, False
         if not is_first:
             return
-        if is_optimizer_event(event) and completed_updates(trainer, self.scheduler.optimizer) == 0:
+        if is_optimizer_event(event) and is_passed_over(trainer, self.scheduler.optimizer):
             warnings.warn(
                 f"SchedulerStepper found no update of its scheduler's {self._optimizer_name()} in a whole epoch; "
                 "schedule the optimizer that the trainer steps",

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.optim import Optimizer
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ignite_tips.parameters.selection import FrozenParameters, as_patterns, freeze_parameters, select_parameters
+from ignite_tips.parameters.shards import check_has_whole_parameters, lay_out_shards
 from ignite_tips.rewrapping import check_rewrappable, find_wrappers, rewrap_model
 
 __all__ = ["ModelPart", "check_freezable", "tell_wrappers"]
@@ -45,14 +45,14 @@ class ModelPart:
     @property
     def parameters(self) -> list[nn.Parameter]:
         """The parameters, as they are in the model now."""
-        _lay_out_shards(self.model)
+        lay_out_shards(self.model)
         return list(select_parameters(self.model, self.patterns).values())
 
     def set_frozen(self, frozen: bool) -> bool:
         """Freeze or unfreeze the part; return whether that changed anything. Then call ``tell_wrappers``."""
         if frozen == self.is_frozen:
             return False
-        _lay_out_shards(self.model)
+        lay_out_shards(self.model)
         if self._frozen is None:
             check_freezable(self.model, self.parameters)
             self._frozen = freeze_parameters(self.model, self.patterns)
@@ -108,24 +108,12 @@ def tell_wrappers(parts: Sequence[ModelPart]) -> None:
 
 def check_freezable(model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
     """Raise TypeError or RuntimeError for a model that cannot follow a freeze."""
+    check_has_whole_parameters(model)
     for module in model.modules():
-        if isinstance(module, FullyShardedDataParallel):
-            raise TypeError(
-                "model must not be wrapped in FullyShardedDataParallel, which makes one tensor of many parameters; "
-                "shard it by fully_shard, or wrap it in DistributedDataParallel"
-            )
         if isinstance(module, torch.jit.ScriptModule):
             raise TypeError("model must not be a ScriptModule, whose modules take no changes; freeze before scripting")
     for wrapper in find_wrappers(model, parameters):
         check_rewrappable(wrapper)
-
-
-def _lay_out_shards(model: nn.Module) -> None:
-    # After an evaluation fully_shard leaves whole copies of the parameters in the modules. What happens to those is
-    # forgotten; the shards are the parameters.
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
 
 
 _claims: WeakIdKeyDictionary = WeakIdKeyDictionary()

@@ -1,7 +1,8 @@
-"""Who schedules an optimizer, so that a plateau's reductions are not undone by another scheduler in silence."""
+"""Who schedules an optimizer, so that one scheduler does not undo another's steps in silence."""
 
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import (
@@ -18,28 +19,56 @@ __all__ = ["claim_optimizer"]
 # These compute each rate from the initial one, whatever the rate is now; all others go on from the rate that there is.
 _FORGETFUL = (CosineAnnealingWarmRestarts, CyclicLR, LambdaLR, OneCycleLR)
 
-# Weakly on both sides: a scheduler holds its optimizer.
-_claims: weakref.WeakKeyDictionary[Optimizer, list[weakref.ref[LRScheduler]]] = weakref.WeakKeyDictionary()
+
+@dataclass(frozen=True, eq=False)
+class _Claim:
+    """Weakly all of it: a scheduler holds its optimizer, and a trainer that is gone is in nobody's way."""
+
+    scheduler: weakref.ref[LRScheduler]
+    owner: weakref.ref[object]
+    trainer: weakref.ref[object]
 
 
-def claim_optimizer(scheduler: LRScheduler) -> Callable[[], None]:
-    """Note that ``scheduler`` will set its optimizer's rates; the function returned ends that.
+_claims: weakref.WeakKeyDictionary[Optimizer, list[_Claim]] = weakref.WeakKeyDictionary()
+
+
+def claim_optimizer(scheduler: LRScheduler, owner: object, trainer: object) -> Callable[[], None]:
+    """Note that ``owner`` will step ``scheduler`` while ``trainer`` runs; the function returned ends that.
 
     Raises:
-        ValueError: if one scheduler of the optimizer is ReduceLROnPlateau and another would undo its reductions.
+        ValueError: if another handler steps the same scheduler in the same run, or one of its optimizer's of which
+            one undoes the other.
     """
     claims = _claims.setdefault(scheduler.optimizer, [])
-    others = [other for claim in claims if (other := claim()) is not None]
-    if any(isinstance(one, ReduceLROnPlateau) for one in (scheduler, *others)):
-        for forgetful in filter(None, map(_find_forgetful, (scheduler, *others))):
+    # A second trainer may go on with the optimizer where a first one ended.
+    for other in _schedulers_of_others(claims, owner, trainer):
+        if other is scheduler:
             raise ValueError(
-                "the schedulers of one optimizer must leave each other's rates, got ReduceLROnPlateau and "
-                f"{forgetful}, which undoes the reductions in its next step; use one that goes on from the current "
-                "rate (LinearLR, ExponentialLR, StepLR, CosineAnnealingLR), or end it by a filter on its event"
+                f"scheduler must be stepped by one handler, but another one attached to the trainer steps this "
+                f"{type(scheduler).__name__} already; step it at several events by attach(trainer, one | other)"
             )
-    claim = weakref.ref(scheduler)
+        _check_pair(scheduler, other)
+    claim = _Claim(weakref.ref(scheduler), weakref.ref(owner), weakref.ref(trainer))
     claims.append(claim)
     return lambda: claims.remove(claim)
+
+
+def _schedulers_of_others(claims: list[_Claim], owner: object, trainer: object) -> list[LRScheduler]:
+    others = [claim for claim in claims if claim.trainer() is trainer and claim.owner() is not owner]
+    return [scheduler for claim in others if (scheduler := claim.scheduler()) is not None]
+
+
+def _check_pair(one: LRScheduler, other: LRScheduler) -> None:
+    forgetful, kept = _find_forgetful(one), other
+    if forgetful is None:
+        forgetful, kept = _find_forgetful(other), one
+    if forgetful is not None:
+        undone = "reductions" if isinstance(kept, ReduceLROnPlateau) else "steps"
+        raise ValueError(
+            f"the schedulers of one optimizer must leave each other's rates, got {type(kept).__name__} and "
+            f"{forgetful}, which undoes the {undone} in its next step; use one that goes on from the current rate "
+            "(LinearLR, ExponentialLR, StepLR, CosineAnnealingLR), or end it by a filter on its event"
+        )
 
 
 def _find_forgetful(scheduler: LRScheduler) -> str | None:

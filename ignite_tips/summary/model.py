@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from ignite_tips._checks import check_choice, check_instance, describe
 from ignite_tips.parameters.groups import group_names
 from ignite_tips.parameters.selection import unwrap_model
+from ignite_tips.parameters.shards import check_has_whole_parameters
 from ignite_tips.summary.backends import run_with_torchinfo, torchsummary_table
 from ignite_tips.summary.model_state import preserved
 from ignite_tips.summary.module_calls import ModuleCall, ModuleCalls, move_tensors, tensors_in
@@ -46,7 +47,7 @@ def summarize_model(
             torchsummary's own table as the text. The data are the same, and right, with both.
 
     Raises:
-        TypeError: if an argument has the wrong type.
+        TypeError: if an argument has the wrong type, or the model is wrapped in FullyShardedDataParallel.
         ValueError: if there is no input, or it does not fit the model: the error names the layer and the shapes.
         RuntimeError: if torchsummary is asked for and fails on this model.
 
@@ -59,6 +60,7 @@ def summarize_model(
     check_instance("model", model, nn.Module, "a torch.nn.Module")
     check_instance("optimizer", optimizer, (Optimizer, type(None)), "a torch Optimizer or None")
     check_choice("backend", backend, ("torchinfo", "torchsummary"))
+    check_has_whole_parameters(model)
     model = unwrap_model(model)
     device = _device(model)
     args, named = move_tensors(_arguments(model, example, dict(keywords or {}), input_size), device)

@@ -10,7 +10,13 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from ignite_tips.parameters.shards import lay_out_shards
+
 __all__ = ["preserved"]
+
+# Hooks that fully_shard registers at the first forward pass and never again; without them a checkpoint made after an
+# evaluation has whole copies where it should have shards.
+_ADDED_BY_FULLY_SHARD = frozenset({"_state_dict_pre_hooks", "_load_state_dict_pre_hooks"})
 
 
 @contextmanager
@@ -28,7 +34,9 @@ def preserved(model: nn.Module) -> Iterator[None]:
         >>> norm.running_mean
         tensor([0., 0.])
     """
-    modules = [_SavedModule(module) for module in model.modules()]
+    # fully_shard notes elsewhere whether a module has its shards or whole copies: it has to be the shards throughout.
+    ignored = _ADDED_BY_FULLY_SHARD if lay_out_shards(model) else frozenset()
+    modules = [_SavedModule(module, ignored) for module in model.modules()]
     tensors = [_SavedTensor(buffer) for buffer in model.buffers() if not is_lazy(buffer)]
     parameters = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
     devices = sorted({item.device.index for item in (*model.parameters(), *model.buffers()) if item.is_cuda})
@@ -37,6 +45,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
         with torch.random.fork_rng(devices=devices):
             yield
     finally:
+        lay_out_shards(model)
         for module in modules:
             module.restore()
         for tensor in tensors:
@@ -53,10 +62,14 @@ def preserved(model: nn.Module) -> Iterator[None]:
 class _SavedModule:
     """A module's attributes, and the members of the dictionaries among them: parameters, buffers, children, hooks."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, ignored: frozenset[str]) -> None:
         self._module = module
         self._attributes = dict(module.__dict__)
-        self._members = [(value, dict(value)) for value in self._attributes.values() if isinstance(value, dict)]
+        self._members = [
+            (value, dict(value))
+            for name, value in self._attributes.items()
+            if isinstance(value, dict) and name not in ignored
+        ]
 
     def restore(self) -> None:
         _refill(self._module.__dict__, self._attributes)

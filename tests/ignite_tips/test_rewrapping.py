@@ -10,8 +10,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from ignite_tips import rewrapping
 from ignite_tips.parameters.selection import freeze_parameters, unfreeze_parameters
 from ignite_tips.rewrapping import find_wrappers, rewrap_model
 from tests.support import run_distributed
@@ -271,3 +273,14 @@ def _search(rank: int, world_size: int) -> list[bool]:
 def test_wrappers_are_found_wherever_they_are() -> None:
     """The wrapper is found from the bare module, from a part of it, and from what contains it; others are not."""
     assert run_distributed(_search, 1) == [[True] * 6]
+
+
+def _look_around_shards(rank: int, world_size: int) -> int:
+    model = fully_shard(nn.Sequential(nn.Linear(2, 2)))
+    rewrapping._living_wrappers = lambda: 1 / 0
+    return len(find_wrappers(model, model.parameters()))
+
+
+def test_nothing_is_looked_for_around_shards() -> None:
+    """A model of fully_shard has no wrapper, and is spared the search among all objects."""
+    assert run_distributed(_look_around_shards, 1) == [0]

@@ -116,6 +116,7 @@ def test_what_grad_scaler_skips_is_no_error(kind: str) -> None:
     assert (state.optimizer_step, state.metrics["skipped_updates"]) == (5, 0)
 
 
+@pytest.mark.filterwarnings("ignore:GradientNormClipper found no update")
 def test_a_first_update_that_grad_scaler_skips_leaves_no_state() -> None:
     """Fused SGD of torch would keep uninitialised momentum of a first update that overflows; here it keeps none."""
     training = Training(sgd, precision="fp16", fused=True)
@@ -219,3 +220,17 @@ def test_a_progress_bar_reads_device_metrics() -> None:
     handler = Handler("train", metric_names=["grad_norm", "grad_clip_coef"])
     values = handler._setup_output_metrics_state_attrs(trainer)
     assert {key[-1] for key in values} == {"grad_norm", "grad_clip_coef"}
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_an_optimizer_that_is_never_stepped_is_told_of(frozen: bool, recwarn: pytest.WarningsRecorder) -> None:
+    """After the first epoch, once: its clipper never acts. That of an optimizer of frozen parameters may wait."""
+    training, other = Training(sgd), Training(sgd)
+    other.model.requires_grad_(not frozen)
+    trainer = training.trainer()
+    CLIPPERS["norm"](other.optimizer).attach(trainer)
+    CLIPPERS["norm"](training.optimizer).attach(trainer)
+    trainer.run(make_batches(), max_epochs=2)
+    told = [str(warning.message) for warning in recwarn]
+    expected = "found no update of its SGD in a whole epoch; clip the optimizer that the trainer steps"
+    assert told == ([] if frozen else [f"GradientNormClipper {expected}"])

@@ -18,7 +18,9 @@ from ignite_tips import (
     AutoClipper,
     GradientNormClipper,
     GradientValueClipper,
+    ParameterFreezer,
     ZClipper,
+    summarize_model,
 )
 from ignite_tips.gradients.clipper import GradientClipper
 from tests.ignite_tips.handlers.clipping_support import Training, adamw, make_batches, make_model, sgd
@@ -175,20 +177,28 @@ def test_propagate_agrees_where_gradients_do() -> None:
     assert run_distributed(poison_propagated, 2) == [True, True]
 
 
-def refuse(rank: int, world_size: int) -> str:
+def refuse(rank: int, world_size: int) -> list[str]:
     model = FullyShardedDataParallel(make_model(), device_id=torch.device("cpu"), use_orig_params=True)
-    try:
-        GradientNormClipper(sgd(model), 1.0)
-    except TypeError as error:
-        return str(error)
-    return "no error"
+    told = []
+    for make in (
+        lambda: GradientNormClipper(sgd(model), 1.0),
+        lambda: ParameterFreezer(model, "*").attach(Engine(lambda engine, batch: None)),
+        lambda: summarize_model(model, input_size=(2, 6)),
+    ):
+        try:
+            make()
+        except TypeError as error:
+            told.append(str(error))
+    return told
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_old_fsdp_is_refused() -> None:
-    """FullyShardedDataParallel's shards do not say that they are shards: an error, not a wrong norm."""
-    for message in run_distributed(refuse, 2):
-        assert message.startswith("optimizer must have whole parameters or DTensors, got ")
+    """FullyShardedDataParallel's shards do not say that they are shards: an error, not a wrong norm or count."""
+    for clipper, freezer, summary in run_distributed(refuse, 2):
+        assert clipper.startswith("optimizer must have whole parameters or DTensors, got ")
+        assert freezer.startswith("model must not be wrapped in FullyShardedDataParallel, which makes one tensor of ")
+        assert summary == freezer
 
 
 def one_rank_of_its_own(rank: int, world_size: int) -> int:

@@ -315,11 +315,11 @@ def test_lbfgs_per_epoch() -> None:
 
     scheduler = StepLR(optimizer, 1)
     trainer = Engine(lambda engine, batch: optimizer.step(closure).detach())
-    SchedulerStepper(scheduler).attach(trainer)
+    stepper = SchedulerStepper(scheduler).attach(trainer)
     trainer.run(range(2), max_epochs=3)
     assert _steps(scheduler) == 3
     with pytest.raises(TypeError, match="got LBFGS"):
-        SchedulerStepper(scheduler).attach(trainer, PER_UPDATE)
+        stepper.attach(trainer, PER_UPDATE)
 
 
 @pytest.mark.parametrize(

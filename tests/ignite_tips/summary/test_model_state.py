@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from ignite_tips.summary.model_state import preserved
+from tests.support import run_distributed
 
 
 def _model() -> nn.Sequential:
@@ -82,3 +86,39 @@ def test_buffers_that_cannot_be_written_to_are_left_alone() -> None:
     with preserved(model):
         pass
     assert torch.isnan(model.unknown).all()  # type: ignore[arg-type]  # a Tensor
+
+
+def _run_sharded(rank: int, world_size: int, evaluated: bool, summarized: bool) -> tuple[list[str], torch.Tensor]:
+    """Return the types in a state dict made after an evaluation, and what an update then makes of the parameters."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Sequential(nn.Linear(2, 4)), nn.Linear(4, 2))
+    fully_shard(model[0], mesh=init_device_mesh("cpu", (world_size,)))
+    fully_shard(model, mesh=init_device_mesh("cpu", (world_size,)))  # its own parameters stay whole after a pass
+    x = torch.ones(1, 2) + rank
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def run() -> None:
+        with torch.no_grad():
+            model(x)
+
+    if evaluated:
+        run()
+    if summarized:
+        with preserved(model):
+            run()
+    run()
+    types = [type(tensor).__name__ for tensor in model.state_dict().values()]
+    model(x).sum().backward()
+    optimizer.step()
+    whole = [p.full_tensor() if isinstance(p, DTensor) else p for p in model.parameters()]
+    return types, torch.cat([parameter.detach().flatten() for parameter in whole])
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("evaluated", [False, True], ids=["first", "after an evaluation"])
+def test_a_sharded_model_goes_on_as_without(evaluated: bool) -> None:
+    """What fully_shard sets up at the first forward pass stays, so that training and checkpoints have shards."""
+    ((types, weights), _) = run_distributed(_run_sharded, 2, evaluated, True)
+    ((expected_types, expected), _) = run_distributed(_run_sharded, 2, evaluated, False)
+    assert types == expected_types == ["DTensor"] * 4
+    assert torch.equal(weights, expected)
