@@ -30,6 +30,9 @@ _LAUNCH_VARIABLES = ("IGNITE_LAUNCH_STRATEGY", "IGNITE_LAUNCH_BACKEND")
 _RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _ADDRESS_VARIABLES = ("MASTER_ADDR", "MASTER_PORT")  # a cluster may set these for every job
 _CHOICES = {"IGNITE_LAUNCH_STRATEGY": ("single", "dp", "ddp"), "IGNITE_LAUNCH_BACKEND": ("nccl", "gloo")}
+_GROUP_OPTIONS = frozenset(
+    name for name in inspect.signature(dist.init_process_group).parameters if name != "backend" and name[0] != "_"
+)
 _DDP_OPTIONS = frozenset(inspect.signature(DistributedDataParallel).parameters) - {"module", "device_ids"}
 
 
@@ -80,9 +83,11 @@ def process_group(**options: Any) -> Iterator[Strategy]:
     For ``single`` and ``dp`` there is no group. ``ignite.distributed`` then knows device, rank and world size.
 
     Args:
-        **options: for ``ignite.distributed.initialize``, such as ``timeout``; used for ``ddp`` alone.
+        **options: those of ``torch.distributed.init_process_group`` but ``backend``, such as ``timeout``; used for
+            ``ddp`` alone.
 
     Raises:
+        TypeError: if an option is none of those.
         ValueError: if an environment variable has a value that means nothing.
         RuntimeError: if variables are half set, a group exists already, or nccl lacks a GPU for this process.
 
@@ -92,6 +97,12 @@ def process_group(**options: Any) -> Iterator[Strategy]:
         >>> strategy.name, type(model).__name__
         ('single', 'Linear')
     """
+    unknown = sorted(set(options) - _GROUP_OPTIONS)
+    if unknown:
+        raise TypeError(
+            f"process_group() takes the options of init_process_group() but backend, got {unknown[0]!r}; they are: "
+            f"{', '.join(sorted(_GROUP_OPTIONS))}"
+        )
     strategy = strategy_from_environment()
     if _active:
         raise RuntimeError("process_group() must not be entered twice; use one block for the whole script")
@@ -120,7 +131,7 @@ def wrap_model(model: nn.Module, *, sync_bn: bool = False, **ddp_options: Any) -
 
     Args:
         model: the bare module.
-        sync_bn: turn BatchNorm into SyncBatchNorm, for ``ddp`` alone.
+        sync_bn: True turns BatchNorm into SyncBatchNorm, for ``ddp`` alone.
         **ddp_options: for DistributedDataParallel, such as ``gradient_as_bucket_view``; used for ``ddp`` alone.
 
     Raises:
@@ -137,7 +148,11 @@ def wrap_model(model: nn.Module, *, sync_bn: bool = False, **ddp_options: Any) -
         raise ValueError(f"model must be a bare module, got one wrapped in {type(model).__name__}")
     unknown = sorted(set(ddp_options) - _DDP_OPTIONS)
     if unknown:
-        raise TypeError(f"wrap_model() takes the options of DistributedDataParallel but device_ids, got {unknown[0]!r}")
+        raise TypeError(
+            f"wrap_model() takes the options of DistributedDataParallel but device_ids, got {unknown[0]!r}; they are: "
+            f"{', '.join(sorted(_DDP_OPTIONS))}"
+        )
+    check_instance("sync_bn", sync_bn, bool, "True or False")
     strategy = _current_strategy()
     if strategy.name == "ddp":
         wrapped = _wrap_in_ddp(model, sync_bn, ddp_options)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Partial
 
-from ignite_tips._checks import check_number, describe
+from ignite_tips._checks import check_instance, check_number, describe
 
 __all__ = [
     "EPSILON",
@@ -217,6 +217,7 @@ def nonfinite_kinds(tensor: Tensor) -> str:
 
 
 def _as_list(tensors: Tensor | Iterable[Tensor]) -> list[Tensor]:
+    check_instance("tensors", tensors, Iterable, "a tensor or several")  # a tensor is one too
     listed = [tensors] if isinstance(tensors, Tensor) else list(tensors)
     for tensor in listed:
         if not isinstance(tensor, Tensor):

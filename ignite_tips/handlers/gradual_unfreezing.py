@@ -8,11 +8,11 @@ from ignite.engine import Engine, Events
 from torch import nn
 from torch.optim import Optimizer
 
-from ignite_tips._checks import check_instance, check_integer, check_keys
+from ignite_tips._checks import check_instance, check_integer, check_keys, check_names
 from ignite_tips.attachment import Attachment
 from ignite_tips.notices import announce
 from ignite_tips.parameters.model_part import ModelPart, tell_wrappers
-from ignite_tips.parameters.selection import trainable_share
+from ignite_tips.parameters.selection import check_belongs, trainable_share
 
 __all__ = ["GradualUnfreezer"]
 
@@ -61,12 +61,12 @@ class GradualUnfreezer:
         optimizer: Optimizer | None = None,
     ) -> None:
         check_instance("stages", stages, (list, tuple), "a list of patterns or of lists of patterns")
-        if optimizer is not None:
-            check_instance("optimizer", optimizer, Optimizer, "a torch Optimizer")
         if not stages:
             raise ValueError("stages must have at least one stage, got none")
-        self._stages = [ModelPart(model, stage) for stage in stages]
+        self._stages = [ModelPart(model, stage, "stages") for stage in stages]
         _check_disjoint(self._stages)
+        if optimizer is not None:
+            check_belongs(optimizer, model)
         self._model = model
         self._optimizer = optimizer
         self._attachment = Attachment()
@@ -130,10 +130,21 @@ class GradualUnfreezer:
             TypeError, ValueError: if it is no state of such a handler, or one of other stages.
         """
         state = check_keys("GradualUnfreezer state", state_dict, _STATE_KEYS)
-        if [list(names) for names in state["stages"]] != [list(stage.names) for stage in self._stages]:
+        check_integer("the state's epoch", state["epoch"], ge=0)
+        check_integer("the state's every", state["every"], ge=0)  # 0 before the first attach
+        check_instance("the state's stages", state["stages"], (list, tuple), "a list of lists of names")
+        stages = [list(check_names("the state's stages", names)) for names in state["stages"]]
+        for index, stage in enumerate(self._stages):
+            if index >= len(stages) or stages[index] != list(stage.names):
+                raise ValueError(
+                    f"GradualUnfreezer state must have {', '.join(stage.names)} as stage {index}, got "
+                    f"{', '.join(stages[index]) if index < len(stages) else 'none'}; build it with the stages of the "
+                    "run that saved it"
+                )
+        if len(stages) > len(self._stages):
             raise ValueError(
-                f"GradualUnfreezer state must be of the same stages, got {len(state['stages'])} stages "
-                f"of other parameters; this handler has {len(self._stages)}"
+                f"GradualUnfreezer state must have {len(self._stages)} stages, got {len(stages)}; build it with the "
+                "stages of the run that saved it"
             )
         self._loaded = dict(state)
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 from ignite.engine import Engine, Events
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from ignite_tips._checks import check_instance, check_integer, check_keys, describe
+from ignite_tips._checks import check_callable, check_instance, check_integer, check_keys, describe
 from ignite_tips.attachment import Attachment
 from ignite_tips.notices import announce
 from ignite_tips.schedules.claims import claim_optimizer
@@ -63,8 +63,8 @@ class PlateauStepper:
             raise TypeError(
                 f"scheduler must be torch's ReduceLROnPlateau, got {describe(scheduler)}; SchedulerStepper steps others"
             )
-        if not isinstance(metric, str) and not callable(metric):
-            raise TypeError(f"metric must be a metric's name or a function of the evaluator, got {describe(metric)}")
+        if not isinstance(metric, str) or not metric:
+            check_callable("metric", metric, "a metric's name or a function of the evaluator")
         self.scheduler = scheduler
         self.metric = metric
         self._iteration = 0  # of the last validation counted, so that one before the first iteration is not
@@ -82,7 +82,9 @@ class PlateauStepper:
                 very object count.
 
         Raises:
-            ValueError: if a SchedulerStepper has the same optimizer and its scheduler would undo the reductions.
+            TypeError: if ``trainer`` or ``evaluator`` is no Engine.
+            ValueError: if they are one engine, or a SchedulerStepper has the same optimizer and its scheduler would
+                undo the reductions.
         """
         check_instance("trainer", trainer, Engine, "an ignite Engine")
         check_instance("evaluator", evaluator, Engine, "an ignite Engine")

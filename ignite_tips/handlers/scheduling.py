@@ -10,7 +10,7 @@ from torch.optim import LBFGS
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ignite_tips._checks import check_instance, check_integer, check_keys
-from ignite_tips.attachment import Attachment
+from ignite_tips.attachment import Attachment, check_events
 from ignite_tips.events import completed_updates, is_optimizer_event
 from ignite_tips.schedules.claims import claim_optimizer
 from ignite_tips.schedules.fit import check_first_epoch, check_run, explain_failure, is_step_missing
@@ -68,9 +68,11 @@ class SchedulerStepper:
             event: any event of the trainer, filtered or not, or several.
 
         Raises:
-            ValueError: if a PlateauStepper has the same optimizer and this scheduler would undo its reductions.
+            TypeError: if ``trainer`` is no Engine, or ``event`` no event.
+            ValueError: if the trainer does not know the event, or a PlateauStepper has the same optimizer and this
+                scheduler would undo its reductions.
         """
-        check_instance("trainer", trainer, Engine, "an ignite Engine")
+        check_events("event", event, trainer)
         optimizer = self.scheduler.optimizer
         with self._attachment.renew():
             if getattr(event, "filter", None) is None:  # with one it may be meant to end before others begin

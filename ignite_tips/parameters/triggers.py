@@ -8,11 +8,10 @@ filter itself, and remembers the last count that it has seen.
 from collections.abc import Callable
 from typing import Any
 
-from ignite.engine import CallableEventWithFilter, Engine, Events, EventsList
+from ignite.engine import CallableEventWithFilter, Engine, Events
 from torch.optim import Optimizer
 
-from ignite_tips._checks import describe
-from ignite_tips.attachment import Attachment
+from ignite_tips.attachment import Attachment, check_events
 from ignite_tips.distributed import same_on_all_ranks
 from ignite_tips.events import OptimizerEvents, current_step, is_optimizer_event
 
@@ -122,25 +121,27 @@ class Trigger:
 
 
 def make_triggers(
-    name: str, event: Any, optimizer: Optimizer | None, action: Callable[[Engine], None]
+    name: str, event: Any, trainer: Engine, optimizer: Optimizer | None, action: Callable[[Engine], None]
 ) -> list[Trigger]:
     """Return a trigger for the event, filtered or not, or for each event of a list such as ``A | B(once=3)``.
 
     Args:
         name: the argument that the event was given as, for errors.
         event: what to act at.
+        trainer: the engine that fires it.
         optimizer: whose updates OptimizerEvents mean.
         action: what to do.
 
     Raises:
-        TypeError: if ``event`` is no event.
+        TypeError, ValueError: if ``event`` is no event of the trainer.
         ValueError: if it is one of OptimizerEvents and there is no optimizer.
     """
     triggers = []
-    for member in list(event) if isinstance(event, EventsList) else [event]:
-        if not isinstance(member, CallableEventWithFilter):
-            raise TypeError(f"{name} must be an Ignite event, got {describe(member)}")
+    for member in check_events(name, event, trainer):
         if is_optimizer_event(member) and optimizer is None:
-            raise ValueError(f"{name} must not be {OptimizerEvents.__name__}.{member.name} without optimizer=")
+            raise ValueError(
+                f"{name} must be an event of the trainer alone where there is no optimizer, got "
+                f"{OptimizerEvents.__name__}.{member.name}; give the handler optimizer="
+            )
         triggers.append(Trigger(name, member, optimizer, action))
     return triggers

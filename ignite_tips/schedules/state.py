@@ -10,7 +10,7 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ignite_tips._checks import check_keys
+from ignite_tips._checks import check_choice, check_instance, check_keys, check_number
 
 __all__ = ["load_scheduler", "save_scheduler"]
 
@@ -49,14 +49,8 @@ def load_scheduler(scheduler: LRScheduler, state: object) -> None:
         ValueError: if it has other keys, or is of another kind of scheduler or number of param groups.
     """
     checked = copy.deepcopy(dict(check_keys("the scheduler's state", state, _KEYS)))
-    if checked["schedule"] != _describe(scheduler):
-        raise ValueError(f"the scheduler's state must be of {_describe(scheduler)}, got {checked['schedule']}")
     groups = scheduler.optimizer.param_groups
-    if len(checked["options"]) != len(groups):
-        raise ValueError(
-            f"the scheduler's state must be for {len(groups)} param groups, got {len(checked['options'])}; build the "
-            "optimizer with the groups of the run that saved it"
-        )
+    _check_state(scheduler, checked, len(groups))
     before, built = copy.deepcopy(scheduler.state_dict()), _settings(scheduler)
     try:
         scheduler.load_state_dict(checked["scheduler"])
@@ -65,6 +59,31 @@ def load_scheduler(scheduler: LRScheduler, state: object) -> None:
         raise
     _restore_options(groups, checked["options"])
     _tell_changes(built, _settings(scheduler))
+
+
+def _check_state(scheduler: LRScheduler, state: dict[str, Any], groups: int) -> None:
+    if state["schedule"] != _describe(scheduler):
+        raise ValueError(f"the scheduler's state must be of {_describe(scheduler)}, got {state['schedule']}")
+    check_instance("options of the scheduler's state", state["options"], list, "a list with a dict for each group")
+    if len(state["options"]) != groups:
+        raise ValueError(
+            f"the scheduler's state must be for {groups} param groups, got {len(state['options'])}; build the "
+            "optimizer with the groups of the run that saved it"
+        )
+    for options in state["options"]:
+        check_instance("options of a group in the scheduler's state", options, dict, "a dict")
+        for key, value in options.items():
+            check_choice("options of a group in the scheduler's state", key, _SCHEDULED_OPTIONS)
+            for number in value if isinstance(value, tuple | list) else [value]:
+                if not isinstance(number, torch.Tensor):
+                    check_number(f"{key} in the scheduler's state", number)
+    check_instance("the scheduler's state_dict", state["scheduler"], dict, "a dict")
+    missing = [key for key in scheduler.state_dict() if key not in state["scheduler"]]
+    if missing:
+        raise ValueError(
+            f"the scheduler's state_dict must have all that {type(scheduler).__name__} saves, got none of: "
+            f"{', '.join(missing)}; it may be of another version"
+        )
 
 
 def _restore_options(groups: list[dict[str, Any]], saved: list[dict[str, Any]]) -> None:

@@ -79,7 +79,7 @@ def test_bad_arguments_are_named() -> None:
     for bad in (0, -1.0, math.nan):
         with pytest.raises(ValueError, match="max_norm must be > 0, got "):
             GradientNormClipper(optimizer, bad)
-        with pytest.raises(ValueError, match="clip_value must be > 0, got "):
+        with pytest.raises(ValueError, match="clip_value must be finite and > 0, got "):
             GradientValueClipper(optimizer, bad)
         with pytest.raises(ValueError, match="percentile must be > 0 and <= 100, got "):
             AutoClipper(optimizer, bad)
@@ -109,7 +109,7 @@ def test_bad_arguments_are_named() -> None:
         AdaptiveGradientClipper(optimizer, exclude="*", model=model)
     for options, message in (
         ({"alpha": 1.0}, "alpha must be > 0 and < 1, got 1"),
-        ({"z_threshold": 0}, "z_threshold must be > 0, got 0"),
+        ({"z_threshold": 0}, "z_threshold must be finite and > 0, got 0"),
         ({"max_norm": 0}, "max_norm must be > 0, got 0"),
         ({"warmup_steps": 0}, "warmup_steps must be >= 1, got 0"),
     ):

@@ -289,7 +289,7 @@ def test_unknown_event(event: Any) -> None:
     trainer = _trainer(optimizer)
     scheduler = StepLR(optimizer, 3)
     stepper = SchedulerStepper(scheduler)
-    with pytest.raises(ValueError, match="is not a valid event for this Engine"):
+    with pytest.raises(TypeError, match=r"event must be an Ignite event such as Events.EPOCH_COMPLETED, got "):
         stepper.attach(trainer, event)
     trainer.run(range(2))
     assert _steps(scheduler) == 0

@@ -156,7 +156,7 @@ def test_runs_without_curves_are_refused(tmp_path: Path) -> None:
         pass
     with pytest.raises(ValueError, match=f"runs must have curves to draw, got none in {re.escape(str(tmp_path))}"):
         plot_runs(tmp_path)
-    with pytest.raises(ValueError, match="runs must have curves to draw, got none in no folder"):
+    with pytest.raises(ValueError, match="runs must have at least one folder, got none"):
         plot_runs([])
 
 
