@@ -28,20 +28,30 @@ _BOUNDS = {"gt": (">", operator.gt), "ge": (">=", operator.ge), "lt": ("<", oper
 def describe(value: object) -> str:
     """Return how an error message shows ``value``: its repr, shortened, with its type where that tells more.
 
+    A class is named, and so is that of a thing whose repr has many lines, as a module's, or tells an address.
+
     Example:
-        >>> describe(-1.0), describe("x")
-        ('-1.0', "'x' (str)")
+        >>> describe(-1.0), describe("x"), describe(dict), describe(object())
+        ('-1.0', "'x' (str)", 'the class dict', 'an instance of object')
     """
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
     text = _shorten(value)
+    if text is None:
+        return f"an instance of {type(value).__name__}"
     plain_number = isinstance(value, Real) and not isinstance(value, bool)
     return text if plain_number or value is None else f"{text} ({type(value).__name__})"
 
 
-def _shorten(value: object) -> str:
+def _shorten(value: object) -> str | None:
     try:
-        text = " ".join(repr(value).split())  # the repr of a module or an optimizer has many lines
+        text = repr(value)
     except Exception:  # a repr of the user's own, or an int of thousands of digits
-        return f"something of type {type(value).__name__}"
+        return None
+    plain = isinstance(value, str | list | tuple | dict)
+    if not plain and ("\n" in text or " at 0x" in text):
+        return None
+    text = " ".join(text.split())
     return text if len(text) <= 80 else text[:77] + "..."
 
 

@@ -22,13 +22,15 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from ignite_tips._checks import check_instance
+from ignite_tips._checks import check_choice, check_instance, describe
 
 __all__ = ["Strategy", "process_group", "same_on_all_ranks", "strategy_from_environment", "wrap_model"]
 
 _LAUNCH_VARIABLES = ("IGNITE_LAUNCH_STRATEGY", "IGNITE_LAUNCH_BACKEND")
 _RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _ADDRESS_VARIABLES = ("MASTER_ADDR", "MASTER_PORT")  # a cluster may set these for every job
+_DIGITS = 18  # of what fits into 64 bits
+_LAST_PORT = 65_535
 _CHOICES = {"IGNITE_LAUNCH_STRATEGY": ("single", "dp", "ddp"), "IGNITE_LAUNCH_BACKEND": ("nccl", "gloo")}
 _GROUP_OPTIONS = frozenset(
     name for name in inspect.signature(dist.init_process_group).parameters if name != "backend" and name[0] != "_"
@@ -187,8 +189,8 @@ _GLOO_PAUSE = 0.05  # seconds; the threads need microseconds
 
 def _choice(environment: Mapping[str, str], variable: str) -> str | None:
     value = environment.get(variable)
-    if value is not None and value not in _CHOICES[variable]:
-        raise ValueError(f"{variable} must be {' or '.join(map(repr, _CHOICES[variable]))}, got {value!r}")
+    if value is not None:
+        check_choice(variable, value, _CHOICES[variable])
     return value
 
 
@@ -202,9 +204,12 @@ def _check_ranks(environment: Mapping[str, str]) -> None:
     numbers = {}
     for variable in _RANK_VARIABLES:
         if variable != "MASTER_ADDR":
-            if not environment[variable].isdecimal():
-                raise ValueError(f"{variable} must be an integer >= 0, got {environment[variable]!r}")
-            numbers[variable] = int(environment[variable])
+            text = environment[variable]
+            if not text.isdecimal() or len(text) > _DIGITS:
+                raise ValueError(f"{variable} must be an integer >= 0, got {describe(text)}")
+            numbers[variable] = int(text)
+    if numbers["MASTER_PORT"] > _LAST_PORT:
+        raise ValueError(f"MASTER_PORT must be <= {_LAST_PORT}, got {numbers['MASTER_PORT']}")
     if not max(numbers["RANK"], numbers["LOCAL_RANK"]) < numbers["WORLD_SIZE"]:
         raise ValueError(
             f"RANK and LOCAL_RANK must be < WORLD_SIZE {numbers['WORLD_SIZE']}, "

@@ -107,13 +107,13 @@ def detach_optimizer_events(engine: Engine, optimizer: Optimizer) -> None:
         _remove_if_unused(engine, optimizer)
 
 
-def check_optimizer(optimizer: object) -> None:
+def check_optimizer(optimizer: object, remedy: str = "act on Ignite's own events instead") -> None:
     """Raise TypeError unless ``optimizer`` is an Optimizer whose gradients are final before each update."""
     check_instance("optimizer", optimizer, Optimizer, "a torch Optimizer")
     if isinstance(optimizer, LBFGS):
         raise TypeError(
             "optimizer must compute its gradients once in an update, got LBFGS, which evaluates its closure several "
-            "times; act on Ignite's own events instead"
+            f"times; {remedy}"
         )
 
 

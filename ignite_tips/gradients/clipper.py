@@ -28,6 +28,7 @@ from ignite_tips.gradients.norms import (
 from ignite_tips.gradients.optimizer_gradients import OptimizerGradients, parameter_names
 from ignite_tips.notices import announce
 from ignite_tips.optimizer_step import OptimizerStep
+from ignite_tips.parameters.selection import check_belongs
 
 __all__ = ["GradientClipper"]
 
@@ -60,6 +61,8 @@ class GradientClipper(ABC):
         check_instance("per_group", per_group, bool, "True or False")
         check_choice("on_nonfinite", on_nonfinite, ("raise", "skip", "propagate"))
         check_instance("model", model, (nn.Module, NoneType), "a torch.nn.Module or None")
+        if model is not None:
+            check_belongs(optimizer, model)
         check_tag(tag)
         if dist.is_available():
             what = "a torch.distributed.ProcessGroup or None"
@@ -110,7 +113,7 @@ class GradientClipper(ABC):
         self._load_skipped(state["skipped_updates"])
 
     def _load_skipped(self, skipped: object) -> None:
-        self._skipped, self._skipped_told = check_integer("skipped_updates", skipped, ge=0), 0
+        self._skipped, self._skipped_told = check_integer("the state's skipped_updates", skipped, ge=0), 0
 
     @abstractmethod
     def _shrink(self, engine: Engine, gradients: list[list[Tensor]], norms: list[Tensor]) -> Tensor | float:

@@ -42,7 +42,7 @@ class PercentileRule:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up a history; of one longer than ``history_size`` the last part."""
-        norms = check_keys("PercentileRule state", state, ("norms",))["norms"]
+        norms = check_keys("the state's rule", state, ("norms",))["norms"]
         self._history = deque(_as_floats(norms), maxlen=self._history.maxlen)
         self._sorted = sorted(self._history)
 
@@ -85,7 +85,7 @@ class ZScoreRule:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up the statistics."""
-        state = check_keys("ZScoreRule state", state, ("warmup", "mean", "variance"))
+        state = check_keys("the state's rule", state, ("warmup", "mean", "variance"))
         warmup, mean, variance = state["warmup"], state["mean"], state["variance"]
         check_instance("the state's warmup", warmup, list, "a list of norms")
         for norm in warmup:

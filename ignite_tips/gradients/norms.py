@@ -217,11 +217,14 @@ def nonfinite_kinds(tensor: Tensor) -> str:
 
 
 def _as_list(tensors: Tensor | Iterable[Tensor]) -> list[Tensor]:
-    check_instance("tensors", tensors, Iterable, "a tensor or several")  # a tensor is one too
+    iterable: object = tensors
+    if isinstance(iterable, str) or not isinstance(iterable, Iterable):  # a tensor is iterable too
+        raise TypeError(f"tensors must be a tensor or several, got {describe(tensors)}")
     listed = [tensors] if isinstance(tensors, Tensor) else list(tensors)
     for tensor in listed:
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"tensors must be a tensor or several, got {describe(tensor)}")
+        check_instance("each of tensors", tensor, Tensor, "a tensor")
+        if not (tensor.is_floating_point() or tensor.is_complex()):
+            raise TypeError(f"each of tensors must be of floating-point numbers, got one of {tensor.dtype}")
     return listed
 
 

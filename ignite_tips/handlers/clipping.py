@@ -41,8 +41,8 @@ class GradientNormClipper(GradientClipper):
         on_nonfinite: what a NaN or infinite gradient does, on whichever rank. ``"raise"``: a RuntimeError names the
             parameters and the update; parameters and optimizer state stay as they were. ``"skip"``: the update is
             dropped whole and counted in the metric ``"skipped_updates"``. ``"propagate"``: it is used, as in torch.
-        model: gives the parameters their names in messages, unless the optimizer has them of
-            ``model.named_parameters()``.
+        model: the one whose parameters the optimizer has; gives them their names in messages, unless the optimizer has
+            them of ``model.named_parameters()``.
         tag: put before the names of the metrics, as in ``"generator/grad_norm"``; not empty.
         process_group: the ranks that train together and have to agree; None for all of them. "propagate" asks none.
 

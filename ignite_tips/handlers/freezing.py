@@ -13,7 +13,7 @@ from ignite_tips.attachment import Attachment
 from ignite_tips.notices import announce
 from ignite_tips.parameters.model_part import ModelPart, tell_wrappers
 from ignite_tips.parameters.selection import check_belongs, trainable_share
-from ignite_tips.parameters.triggers import make_triggers
+from ignite_tips.parameters.triggers import check_order, make_triggers
 
 __all__ = ["ParameterFreezer"]
 
@@ -86,13 +86,15 @@ class ParameterFreezer:
 
         Raises:
             TypeError: if an argument is of the wrong type, or the model wrapped in FullyShardedDataParallel.
-            ValueError: if another attached handler freezes one of the parameters, or ``unfreeze`` is given and the
-                optimizer has no group for one.
+            ValueError: if the trainer does not know an event, ``unfreeze`` comes before ``freeze``, another attached
+                handler freezes one of the parameters, or ``unfreeze`` is given and the optimizer has no group for one.
             RuntimeError: if a wrapper has an option that cannot follow a freeze.
         """
         triggers = make_triggers("freeze", freeze, trainer, self._optimizer, self._freeze)
         if unfreeze is not None:
-            triggers += make_triggers("unfreeze", unfreeze, trainer, self._optimizer, self._unfreeze)
+            later = make_triggers("unfreeze", unfreeze, trainer, self._optimizer, self._unfreeze)
+            check_order(triggers, later)
+            triggers += later
             if self._optimizer is not None:
                 self._part.check_optimizer(self._optimizer)
         with self._attachment.renew():

@@ -35,7 +35,8 @@ class GradualUnfreezer:
 
     Raises:
         TypeError: if an argument is of the wrong type.
-        ValueError: if there is no stage, a pattern matches no parameter, or two stages have the same one.
+        ValueError: if there is no stage, a pattern matches no parameter, two stages have the same one, or the
+            optimizer has no group for one.
 
     State saved: which epoch it is, and the schedule, to notice a resume with another one.
 
@@ -63,10 +64,12 @@ class GradualUnfreezer:
         check_instance("stages", stages, (list, tuple), "a list of patterns or of lists of patterns")
         if not stages:
             raise ValueError("stages must have at least one stage, got none")
-        self._stages = [ModelPart(model, stage, "stages") for stage in stages]
+        self._stages = [ModelPart(model, stage, "each of stages") for stage in stages]
         _check_disjoint(self._stages)
         if optimizer is not None:
             check_belongs(optimizer, model)
+            for part in self._stages:
+                part.check_optimizer(optimizer)
         self._model = model
         self._optimizer = optimizer
         self._attachment = Attachment()
@@ -85,19 +88,15 @@ class GradualUnfreezer:
 
         Args:
             trainer: the engine that makes the updates.
-            every: epochs from stage to stage.
+            every: epochs from stage to stage, ≥ 1.
 
         Raises:
             TypeError: if an argument is of the wrong type, or the model wrapped in FullyShardedDataParallel.
-            ValueError: if ``every`` is below 1, another attached handler freezes one of the parameters, or the
-                optimizer has no group for one.
+            ValueError: if ``every`` is below 1, or another attached handler freezes one of the parameters.
             RuntimeError: if a wrapper has an option that cannot follow a freeze.
         """
         check_instance("trainer", trainer, Engine, "an ignite Engine")
         check_integer("every", every, ge=1)
-        if self._optimizer is not None:
-            for stage in self._stages:
-                stage.check_optimizer(self._optimizer)
         with self._attachment.renew():
             for stage in self._stages:
                 self._attachment.add_undo(stage.claim(self))

@@ -27,7 +27,7 @@ class _HistoryClipper(GradientClipper):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         state = check_keys(f"{type(self).__name__} state", state_dict, ("skipped_updates", "rule"))
-        check_integer("skipped_updates", state["skipped_updates"], ge=0)
+        check_integer("the state's skipped_updates", state["skipped_updates"], ge=0)
         self._rule.load_state_dict(state["rule"])
         self._load_skipped(state["skipped_updates"])
 

@@ -91,7 +91,7 @@ class LearningRateLogger(BaseHandler):
             RuntimeError: if the TensorBoard writer is closed.
         """
         members = check_events("event", event, trainer)
-        check_optimizer(self._optimizer)
+        check_optimizer(self._optimizer, "have tb_logger attach this as its log handler to an event of Ignite's own")
         for member in members:
             if self._is_counter_needed and not is_optimizer_event(member) and member not in trainer.state.event_to_attr:
                 raise ValueError(

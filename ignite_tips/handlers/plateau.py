@@ -14,7 +14,7 @@ from ignite_tips._checks import check_callable, check_instance, check_integer, c
 from ignite_tips.attachment import Attachment
 from ignite_tips.notices import announce
 from ignite_tips.schedules.claims import claim_optimizer
-from ignite_tips.schedules.state import load_scheduler, save_scheduler
+from ignite_tips.schedules.state import check_scheduler_state, load_scheduler, save_scheduler
 from ignite_tips.schedules.validation_metric import common_metric, metric_name
 
 __all__ = ["PlateauStepper"]
@@ -63,8 +63,10 @@ class PlateauStepper:
             raise TypeError(
                 f"scheduler must be torch's ReduceLROnPlateau, got {describe(scheduler)}; SchedulerStepper steps others"
             )
-        if not isinstance(metric, str) or not metric:
+        if not isinstance(metric, str):
             check_callable("metric", metric, "a metric's name or a function of the evaluator")
+        elif not metric:
+            raise ValueError("metric must be a metric's name or a function of the evaluator, got ''")
         self.scheduler = scheduler
         self.metric = metric
         self._iteration = 0  # of the last validation counted, so that one before the first iteration is not
@@ -109,7 +111,8 @@ class PlateauStepper:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what ``state_dict`` returned; see ``load_scheduler``."""
         checked = check_keys("PlateauStepper state", state, ("iteration", "scheduler"))
-        iteration = check_integer("iteration", checked["iteration"], ge=0)
+        check_scheduler_state(self.scheduler, checked["scheduler"])
+        iteration = check_integer("the state's iteration", checked["iteration"], ge=0)
         load_scheduler(self.scheduler, checked["scheduler"])
         self._iteration = iteration
 

@@ -14,7 +14,7 @@ from ignite_tips.attachment import Attachment, check_events
 from ignite_tips.events import completed_updates, is_optimizer_event
 from ignite_tips.schedules.claims import claim_optimizer
 from ignite_tips.schedules.fit import check_first_epoch, check_run, explain_failure, is_step_missing
-from ignite_tips.schedules.state import load_scheduler, save_scheduler
+from ignite_tips.schedules.state import check_scheduler_state, load_scheduler, save_scheduler
 
 __all__ = ["SchedulerStepper"]
 
@@ -97,8 +97,9 @@ class SchedulerStepper:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what ``state_dict`` returned; see ``load_scheduler``."""
         checked = check_keys("SchedulerStepper state", state, ("iteration", "scheduler"))
+        check_scheduler_state(self.scheduler, checked["scheduler"])
         if (iteration := checked["iteration"]) is not None:
-            check_integer("iteration", iteration, ge=0)
+            check_integer("the state's iteration", iteration, ge=0)
         load_scheduler(self.scheduler, checked["scheduler"])
         self._iteration = iteration
 

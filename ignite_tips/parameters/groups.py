@@ -114,7 +114,7 @@ def layerwise_lr_groups(
         raise ValueError("layers must have at least one pattern, got none")
     rules: dict[str, Mapping[str, Any]] = {}
     for index, layer in enumerate(layers):
-        patterns = as_patterns(layer, "layers")
+        patterns = as_patterns(layer, "each of layers")
         shared = {
             "name": " | ".join(map(_default_name, patterns)),
             "lr": lr * decay ** (len(layers) - index),
@@ -210,7 +210,7 @@ def _named_options(
     rules: Mapping[str, Mapping[str, Any]], default: Mapping[str, Any] | None
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for pattern, options in rules.items():
-        as_patterns((pattern,), "rules")
+        as_patterns((pattern,), "patterns in rules")
         yield _checked_name(f"options of {pattern!r}", options, _default_name(pattern)), options
     if default is not None:
         yield _checked_name("default", default, "default"), default

@@ -122,9 +122,10 @@ def with_warmup(scheduler: LRScheduler, steps: int, *, start_factor: float = 0.0
     parts, milestones = [scheduler], [steps]
     if isinstance(scheduler, SequentialLR):  # its parts become ours: one in another would miscount its steps
         parts, milestones = scheduler._schedulers, [steps, *(steps + milestone for milestone in scheduler._milestones)]
+    late = _LateStart(_chained(parts[0]))  # may refuse, which LinearLR, as it sets the rates, would come too early for
     optimizer = scheduler.optimizer
     warmup = LinearLR(optimizer, start_factor, total_iters=steps)
-    return SequentialLR(optimizer, [warmup, _LateStart(_chained(parts[0])), *parts[1:]], milestones)
+    return SequentialLR(optimizer, [warmup, late, *parts[1:]], milestones)
 
 
 def _check_new(scheduler: LRScheduler) -> None:
@@ -142,7 +143,10 @@ def _check_new(scheduler: LRScheduler) -> None:
 def _chained(scheduler: LRScheduler) -> list[LRScheduler]:
     """Return the schedulers that ``scheduler`` steps one after the other, each time."""
     if isinstance(scheduler, SequentialLR):
-        raise TypeError("scheduler must hold no SequentialLR inside another scheduler: torch cannot start it anew")
+        raise TypeError(
+            "scheduler must hold schedulers that torch can start anew, got one with a SequentialLR inside another "
+            "scheduler; give the SequentialLR itself"
+        )
     if isinstance(scheduler, ChainedScheduler):
         return [leaf for part in scheduler._schedulers for leaf in _chained(part)]
     return [scheduler]

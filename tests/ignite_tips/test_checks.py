@@ -28,7 +28,7 @@ CASES: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, float], type[Ex
         "p must be a number, got np.float32(1.0), which is neither int nor float",
     ),
     (check_number, ("p", 2**63), {"gt": 0}, ValueError, "p must fit into 64 bits, got 9223372036854775808"),
-    (check_integer, ("n", 10**5000), {}, ValueError, "n must fit into 64 bits, got something of type int"),
+    (check_integer, ("n", 10**5000), {}, ValueError, "n must fit into 64 bits, got an instance of int"),
     (check_integer, ("n", 1.0), {}, TypeError, "n must be an integer, got 1.0"),
     (check_integer, ("n", 0), {"ge": 1}, ValueError, "n must be >= 1, got 0"),
     (check_choice, ("mode", "a", ("min", "max", "off")), {}, ValueError, "mode must be 'min', 'max' or 'off', got 'a'"),

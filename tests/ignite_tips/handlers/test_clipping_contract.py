@@ -95,11 +95,11 @@ def test_bad_arguments_are_named() -> None:
         GradientNormClipper(optimizer, 1.0, per_group=1)
     with pytest.raises(ValueError, match="on_nonfinite must be 'raise', 'skip' or 'propagate', got 'ignore'"):
         GradientNormClipper(optimizer, 1.0, on_nonfinite="ignore")
-    with pytest.raises(TypeError, match="optimizer must be a torch Optimizer, got Sequential"):
+    with pytest.raises(TypeError, match="optimizer must be a torch Optimizer, got an instance of Sequential"):
         GradientNormClipper(model, 1.0)
     with pytest.raises(ValueError, match="optimizer must have at least one parameter, got none"):
         GradientNormClipper(torch.optim.SGD([{"params": []}], lr=0.1), 1.0)
-    with pytest.raises(TypeError, match="trainer must be an ignite Engine, got Sequential"):
+    with pytest.raises(TypeError, match="trainer must be an ignite Engine, got an instance of Sequential"):
         GradientNormClipper(optimizer, 1.0).attach(model)
     with pytest.raises(ValueError, match=r"pattern 'head.*' matches no parameter; names start with: 0.weight"):
         AdaptiveGradientClipper(optimizer, exclude="head.*", model=model)

@@ -106,7 +106,11 @@ def _twins() -> LRScheduler:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (lambda: ((_optimizer(), 3), {}), TypeError, "scheduler must be a torch learning-rate scheduler, got SGD"),
+        (
+            lambda: ((_optimizer(), 3), {}),
+            TypeError,
+            "scheduler must be a torch learning-rate scheduler, got an instance of SGD",
+        ),
         (lambda: ((StepLR(_optimizer(), 1), 0), {}), ValueError, "steps must be >= 1, got 0"),
         (lambda: ((StepLR(_optimizer(), 1), 2.0), {}), TypeError, "steps must be an integer, got 2.0"),
         (
