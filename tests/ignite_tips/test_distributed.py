@@ -83,7 +83,7 @@ def test_strategy_follows_from_the_environment(environment: dict[str, str], expe
         ({"IGNITE_LAUNCH_STRATEGY": "ddp"}, RuntimeError, "missing: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR"),
         ({"RANK": "0", "WORLD_SIZE": "2"}, RuntimeError, "missing: LOCAL_RANK, MASTER_ADDR, MASTER_PORT; start"),
         ({**TORCHRUN, "MASTER_PORT": ""}, RuntimeError, "missing: MASTER_PORT"),
-        ({**TORCHRUN, "MASTER_PORT": "1", "RANK": "-1"}, ValueError, "RANK must be an integer >= 0, got '-1' (str)"),
+        ({**TORCHRUN, "MASTER_PORT": "1", "RANK": "-1"}, ValueError, "RANK must be an integer >= 0, got '-1'"),
         ({**TORCHRUN, "MASTER_PORT": "1", "RANK": "1"}, ValueError, "must be < WORLD_SIZE 1, got 1 and 0"),
         (
             {"IGNITE_LAUNCH_STRATEGY": "single", "WORLD_SIZE": "2"},
