@@ -5,7 +5,7 @@ The sentence is always: argument, requirement, value got; TypeError for a type, 
 
 import operator
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from math import inf
 from numbers import Real
 from typing import Any
@@ -15,6 +15,7 @@ __all__ = [
     "check_choice",
     "check_instance",
     "check_integer",
+    "check_iterable",
     "check_keys",
     "check_names",
     "check_number",
@@ -149,13 +150,30 @@ def check_names(name: str, names: object) -> tuple[str, ...]:
     """
     if isinstance(names, str):
         return (names,)
-    if isinstance(names, bytes | bytearray | Mapping) or not isinstance(names, Iterable):
-        raise TypeError(f"{name} must be a string or several, got {_describe_kind(names)}")
-    found = tuple(names)
+    check_iterable(name, names, "a string or several")
+    found: tuple[Any, ...] = tuple(names)  # type: ignore[arg-type]  # checked above
     for member in found:
         if not isinstance(member, str):
             raise TypeError(f"{name} must be strings, got {_describe_kind(member)}")
     return found
+
+
+def check_iterable(name: str, value: object, what: str) -> None:
+    """Raise TypeError unless ``value`` can be iterated over, and is no string, bytes or mapping.
+
+    Example:
+        >>> check_iterable("metrics", 1.0, "a list of numbers")
+        Traceback (most recent call last):
+        TypeError: metrics must be a list of numbers, got 1.0
+    """
+    try:
+        iter(value)  # type: ignore[call-overload]  # a tensor of no dimension has __iter__, which raises
+    except TypeError:
+        value_is_several = False
+    else:
+        value_is_several = not isinstance(value, str | bytes | bytearray | Mapping)
+    if not value_is_several:
+        raise TypeError(f"{name} must be {what}, got {_describe_kind(value)}")
 
 
 def check_tag(tag: object) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Partial
 
-from ignite_tips._checks import check_instance, check_number, describe
+from ignite_tips._checks import check_instance, check_iterable, check_number
 
 __all__ = [
     "EPSILON",
@@ -217,9 +217,8 @@ def nonfinite_kinds(tensor: Tensor) -> str:
 
 
 def _as_list(tensors: Tensor | Iterable[Tensor]) -> list[Tensor]:
-    iterable: object = tensors
-    if isinstance(iterable, str) or not isinstance(iterable, Iterable):  # a tensor is iterable too
-        raise TypeError(f"tensors must be a tensor or several, got {describe(tensors)}")
+    if not isinstance(tensors, Tensor):
+        check_iterable("tensors", tensors, "a tensor or several")
     listed = [tensors] if isinstance(tensors, Tensor) else list(tensors)
     for tensor in listed:
         check_instance("each of tensors", tensor, Tensor, "a tensor")

@@ -223,6 +223,7 @@ def _default_name(pattern: str) -> str:
 def _checked_name(what: str, options: object, fallback: str) -> str:
     if not isinstance(options, Mapping):
         raise TypeError(f"{what} must be a mapping, got {describe(options)}")
+    check_names(f"names of {what}", list(options))
     for key in ("params", "param_names"):
         if key in options:
             raise ValueError(f"{what} must not have {key!r}, which the patterns decide")

@@ -9,7 +9,7 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from ignite_tips._checks import check_instance, check_integer, check_number, describe
+from ignite_tips._checks import check_instance, check_integer, check_iterable, check_number, describe
 from ignite_tips.parameters.groups import group_names
 
 __all__ = ["simulate_schedule"]
@@ -51,7 +51,7 @@ def simulate_schedule(
         if steps is not None or metrics is None:
             got = "neither" if steps is None else f"steps {describe(steps)}"
             raise TypeError(f"metrics must be given, and no steps, for ReduceLROnPlateau, got {got}")
-        check_instance("metrics", metrics, Iterable, "a list of numbers")
+        check_iterable("metrics", metrics, "a list of numbers")
         inputs = [(check_number("each of metrics", metric),) for metric in metrics]
         if not inputs:
             raise ValueError("metrics must have at least one metric, got none")

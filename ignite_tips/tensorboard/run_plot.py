@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ignite_tips._checks import check_instance
+from ignite_tips._checks import check_instance, check_iterable
 from ignite_tips.tensorboard.run_reading import RunRecord, Series, read_run
 
 if TYPE_CHECKING:
@@ -66,8 +66,8 @@ def plot_runs(runs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *
         ...     [axes.get_ylabel() for axes in plot_runs(folder).axes]
         ['loss']
     """
-    if isinstance(runs, bytes) or not isinstance(runs, str | os.PathLike | Iterable):
-        check_instance("runs", runs, (), "a folder or several")
+    if not isinstance(runs, str | os.PathLike):
+        check_iterable("runs", runs, "a folder or several")
     folders = [runs] if isinstance(runs, str | os.PathLike) else list(runs)
     for folder in folders:
         check_instance("each of runs", folder, (str, os.PathLike), "a folder")
