@@ -4,11 +4,24 @@ The sentence is always: argument, requirement, value got; TypeError for a type, 
 """
 
 import operator
+import sys
 from collections.abc import Mapping
+from math import inf
 from numbers import Real
 from typing import Any
 
-__all__ = ["check_choice", "check_instance", "check_integer", "check_keys", "check_number", "describe"]
+__all__ = [
+    "check_callable",
+    "check_choice",
+    "check_instance",
+    "check_integer",
+    "check_iterable",
+    "check_keys",
+    "check_names",
+    "check_number",
+    "check_tag",
+    "describe",
+]
 
 _BOUNDS = {"gt": (">", operator.gt), "ge": (">=", operator.ge), "lt": ("<", operator.lt), "le": ("<=", operator.le)}
 
@@ -16,15 +29,35 @@ _BOUNDS = {"gt": (">", operator.gt), "ge": (">=", operator.ge), "lt": ("<", oper
 def describe(value: object) -> str:
     """Return how an error message shows ``value``: its repr, shortened, with its type where that tells more.
 
+    A class is named, and so is that of a thing whose repr has many lines, as a module's, or tells an address.
+
     Example:
-        >>> describe(-1.0), describe("x")
-        ('-1.0', "'x' (str)")
+        >>> describe(-1.0), describe("x"), describe(dict), describe(object())
+        ('-1.0', "'x' (str)", 'the class dict', 'an instance of object')
     """
-    text = " ".join(repr(value).split())  # the repr of a module or an optimizer has many lines
-    if len(text) > 80:
-        text = text[:77] + "..."
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    text = _shorten(value)
+    if text is None:
+        return f"an instance of {type(value).__name__}"
     plain_number = isinstance(value, Real) and not isinstance(value, bool)
     return text if plain_number or value is None else f"{text} ({type(value).__name__})"
+
+
+def _shorten(value: object) -> str | None:
+    try:
+        text = repr(value)
+    except Exception:  # a repr of the user's own, or an int of thousands of digits
+        return None
+    plain = isinstance(value, str | list | tuple | dict)
+    if not plain and ("\n" in text or " at 0x" in text):
+        return None
+    text = " ".join(text.split())
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _describe_kind(value: object) -> str:
+    return f"{describe(value)} (int)" if type(value) is int else describe(value)
 
 
 def check_instance(name: str, value: object, types: type | tuple[type, ...], what: str) -> None:
@@ -36,26 +69,31 @@ def check_instance(name: str, value: object, types: type | tuple[type, ...], wha
         TypeError: model must be a torch.nn.Module, got 3 (int)
     """
     if not isinstance(value, types):
-        kind = f"{describe(value)} (int)" if type(value) is int else describe(value)
-        raise TypeError(f"{name} must be {what}, got {kind}")
+        raise TypeError(f"{name} must be {what}, got {_describe_kind(value)}")
 
 
 def check_number(name: str, value: object, **bounds: float) -> float:
-    """Return ``value`` as given, or raise unless it is a real number within the bounds gt, ge, lt, le.
+    """Return ``value`` as given, or raise unless it is an int or a float within the bounds gt, ge, lt, le.
 
-    NaN lies within no bound, and a bool is no number.
+    NaN lies within no bound, and a bool is no number. Neither are the numbers of other libraries: torch and pickles
+    do not take all of them, which would show in the middle of a run. NumPy's float64 is a float.
 
     Example:
         >>> check_number("max_norm", -1.0, gt=0)
         Traceback (most recent call last):
         ValueError: max_norm must be > 0, got -1.0
     """
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {describe(value)}")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        foreign = not isinstance(value, bool) and isinstance(value, Real)
+        hint = ", which is neither int nor float" if foreign else ""
+        raise TypeError(f"{name} must be a number, got {describe(value)}{hint}")
+    if isinstance(value, int) and abs(value) > sys.maxsize:
+        raise ValueError(f"{name} must fit into 64 bits, got {describe(value)}")
     if value != value or not all(_BOUNDS[key][1](value, bound) for key, bound in bounds.items()):
-        required = " and ".join(f"{_BOUNDS[key][0]} {bound:g}" for key, bound in bounds.items())
+        words = [f"{_BOUNDS[key][0]} {bound:g}" for key, bound in bounds.items() if bound != inf]
+        required = " and ".join((["finite"] if inf in bounds.values() else []) + words)
         raise ValueError(f"{name} must be {required or 'a number'}, got {describe(value)}")
-    return value  # type: ignore[return-value]  # a Real behaves as a float
+    return value
 
 
 def check_integer(name: str, value: object, **bounds: float) -> int:
@@ -85,7 +123,70 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         *rest, last = (repr(choice) for choice in choices)
         required = f"{', '.join(rest)} or {last}" if rest else last
-        raise ValueError(f"{name} must be {required}, got {value!r}")
+        raise ValueError(f"{name} must be {required}, got {_shorten(value)}")
+
+
+def check_callable(name: str, value: object, what: str) -> None:
+    """Raise TypeError unless ``value`` can be called; ``what`` says what with, or what for.
+
+    Example:
+        >>> check_callable("output", "out.txt", "a function of the text")
+        Traceback (most recent call last):
+        TypeError: output must be a function of the text, got 'out.txt' (str)
+    """
+    if not callable(value):
+        raise TypeError(f"{name} must be {what}, got {_describe_kind(value)}")
+
+
+def check_names(name: str, names: object) -> tuple[str, ...]:
+    """Return one string, or the strings of an iterable, as a tuple; of none, an empty one.
+
+    Example:
+        >>> check_names("patterns", "body.*"), check_names("patterns", ["a.*", "b.*"])
+        (('body.*',), ('a.*', 'b.*'))
+        >>> check_names("patterns", 3)
+        Traceback (most recent call last):
+        TypeError: patterns must be a string or several, got 3 (int)
+    """
+    if isinstance(names, str):
+        return (names,)
+    check_iterable(name, names, "a string or several")
+    found: tuple[Any, ...] = tuple(names)  # type: ignore[arg-type]  # checked above
+    for member in found:
+        if not isinstance(member, str):
+            raise TypeError(f"{name} must be strings, got {_describe_kind(member)}")
+    return found
+
+
+def check_iterable(name: str, value: object, what: str) -> None:
+    """Raise TypeError unless ``value`` can be iterated over, and is no string, bytes or mapping.
+
+    Example:
+        >>> check_iterable("metrics", 1.0, "a list of numbers")
+        Traceback (most recent call last):
+        TypeError: metrics must be a list of numbers, got 1.0
+    """
+    try:
+        iter(value)  # type: ignore[call-overload]  # a tensor of no dimension has __iter__, which raises
+    except TypeError:
+        value_is_several = False
+    else:
+        value_is_several = not isinstance(value, str | bytes | bytearray | Mapping)
+    if not value_is_several:
+        raise TypeError(f"{name} must be {what}, got {_describe_kind(value)}")
+
+
+def check_tag(tag: object) -> None:
+    """Raise unless ``tag`` is None, or a string that can stand before a name.
+
+    Example:
+        >>> check_tag("")
+        Traceback (most recent call last):
+        ValueError: tag must be None or a string with a character in it, got ''
+    """
+    check_instance("tag", tag, (str, type(None)), "a string or None")
+    if tag == "":
+        raise ValueError("tag must be None or a string with a character in it, got ''")
 
 
 def check_keys(name: str, state: object, required: tuple[str, ...]) -> Mapping[str, Any]:

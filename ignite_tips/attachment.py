@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ignite.engine import Engine
+from ignite.engine import CallableEventWithFilter, Engine, EventsList
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_instance
@@ -14,10 +14,11 @@ from ignite_tips.events import (
     completed_updates,
     for_optimizer,
     hold_optimizer_events,
+    is_optimizer_event,
     is_updating,
 )
 
-__all__ = ["Attachment", "acts_last", "is_passed_over", "looks_only"]
+__all__ = ["Attachment", "acts_last", "check_events", "is_passed_over", "looks_only"]
 
 
 class Attachment:
@@ -49,9 +50,10 @@ class Attachment:
         """Call ``function(engine)`` at ``event``.
 
         Raises:
-            TypeError: if ``engine`` is no Engine.
+            TypeError: if ``engine`` is no Engine, or ``event`` no event.
+            ValueError: if the engine does not know the event.
         """
-        _check_trainer(engine)
+        check_events("event", event, engine)
 
         def handler(engine: Engine) -> None:
             function(engine)
@@ -64,9 +66,10 @@ class Attachment:
         """Call ``function(engine)`` at ``event``, where an optimizer event means those of ``optimizer`` alone.
 
         Raises:
-            TypeError: if ``engine`` is no Engine, or as ``attach_optimizer_events``.
+            TypeError: if ``engine`` is no Engine, ``event`` no event, or as ``attach_optimizer_events``.
+            ValueError: if the engine does not know the event.
         """
-        _check_trainer(engine)
+        check_events("event", event, engine)
         self._undo.append(hold_optimizer_events(engine, optimizer))
         if not isinstance(event, OptimizerEvents):
             self.add_handler(engine, for_optimizer(optimizer, event), function)
@@ -120,8 +123,27 @@ def looks_only(function: Callable[[Engine], None]) -> Callable[[Engine], None]:
     return marked
 
 
-def _check_trainer(engine: Engine) -> None:
-    check_instance("trainer", engine, Engine, "an ignite Engine")  # what every handler's attach calls it
+def check_events(name: str, event: Any, trainer: Engine) -> list[CallableEventWithFilter]:
+    """Return the one event, or those of a list such as ``A | B``, that ``trainer`` can fire; ``name`` is the argument.
+
+    Ignite takes a string for the event of that name, and refuses what it does not know without saying who asked.
+
+    Raises:
+        TypeError: if ``trainer`` is no Engine, or ``event`` no event.
+        ValueError: if there is none in the list, or one that the trainer does not know.
+    """
+    check_instance("trainer", trainer, Engine, "an ignite Engine")  # what every handler's attach calls it
+    members = list(event) if isinstance(event, EventsList) else [event]
+    if not members:
+        raise ValueError(f"{name} must have at least one event, got none")
+    for member in members:
+        check_instance(name, member, CallableEventWithFilter, "an Ignite event such as Events.EPOCH_COMPLETED")
+        if not is_optimizer_event(member) and not trainer.has_registered_events(member):
+            raise ValueError(
+                f"{name} must be an event that the trainer knows, got {member.name}; "
+                "make it known to it by trainer.register_events(...)"
+            )
+    return members
 
 
 def _undo_all(undos: list[Callable[[], None]]) -> None:

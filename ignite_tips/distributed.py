@@ -22,14 +22,19 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from ignite_tips._checks import check_instance
+from ignite_tips._checks import check_choice, check_instance, describe
 
 __all__ = ["Strategy", "process_group", "same_on_all_ranks", "strategy_from_environment", "wrap_model"]
 
 _LAUNCH_VARIABLES = ("IGNITE_LAUNCH_STRATEGY", "IGNITE_LAUNCH_BACKEND")
 _RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _ADDRESS_VARIABLES = ("MASTER_ADDR", "MASTER_PORT")  # a cluster may set these for every job
+_DIGITS = 18  # of what fits into 64 bits
+_LAST_PORT = 65_535
 _CHOICES = {"IGNITE_LAUNCH_STRATEGY": ("single", "dp", "ddp"), "IGNITE_LAUNCH_BACKEND": ("nccl", "gloo")}
+_GROUP_OPTIONS = frozenset(
+    name for name in inspect.signature(dist.init_process_group).parameters if name != "backend" and name[0] != "_"
+)
 _DDP_OPTIONS = frozenset(inspect.signature(DistributedDataParallel).parameters) - {"module", "device_ids"}
 
 
@@ -80,9 +85,11 @@ def process_group(**options: Any) -> Iterator[Strategy]:
     For ``single`` and ``dp`` there is no group. ``ignite.distributed`` then knows device, rank and world size.
 
     Args:
-        **options: for ``ignite.distributed.initialize``, such as ``timeout``; used for ``ddp`` alone.
+        **options: those of ``torch.distributed.init_process_group`` but ``backend``, such as ``timeout``; used for
+            ``ddp`` alone.
 
     Raises:
+        TypeError: if an option is none of those.
         ValueError: if an environment variable has a value that means nothing.
         RuntimeError: if variables are half set, a group exists already, or nccl lacks a GPU for this process.
 
@@ -92,6 +99,12 @@ def process_group(**options: Any) -> Iterator[Strategy]:
         >>> strategy.name, type(model).__name__
         ('single', 'Linear')
     """
+    unknown = sorted(set(options) - _GROUP_OPTIONS)
+    if unknown:
+        raise TypeError(
+            f"process_group() takes the options of init_process_group() but backend, got {unknown[0]!r}; they are: "
+            f"{', '.join(sorted(_GROUP_OPTIONS))}"
+        )
     strategy = strategy_from_environment()
     if _active:
         raise RuntimeError("process_group() must not be entered twice; use one block for the whole script")
@@ -120,7 +133,7 @@ def wrap_model(model: nn.Module, *, sync_bn: bool = False, **ddp_options: Any) -
 
     Args:
         model: the bare module.
-        sync_bn: turn BatchNorm into SyncBatchNorm, for ``ddp`` alone.
+        sync_bn: True turns BatchNorm into SyncBatchNorm, for ``ddp`` alone.
         **ddp_options: for DistributedDataParallel, such as ``gradient_as_bucket_view``; used for ``ddp`` alone.
 
     Raises:
@@ -137,7 +150,11 @@ def wrap_model(model: nn.Module, *, sync_bn: bool = False, **ddp_options: Any) -
         raise ValueError(f"model must be a bare module, got one wrapped in {type(model).__name__}")
     unknown = sorted(set(ddp_options) - _DDP_OPTIONS)
     if unknown:
-        raise TypeError(f"wrap_model() takes the options of DistributedDataParallel but device_ids, got {unknown[0]!r}")
+        raise TypeError(
+            f"wrap_model() takes the options of DistributedDataParallel but device_ids, got {unknown[0]!r}; they are: "
+            f"{', '.join(sorted(_DDP_OPTIONS))}"
+        )
+    check_instance("sync_bn", sync_bn, bool, "True or False")
     strategy = _current_strategy()
     if strategy.name == "ddp":
         wrapped = _wrap_in_ddp(model, sync_bn, ddp_options)
@@ -172,8 +189,8 @@ _GLOO_PAUSE = 0.05  # seconds; the threads need microseconds
 
 def _choice(environment: Mapping[str, str], variable: str) -> str | None:
     value = environment.get(variable)
-    if value is not None and value not in _CHOICES[variable]:
-        raise ValueError(f"{variable} must be {' or '.join(map(repr, _CHOICES[variable]))}, got {value!r}")
+    if value is not None:
+        check_choice(variable, value, _CHOICES[variable])
     return value
 
 
@@ -187,9 +204,12 @@ def _check_ranks(environment: Mapping[str, str]) -> None:
     numbers = {}
     for variable in _RANK_VARIABLES:
         if variable != "MASTER_ADDR":
-            if not environment[variable].isdecimal():
-                raise ValueError(f"{variable} must be an integer >= 0, got {environment[variable]!r}")
-            numbers[variable] = int(environment[variable])
+            text = environment[variable]
+            if not text.isdecimal() or len(text) > _DIGITS:
+                raise ValueError(f"{variable} must be an integer >= 0, got {describe(text)}")
+            numbers[variable] = int(text)
+    if numbers["MASTER_PORT"] > _LAST_PORT:
+        raise ValueError(f"MASTER_PORT must be <= {_LAST_PORT}, got {numbers['MASTER_PORT']}")
     if not max(numbers["RANK"], numbers["LOCAL_RANK"]) < numbers["WORLD_SIZE"]:
         raise ValueError(
             f"RANK and LOCAL_RANK must be < WORLD_SIZE {numbers['WORLD_SIZE']}, "

@@ -33,6 +33,7 @@ from ignite_tips.optimizer_step import OptimizerStep, StepHooks
 __all__ = [
     "OptimizerEvents",
     "attach_optimizer_events",
+    "check_optimizer",
     "completed_updates",
     "current_step",
     "detach_optimizer_events",
@@ -95,11 +96,29 @@ def attach_optimizer_events(engine: Engine, optimizer: Optimizer) -> None:
 
 
 def detach_optimizer_events(engine: Engine, optimizer: Optimizer) -> None:
-    """Undo ``attach_optimizer_events``; handlers of this toolkit that are still attached keep the events."""
+    """Undo ``attach_optimizer_events``; handlers of this toolkit that are still attached keep the events.
+
+    Where nothing is attached, nothing is done.
+
+    Raises:
+        TypeError: if ``engine`` is no Engine, or ``optimizer`` no Optimizer.
+    """
+    check_instance("engine", engine, Engine, "an ignite Engine")
+    check_instance("optimizer", optimizer, Optimizer, "a torch Optimizer")
     attached = _trackers[engine].attached.get(optimizer) if engine in _trackers else None
     if attached is not None:
         attached.kept_by_user = False
         _remove_if_unused(engine, optimizer)
+
+
+def check_optimizer(optimizer: object, remedy: str = "act on Ignite's own events instead") -> None:
+    """Raise TypeError unless ``optimizer`` is an Optimizer whose gradients are final before each update."""
+    check_instance("optimizer", optimizer, Optimizer, "a torch Optimizer")
+    if isinstance(optimizer, LBFGS):
+        raise TypeError(
+            "optimizer must compute its gradients once in an update, got LBFGS, which evaluates its closure several "
+            f"times; {remedy}"
+        )
 
 
 def hold_optimizer_events(engine: Engine, optimizer: Optimizer) -> Callable[[], None]:
@@ -121,12 +140,17 @@ def for_optimizer(optimizer: Optimizer, event: Any) -> Any:
 
     Other events, and those in a list of events, are returned as they are.
 
+    Raises:
+        TypeError: if ``optimizer`` is no Optimizer, or ``event`` no event.
+
     Example:
         >>> weight = torch.nn.Parameter(torch.ones(1))
         >>> discriminator = torch.optim.SGD([weight], lr=0.1)
         >>> for_optimizer(discriminator, OptimizerEvents.STEP_COMPLETED(every=2)).name
         'STEP_COMPLETED'
     """
+    check_instance("optimizer", optimizer, Optimizer, "a torch Optimizer")
+    check_instance("event", event, (CallableEventWithFilter, EventsList), "an Ignite event")
     if isinstance(event, EventsList):
         narrowed = EventsList()
         for member in event:
@@ -159,10 +183,12 @@ def current_step(engine: Engine) -> OptimizerStep:
     """Return the update under way, in a handler of OptimizerEvents.
 
     Raises:
+        TypeError: if ``engine`` is no Engine.
         RuntimeError: outside such a handler.
     """
-    tracker = _trackers.get(engine)
+    tracker = _trackers.get(engine) if isinstance(engine, Engine) else None
     if tracker is None or tracker.step is None:
+        check_instance("engine", engine, Engine, "an ignite Engine")
         raise RuntimeError("current_step() must be called in a handler of OptimizerEvents; no update is under way")
     return tracker.step
 
@@ -271,12 +297,7 @@ _trackers: weakref.WeakKeyDictionary[Engine, _StepTracker] = weakref.WeakKeyDict
 
 def _attach(engine: Engine, optimizer: Optimizer) -> _Attached:
     check_instance("engine", engine, Engine, "an ignite Engine")
-    check_instance("optimizer", optimizer, Optimizer, "a torch Optimizer")
-    if isinstance(optimizer, LBFGS):
-        raise TypeError(
-            "optimizer must compute its gradients once in an update, got LBFGS, which evaluates its closure several "
-            "times; act on Ignite's own events instead"
-        )
+    check_optimizer(optimizer)
     if engine not in _trackers:
         if engine.state.iteration > 0 and engine.last_event_name is None:  # loaded, and Ignite loads no unknown key
             raise RuntimeError(

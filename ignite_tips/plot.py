@@ -1,27 +1,49 @@
 """``python -m ignite_tips.plot RUN... -o runs.png``: draw runs into a picture, without a server."""
 
 import argparse
-import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
 
 from ignite_tips.tensorboard.run_plot import plot_runs
 
 __all__ = ["main"]
 
+_PROGRAM = "python -m ignite_tips.plot"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{_PROGRAM}: error: {message}; see {_PROGRAM} --help\n")
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Draw runs into a PNG file."""
-    parser = argparse.ArgumentParser(prog="python -m ignite_tips.plot", description="Draw runs without a server.")
+    """Draw runs into a picture; what is wrong with them is one sentence and exit code 2."""
+    parser = _Parser(prog=_PROGRAM, description="Draw runs without a server.", allow_abbrev=False)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a run's TensorBoard files")
     parser.add_argument("-o", "--output", default="runs.png", help="the picture; its ending is its format")
     parser.add_argument("--title", help="stands above the picture")
     options = parser.parse_args(arguments)
     try:
+        _check_output(options.output)
         figure = plot_runs(options.runs, title=options.title)
         figure.savefig(options.output)
     except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"python -m ignite_tips.plot: {error}")
+        parser.exit(2, f"{_PROGRAM}: error: {' '.join(str(error).split())}\n")
     print(options.output)
+
+
+def _check_output(output: str) -> None:
+    """Raise ValueError for what is no place for a picture, before the runs are read, which may take a while."""
+    try:
+        from matplotlib.backend_bases import FigureCanvasBase
+    except ImportError:  # plot_runs says what to do about it
+        return
+    path, endings = Path(output), sorted(FigureCanvasBase.filetypes)
+    if path.suffix.lower().removeprefix(".") not in endings:
+        raise ValueError(f"--output must end in one of {', '.join(endings)}, got {output!r}")
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"--output must be a file in a folder that is there, got {output!r}")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from .digits import is_whole_number
 from .errors import UsageError
 from .options import STRATEGIES, LaunchOptions
 
@@ -59,9 +60,22 @@ class Request:
     help: bool = False
 
 
+class _Once(argparse.Action):
+    """Keeps an option's value, and refuses a second one, which would take its place in silence."""
+
+    text = ""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
+        if self.text:
+            parser.error(f"argument {self.option_strings[0]}: given twice, {self.text} and {values!r}")
+        self.text = repr(values)
+        setattr(namespace, self.dest, values)
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see ignite-launch --help")
+        words = message.replace("ignored explicit argument", "takes no value, got")
+        raise UsageError(f"{words}; see ignite-launch --help")
 
 
 def parse(argv: Sequence[str]) -> Request:
@@ -75,6 +89,8 @@ def parse(argv: Sequence[str]) -> Request:
     if values.pop("help"):
         return Request(help=True)
     if values.pop("list_gpus"):
+        if target:
+            raise UsageError(f"--list-gpus runs no script, got {target[0]!r}; leave out one of them")
         return Request(list_gpus=True)
     if target[:1] == ["--"]:
         target = target[1:]
@@ -93,13 +109,13 @@ def _parser() -> _Parser:
     ):
         parser.add_argument(*flags, dest=name, action="store_true")
     for option, convert in (("--nproc", _whole(1)), ("--node-rank", _whole(0)), ("--nnodes", _node_counts)):
-        parser.add_argument(option, type=convert)
+        parser.add_argument(option, type=convert, action=_Once)
     for option in ("--gpus", "--interface", "--log-dir"):
-        parser.add_argument(option, type=_filled)
-    parser.add_argument("--rdzv-endpoint", dest="endpoint", type=_filled)
-    parser.add_argument("--strategy", type=_strategy, default="auto")
-    parser.add_argument("--max-restarts", type=_whole(0), default=0)
-    parser.add_argument("--grace", type=_seconds, default=30.0)
+        parser.add_argument(option, type=_filled, action=_Once)
+    parser.add_argument("--rdzv-endpoint", dest="endpoint", type=_filled, action=_Once)
+    parser.add_argument("--strategy", type=_strategy, default="auto", action=_Once)
+    parser.add_argument("--max-restarts", type=_whole(0), default=0, action=_Once)
+    parser.add_argument("--grace", type=_seconds, default=30.0, action=_Once)
     # Everything from the script on is the script's, options and all.
     parser.add_argument("target", nargs=argparse.REMAINDER)
     return parser
@@ -107,8 +123,7 @@ def _parser() -> _Parser:
 
 def _whole(least: int) -> Callable[[str], int]:
     def convert(text: str) -> int:
-        digits = text.removeprefix("-")
-        if not (digits.isascii() and digits.isdecimal()) or int(text) < least:
+        if not is_whole_number(text.removeprefix("-")) or int(text) < least:
             raise argparse.ArgumentTypeError(f"must be an integer >= {least}, got {text!r}")
         return int(text)
 
@@ -139,7 +154,7 @@ def _filled(text: str) -> str:
 
 def _node_counts(text: str) -> tuple[int, int]:
     least, colon, most = text.partition(":")
-    counts = _whole(1)(least), _whole(1)(most if colon else least)
-    if counts[0] > counts[1]:
-        raise argparse.ArgumentTypeError(f"must be N or MIN:MAX with MIN <= MAX, got {text!r}")
-    return counts
+    counts = [int(part) for part in (least, most if colon else least) if is_whole_number(part)]
+    if len(counts) != 2 or not 1 <= counts[0] <= counts[1]:
+        raise argparse.ArgumentTypeError(f"must be N or MIN:MAX with 1 <= MIN <= MAX, got {text!r}")
+    return counts[0], counts[1]

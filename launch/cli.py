@@ -3,11 +3,12 @@
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from .arguments import HELP, parse
+from .checks import check_log_level, check_target, make_log_dir
 from .devices import Inventory, format_devices, read_inventory
-from .errors import LaunchError, UsageError
+from .errors import LaunchError
+from .network import check_interface
 from .options import LaunchOptions
 from .plan import LaunchPlan, make_plan
 from .run import run
@@ -32,21 +33,21 @@ def _main(argv: Sequence[str]) -> int:
     if request.options is None:
         print(HELP.rstrip() if request.help else _gpus())
         return 0
-    _check_script(request.options)
+    check_target(request.options)
     plan = _plan(request.options)
     if request.dry_run:
         return _show(plan)
+    if request.options.interface is not None:
+        check_interface(request.options.interface)
+    if plan.supervised:
+        check_log_level()
+    make_log_dir(plan.log_dir)
     run(plan)
 
 
 def _gpus() -> str:
     inventory = read_inventory()
     return format_devices(inventory.devices) if inventory.devices else f"no GPU: {inventory.absence}"
-
-
-def _check_script(options: LaunchOptions) -> None:
-    if not options.module and not os.path.exists(options.script):
-        raise UsageError(f"there is no script {options.script!r} in {Path.cwd()}")
 
 
 def _plan(options: LaunchOptions) -> LaunchPlan:

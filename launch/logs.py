@@ -9,6 +9,8 @@ from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs
 
+from .errors import UsageError
+
 __all__ = ["RankLogs"]
 
 _STDOUT, _STDERR = 1, 2
@@ -91,7 +93,11 @@ class RankLogs(LogsSpecs):
 
     def _open(self, environment: dict[str, str]) -> int:
         rank, start = environment["RANK"], environment["TORCHELASTIC_RESTART_COUNT"]
-        file = os.open(self._folder / f"rank_{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        path = self._folder / f"rank_{rank}.log"
+        try:
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        except OSError as error:
+            raise UsageError(f"--log-dir {self._folder}: {path.name} cannot be written: {error.strerror}") from error
         os.write(file, f"=== {time.strftime('%Y-%m-%d %H:%M:%S')} rank {rank}, restart {start}\n".encode())
         self._own.append(file)
         return file

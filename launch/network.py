@@ -11,7 +11,7 @@ from typing import Any
 
 from .errors import LaunchError, UsageError
 
-__all__ = ["check_own_name", "check_port_is_free", "is_own", "own_address", "wait_for_port"]
+__all__ = ["check_interface", "check_own_name", "check_port_is_free", "is_own", "own_address", "wait_for_port"]
 
 _SIOCGIFADDR = 0x8915
 
@@ -24,11 +24,8 @@ def own_address(host: str, port: int, interface: str | None) -> str:
         LaunchError: ``host`` has no address, or no way leads there.
     """
     if interface is not None:
-        addresses = _interfaces()
-        if interface not in addresses:
-            there = ", ".join(f"{name} ({address})" for name, address in addresses.items())
-            raise UsageError(f"--interface {interface}: there is no such interface with an address; there are: {there}")
-        return addresses[interface]
+        check_interface(interface)
+        return _interfaces()[interface]
     family, address = _resolve(host, port)
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
@@ -36,6 +33,14 @@ def own_address(host: str, port: int, interface: str | None) -> str:
         except OSError as error:
             raise LaunchError(f"no way leads to {host}: {error.strerror}") from error
         return str(probe.getsockname()[0])
+
+
+def check_interface(name: str) -> None:
+    """Raise UsageError if the network interface, of which gloo and NCCL will be told, is not there."""
+    there = _interfaces()
+    if name not in there:
+        listing = ", ".join(f"{own} ({address})" for own, address in there.items())
+        raise UsageError(f"--interface {name}: there is no such interface with an address; there are: {listing}")
 
 
 def is_own(host: str, port: int) -> bool:
@@ -104,10 +109,10 @@ def _resolve(host: str, port: int) -> tuple[int, Any]:
 
 def _interfaces() -> dict[str, str]:
     """Return each interface's IPv4 address, of those that have one."""
-    addresses = {}
+    found = {}
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         for _index, name in socket.if_nameindex():
             with contextlib.suppress(OSError):
                 answer = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
-                addresses[name] = socket.inet_ntoa(answer[20:24])
-    return addresses
+                found[name] = socket.inet_ntoa(answer[20:24])
+    return found

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from .digits import is_whole_number
 from .errors import UsageError
 from .options import LaunchOptions
 
@@ -63,13 +64,14 @@ def plan_rendezvous(options: LaunchOptions, environ: Mapping[str, str]) -> Rende
     if kind == STATIC and node_rank is None:
         raise UsageError(f"--nnodes {nnodes[0]} needs --node-rank, this node's number from 0 to {nnodes[0] - 1}")
     if node_rank is not None and node_rank >= nnodes[1]:
-        raise UsageError(f"--node-rank must be below the number of nodes, {nnodes[1]}, got {node_rank}")
+        source = "SLURM_NODEID" if options.node_rank is None else "--node-rank"
+        raise UsageError(f"{source} must be below the number of nodes, {nnodes[1]}, got {node_rank}")
     return Rendezvous(kind, *endpoint, *nnodes, node_rank, options.interface, slurm.source)
 
 
 def _parse_endpoint(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
-    if not (colon and host and port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
+    if not (colon and host and is_whole_number(port) and 0 < int(port) < 65536):
         raise UsageError(f"--rdzv-endpoint must be HOST:PORT with a port from 1 to 65535, got {text!r}")
     return host.removeprefix("[").removesuffix("]"), int(port)
 
@@ -85,8 +87,7 @@ def _slurm_step(environ: Mapping[str, str]) -> Rendezvous:
     if "SLURM_STEP_ID" not in environ:
         return nowhere
     try:
-        nodes = int(environ["SLURM_STEP_NUM_NODES"])
-        tasks = int(environ["SLURM_STEP_NUM_TASKS"])
+        nodes, tasks = (_number(environ, f"SLURM_STEP_NUM_{what}", least=1) for what in ("NODES", "TASKS"))
         if tasks > nodes:
             raise UsageError(
                 f"srun started {tasks} tasks on {nodes} nodes, but each launcher starts its node's processes itself; "
@@ -94,14 +95,22 @@ def _slurm_step(environ: Mapping[str, str]) -> Rendezvous:
             )
         if nodes == 1:
             return nowhere
-        host = _first_host(environ["SLURM_STEP_NODELIST"])
-        port = 20_000 + int(environ["SLURM_JOB_ID"]) % 20_000
-        return Rendezvous(STATIC, host, port, nodes, nodes, int(environ["SLURM_NODEID"]), None, "srun's variables")
-    except (KeyError, ValueError) as error:
+        host = _first_host(environ.get("SLURM_STEP_NODELIST", ""))
+        port = 20_000 + _number(environ, "SLURM_JOB_ID") % 20_000
+        node = _number(environ, "SLURM_NODEID")
+    except ValueError as error:
         raise UsageError(
-            f"cannot read srun's variables ({type(error).__name__}: {error}); "
-            "give --nnodes, --node-rank and --rdzv-endpoint, or unset SLURM_STEP_ID"
+            f"cannot read srun's variables: {error}; give --nnodes, --node-rank and --rdzv-endpoint, or unset "
+            "SLURM_STEP_ID"
         ) from error
+    return Rendezvous(STATIC, host, port, nodes, nodes, node, None, "srun's variables")
+
+
+def _number(environ: Mapping[str, str], name: str, least: int = 0) -> int:
+    text = environ.get(name, "")
+    if not is_whole_number(text) or int(text) < least:
+        raise ValueError(f"{name} must be an integer >= {least}, got {text!r}")
+    return int(text)
 
 
 def _first_host(nodelist: str) -> str:
@@ -113,5 +122,5 @@ def _first_host(nodelist: str) -> str:
     """
     match = re.match(r"([^,\[]+)(?:\[(\d+)[^\]]*\]([^,]*))?", nodelist)
     if match is None:
-        raise ValueError(f"SLURM_STEP_NODELIST={nodelist}")
+        raise ValueError(f"SLURM_STEP_NODELIST must be names of hosts, got {nodelist!r}")
     return "".join(part or "" for part in match.groups())

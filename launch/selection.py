@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .devices import Device, Inventory, format_memory
+from .digits import is_whole_number
 from .errors import UsageError
 
 __all__ = ["Selection", "select_devices"]
@@ -97,7 +98,7 @@ def _named(setting: str, text: str, universe: _Universe) -> tuple[Device, ...]:
 
 def _find(setting: str, entry: str, universe: _Universe) -> tuple[Device, str]:
     """Return the one device that ``entry`` names, and the kind of name it is."""
-    if entry.isascii() and entry.isdecimal():
+    if is_whole_number(entry):
         found = [device for device in universe.devices if device.index == int(entry)]
         slices = [device.uuid for device in found if device.mig]
         if slices:
@@ -122,12 +123,13 @@ def _find(setting: str, entry: str, universe: _Universe) -> tuple[Device, str]:
 def _most_free(text: str, universe: _Universe) -> tuple[Device, ...]:
     """Return the N devices with the most free memory among those that no process uses, in nvidia-smi's order."""
     _, _, number = text.partition(":")
-    if not (number.isascii() and number.isdecimal() and int(number) > 0):
+    if not (is_whole_number(number) and int(number) > 0):
         raise UsageError(f"--gpus {text}: after 'free:' must stand a number > 0, as in free:2")
     idle = [device for device in universe.devices if device.processes == 0]
     if len(idle) < int(number):
         raise UsageError(
-            f"--gpus {text}: {len(idle)} of {len(universe.devices)} GPUs have no process on them; {universe.listing()}"
+            f"--gpus {text} needs {number} idle GPUs, but {len(idle)} of {len(universe.devices)} have no process on "
+            f"them; {universe.listing()}"
         )
     best = sorted(idle, key=lambda device: -(device.memory_free or 0))[: int(number)]
     return tuple(device for device in universe.devices if device in best)

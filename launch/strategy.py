@@ -75,7 +75,10 @@ def _check_one_process(options: LaunchOptions, several_nodes: bool) -> None:
 
 def _single(options: LaunchOptions, selection: Selection) -> tuple[int, tuple[Device, ...]]:
     if selection.explicit and len(selection.devices) > 1:
-        raise UsageError(f"single uses one GPU, but --gpus {options.gpus} names {len(selection.devices)}")
+        raise UsageError(
+            f"single uses one GPU, but --gpus {options.gpus} names {len(selection.devices)}; name one, or leave out "
+            "--strategy"
+        )
     return 1, selection.devices[:1]
 
 
@@ -99,5 +102,7 @@ def _ddp(options: LaunchOptions, selection: Selection) -> tuple[int, tuple[Devic
             f"({', '.join(device.id for device in selection.devices)}); --gpus none trains on the CPU"
         )
     if selection.explicit and processes < gpus:
-        raise UsageError(f"--gpus {options.gpus} names {gpus} GPUs, but --nproc {processes} would leave some idle")
+        raise UsageError(
+            f"--gpus {options.gpus} names {gpus} GPUs, but --nproc {processes} would leave some idle; leave out --nproc"
+        )
     return processes, selection.devices[:processes]

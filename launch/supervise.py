@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import worker
-from .errors import UsageError
 from .guard import Guard
 from .plan import LaunchPlan
 from .say import say
@@ -57,9 +56,10 @@ def _run_engine(plan: LaunchPlan, guard: Guard, interruption: Interruption) -> i
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs
 
     from .engine import Engine
+    from .logs import RankLogs
     from .meeting import meet
 
-    logs = None if plan.log_dir is None else _open_logs(plan.log_dir)
+    logs = None if plan.log_dir is None else RankLogs(Path(plan.log_dir))
     meeting = meet(plan.rendezvous)
     arguments = ("-I", "-S", str(Path(worker.__file__)), str(os.getpid()), *plan.command)
     spec = WorkerSpec(
@@ -95,12 +95,3 @@ def _tell(engine: "Engine", result: "RunResult", logs: "RankLogs | None") -> int
     if before:
         say(before)
     return code
-
-
-def _open_logs(folder: str) -> "RankLogs":
-    from .logs import RankLogs
-
-    try:
-        return RankLogs(Path(folder))
-    except OSError as error:
-        raise UsageError(f"--log-dir {folder} cannot be a folder for logs: {error.strerror}") from error

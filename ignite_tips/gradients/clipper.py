@@ -14,9 +14,9 @@ from ignite.engine import Engine, Events
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ignite_tips._checks import check_choice, check_instance, check_integer, check_keys, check_number
+from ignite_tips._checks import check_choice, check_instance, check_integer, check_keys, check_number, check_tag
 from ignite_tips.attachment import Attachment, acts_last, is_passed_over
-from ignite_tips.events import OptimizerEvents, current_step
+from ignite_tips.events import OptimizerEvents, check_optimizer, current_step
 from ignite_tips.gradients.late_norms import LateNorms, can_be_dropped_by_device
 from ignite_tips.gradients.norms import (
     clip_coefficient,
@@ -29,6 +29,7 @@ from ignite_tips.gradients.norms import (
 from ignite_tips.gradients.optimizer_gradients import OptimizerGradients, parameter_names
 from ignite_tips.notices import announce
 from ignite_tips.optimizer_step import OptimizerStep
+from ignite_tips.parameters.selection import check_belongs
 
 __all__ = ["GradientClipper"]
 
@@ -56,12 +57,17 @@ class GradientClipper(ABC):
         tag: str | None = None,
         process_group: Any = None,
     ) -> None:
-        check_instance("optimizer", optimizer, Optimizer, "a torch Optimizer")
+        check_optimizer(optimizer)
         check_number("norm_type", norm_type, gt=0)
         check_instance("per_group", per_group, bool, "True or False")
         check_choice("on_nonfinite", on_nonfinite, ("raise", "skip", "propagate"))
         check_instance("model", model, (nn.Module, NoneType), "a torch.nn.Module or None")
-        check_instance("tag", tag, (str, NoneType), "a string or None")
+        if model is not None:
+            check_belongs(optimizer, model)
+        check_tag(tag)
+        if dist.is_available():
+            what = "a torch.distributed.ProcessGroup or None"
+            check_instance("process_group", process_group, (dist.ProcessGroup, NoneType), what)
         self._optimizer = optimizer
         self._norm_type = norm_type
         self._on_nonfinite = on_nonfinite
@@ -83,7 +89,7 @@ class GradientClipper(ABC):
         After the first epoch it warns if the optimizer, with parameters to train, made no update or had no gradient.
 
         Raises:
-            TypeError: if ``trainer`` is no Engine, or the optimizer computes its gradients several times in one update.
+            TypeError: if ``trainer`` is no Engine.
         """
         with self._attachment.renew():
             self._attachment.add_step_handler(trainer, self._optimizer, OptimizerEvents.STEP_STARTED, self._clip)
@@ -111,7 +117,7 @@ class GradientClipper(ABC):
         self._load_skipped(state["skipped_updates"])
 
     def _load_skipped(self, skipped: object) -> None:
-        self._skipped, self._skipped_told = check_integer("skipped_updates", skipped, ge=0), 0
+        self._skipped, self._skipped_told = check_integer("the state's skipped_updates", skipped, ge=0), 0
 
     @abstractmethod
     def _shrink(self, engine: Engine, gradients: list[list[Tensor]], norms: list[Tensor]) -> Tensor | float:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, float64, tensor
 
-from ignite_tips._checks import check_keys
+from ignite_tips._checks import check_instance, check_keys, check_number, describe
 
 __all__ = ["PercentileRule", "ZScoreRule"]
 
@@ -42,7 +42,7 @@ class PercentileRule:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up a history; of one longer than ``history_size`` the last part."""
-        norms = check_keys("PercentileRule state", state, ("norms",))["norms"]
+        norms = check_keys("the state's rule", state, ("norms",))["norms"]
         self._history = deque(_as_floats(norms), maxlen=self._history.maxlen)
         self._sorted = sorted(self._history)
 
@@ -85,11 +85,24 @@ class ZScoreRule:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up the statistics."""
-        state = check_keys("ZScoreRule state", state, ("warmup", "mean", "variance"))
-        self._warmup, self._mean, self._variance = list(state["warmup"]), state["mean"], state["variance"]
+        state = check_keys("the state's rule", state, ("warmup", "mean", "variance"))
+        warmup, mean, variance = state["warmup"], state["mean"], state["variance"]
+        check_instance("the state's warmup", warmup, list, "a list of norms")
+        for norm in warmup:
+            check_number("each of the state's warmup", norm, ge=0, lt=inf)
+        if mean is not None:
+            check_number("the state's mean", mean, ge=0, lt=inf)
+        elif len(warmup) >= self._warmup_steps:  # the end of the warm-up would never come
+            raise ValueError(
+                f"the state's warmup must be fewer norms than warmup_steps, {self._warmup_steps}, got {len(warmup)}; "
+                "make the clipper with the warmup_steps of the run that saved it"
+            )
+        check_number("the state's variance", variance, ge=0, lt=inf)
+        self._warmup, self._mean, self._variance = list(warmup), mean, variance
 
 
-def _as_floats(norms: Tensor) -> list[float]:
-    if not isinstance(norms, Tensor) or norms.dim() != 1:
-        raise ValueError(f"norms must be a tensor of one dimension, got {norms!r}")
+def _as_floats(norms: Any) -> list[float]:
+    check_instance("the state's norms", norms, Tensor, "a tensor")
+    if norms.dim() != 1 or not bool((norms.isfinite() & (norms >= 0)).all()):
+        raise ValueError(f"the state's norms must be finite and >= 0, in one dimension, got {describe(norms)}")
     return [float(norm) for norm in norms.tolist()]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Partial
 
-from ignite_tips._checks import check_number, describe
+from ignite_tips._checks import check_instance, check_iterable, check_number
 
 __all__ = [
     "EPSILON",
@@ -235,10 +235,13 @@ def nonfinite_kinds(tensor: Tensor) -> str:
 
 
 def _as_list(tensors: Tensor | Iterable[Tensor]) -> list[Tensor]:
+    if not isinstance(tensors, Tensor):
+        check_iterable("tensors", tensors, "a tensor or several")
     listed = [tensors] if isinstance(tensors, Tensor) else list(tensors)
     for tensor in listed:
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"tensors must be a tensor or several, got {describe(tensor)}")
+        check_instance("each of tensors", tensor, Tensor, "a tensor")
+        if not (tensor.is_floating_point() or tensor.is_complex()):
+            raise TypeError(f"each of tensors must be of floating-point numbers, got one of {tensor.dtype}")
     return listed
 
 

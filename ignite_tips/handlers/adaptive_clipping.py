@@ -1,6 +1,7 @@
 """Adaptive gradient clipping: each unit's gradient bounded by its weights."""
 
 from collections.abc import Iterable, Sequence
+from math import inf
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from ignite.engine import Engine
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ignite_tips._checks import check_instance, check_number
+from ignite_tips._checks import check_instance, check_names, check_number
 from ignite_tips.gradients.clipper import GradientClipper
 from ignite_tips.gradients.norms import smallest, tensor_norms
 from ignite_tips.gradients.unit_norms import clip_units, unit_norms, whole
@@ -27,9 +28,10 @@ class AdaptiveGradientClipper(GradientClipper):
 
     Args:
         optimizer: the one whose gradients are clipped.
-        clipping: λ > 0, the largest ratio of a unit's gradient norm to its weight norm.
-        eps: > 0, stands for a smaller weight norm, so that zero weights can grow.
-        exclude: shell globs over the model's parameter names that are left alone; the paper leaves out the classifier.
+        clipping: λ > 0, finite, the largest ratio of a unit's gradient norm to its weight norm.
+        eps: > 0, finite, stands for a smaller weight norm, so that zero weights can grow.
+        exclude: one shell glob or several over the model's parameter names that are left alone, none by default; the
+            paper leaves out the classifier.
         model: the one that ``exclude`` names parameters of; it also gives names to messages.
         on_nonfinite, tag, process_group: as for ``GradientNormClipper``. A GPU is waited for once an update unless
             ``"propagate"``.
@@ -60,16 +62,18 @@ class AdaptiveGradientClipper(GradientClipper):
         tag: str | None = None,
         process_group: Any = None,
     ) -> None:
-        check_number("clipping", clipping, gt=0)
-        check_number("eps", eps, gt=0)
+        check_number("clipping", clipping, gt=0, lt=inf)
+        check_number("eps", eps, gt=0, lt=inf)
+        patterns = check_names("exclude", exclude)
         super().__init__(optimizer, on_nonfinite=on_nonfinite, model=model, tag=tag, process_group=process_group)
-        patterns = [exclude] if isinstance(exclude, str) else list(exclude)
         if patterns:
             check_instance("model", model, nn.Module, "the torch.nn.Module whose parameters exclude names")
         self._excluded = set(select_parameters(model, patterns).values()) if model and patterns else set()
         own = {parameter for group in optimizer.param_groups for parameter in group["params"]}
         if own <= self._excluded:
-            raise ValueError(f"exclude must leave a parameter of the optimizer to clip, got {patterns} for all of them")
+            raise ValueError(
+                f"exclude must leave a parameter of the optimizer to clip, got {', '.join(patterns)} for all of them"
+            )
         self._clipping, self._eps = clipping, eps
         self._unit_norms: list[Tensor] = []
 

@@ -9,11 +9,11 @@ from ignite.handlers import TensorboardLogger
 from torch import nn
 from torch.optim import Optimizer
 
-from ignite_tips._checks import check_instance
-from ignite_tips.attachment import Attachment
-from ignite_tips.events import OptimizerEvents
+from ignite_tips._checks import check_instance, check_tag
+from ignite_tips.attachment import Attachment, check_events
+from ignite_tips.events import OptimizerEvents, check_optimizer
 from ignite_tips.notices import Notice, on_notice
-from ignite_tips.parameters.selection import trainable_share
+from ignite_tips.parameters.selection import check_belongs, trainable_share
 from ignite_tips.tensorboard.event_writing import add_chart, check_open, write_text
 from ignite_tips.tensorboard.scalar_sinks import ScalarSink
 
@@ -35,12 +35,13 @@ class RunAnnotator:
 
     Args:
         model: the model whose share of trainable parameters is written.
-        optimizer: the optimizer whose updates are counted.
-        tag: stands before the names, as the clipper's own ``tag`` does, to tell several optimizers apart.
+        optimizer: the optimizer of that model, whose updates are counted.
+        tag: not empty, stands before the names, as the clipper's own ``tag`` does, to tell several optimizers apart.
 
     Raises:
-        TypeError: if an argument has the wrong type.
-        RuntimeError: if the TensorBoard writer is closed.
+        TypeError: if an argument has the wrong type, or the optimizer computes its gradients several times in an
+            update, as LBFGS.
+        ValueError: if the optimizer has none of the model's parameters.
 
     State saved: none.
 
@@ -57,8 +58,9 @@ class RunAnnotator:
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, *, tag: str | None = None) -> None:
         check_instance("model", model, nn.Module, "a torch.nn.Module")
-        check_instance("optimizer", optimizer, Optimizer, "a torch Optimizer")
-        check_instance("tag", tag, (str, type(None)), "a string or None")
+        check_optimizer(optimizer)
+        check_belongs(optimizer, model)
+        check_tag(tag)
         self._prefix = f"{tag}/" if tag else ""
         self._model = model
         self._optimizer = optimizer
@@ -67,8 +69,14 @@ class RunAnnotator:
     def attach(
         self, trainer: Engine, tb_logger: TensorboardLogger, event: Any = OptimizerEvents.STEP_COMPLETED
     ) -> Self:
-        """Write what happens in the run of ``trainer``; the scalars at ``event``, where ``every=`` thins them out."""
-        check_instance("trainer", trainer, Engine, "an ignite Engine")
+        """Write what happens in the run of ``trainer``; the scalars at ``event``, where ``every=`` thins them out.
+
+        Raises:
+            TypeError: if an argument has the wrong type.
+            ValueError: if the trainer does not know the event.
+            RuntimeError: if the TensorBoard writer is closed.
+        """
+        check_events("event", event, trainer)
         check_instance("tb_logger", tb_logger, TensorboardLogger, "an ignite TensorboardLogger")
         check_open(tb_logger.writer)
         with self._attachment.renew():

@@ -1,7 +1,7 @@
 """Gradient clipping to a given bound, of the norm or of each value."""
 
 from collections.abc import Sequence
-from math import hypot, isfinite
+from math import hypot, inf, isfinite
 from sys import float_info
 from typing import Any
 
@@ -36,17 +36,19 @@ class GradientNormClipper(GradientClipper):
         optimizer: the one whose gradients are clipped; its params may be of several devices, dtypes or DTensors.
         max_norm: the bound, > 0; ``math.inf`` only measures.
         norm_type: p > 0 of the p-norm, ``math.inf`` for the largest magnitude.
-        per_group: clip each param group by its own norm; the metrics are then the norm of all and the smallest factor.
+        per_group: True clips each param group by its own norm; the metrics are then the norm of all and the smallest
+            factor.
         on_nonfinite: what a NaN or infinite gradient does, on whichever rank. ``"raise"``: a RuntimeError names the
             parameters and the update; parameters and optimizer state stay as they were. ``"skip"``: the update is
             dropped whole and counted in the metric ``"skipped_updates"``. ``"propagate"``: it is used, as in torch.
-        model: gives the parameters their names in messages, unless the optimizer has them of
-            ``model.named_parameters()``.
-        tag: put before the names of the metrics, as in ``"generator/grad_norm"``.
-        process_group: the ranks that train together and have to agree; all of them by default. "propagate" asks none.
+        model: the one whose parameters the optimizer has; gives them their names in messages, unless the optimizer has
+            them of ``model.named_parameters()``.
+        tag: put before the names of the metrics, as in ``"generator/grad_norm"``; not empty.
+        process_group: the ranks that train together and have to agree; None for all of them. "propagate" asks none.
 
     Raises:
-        TypeError, ValueError: if an argument is not as above; if the optimizer has no parameter.
+        TypeError, ValueError: if an argument is not as above, or a numpy or torch number; if the optimizer has no
+            parameter, or computes its gradients several times in an update, as LBFGS.
 
     State saved: the number of skipped updates.
 
@@ -152,7 +154,7 @@ class GradientValueClipper(GradientClipper):
 
     Args:
         optimizer: the one whose gradients are clipped.
-        clip_value: > 0.
+        clip_value: > 0, finite.
         on_nonfinite, model, tag, process_group: as for ``GradientNormClipper``; "propagate" keeps a NaN, as torch does,
             and makes of an infinite value ±``clip_value``.
 
@@ -179,7 +181,7 @@ class GradientValueClipper(GradientClipper):
         tag: str | None = None,
         process_group: Any = None,
     ) -> None:
-        check_number("clip_value", clip_value, gt=0)
+        check_number("clip_value", clip_value, gt=0, lt=inf)
         super().__init__(optimizer, on_nonfinite=on_nonfinite, model=model, tag=tag, process_group=process_group)
         self._clip_value = clip_value
 

@@ -8,12 +8,12 @@ from ignite.engine import Engine, Events
 from torch import nn
 from torch.optim import Optimizer
 
-from ignite_tips._checks import check_instance, check_keys
+from ignite_tips._checks import check_instance, check_integer, check_keys, check_names
 from ignite_tips.attachment import Attachment
 from ignite_tips.notices import announce
 from ignite_tips.parameters.model_part import ModelPart, tell_wrappers
-from ignite_tips.parameters.selection import trainable_share
-from ignite_tips.parameters.triggers import make_triggers
+from ignite_tips.parameters.selection import check_belongs, trainable_share
+from ignite_tips.parameters.triggers import check_order, make_triggers
 
 __all__ = ["ParameterFreezer"]
 
@@ -38,7 +38,7 @@ class ParameterFreezer:
 
     Raises:
         TypeError: if an argument is of the wrong type.
-        ValueError: if a pattern matches no parameter.
+        ValueError: if a pattern matches no parameter, or the optimizer has none of the model's.
 
     State saved: whether the parameters are frozen, at which iteration, and which events were seen.
 
@@ -56,9 +56,9 @@ class ParameterFreezer:
     """
 
     def __init__(self, model: nn.Module, patterns: str | Iterable[str], *, optimizer: Optimizer | None = None) -> None:
-        if optimizer is not None:
-            check_instance("optimizer", optimizer, Optimizer, "a torch Optimizer")
         self._part = ModelPart(model, patterns)
+        if optimizer is not None:
+            check_belongs(optimizer, model)
         self._model = model
         self._optimizer = optimizer
         self._attachment = Attachment()
@@ -86,14 +86,15 @@ class ParameterFreezer:
 
         Raises:
             TypeError: if an argument is of the wrong type, or the model wrapped in FullyShardedDataParallel.
-            ValueError: if another attached handler freezes one of the parameters, or ``unfreeze`` is given and the
-                optimizer has no group for one.
+            ValueError: if the trainer does not know an event, ``unfreeze`` comes before ``freeze``, another attached
+                handler freezes one of the parameters, or ``unfreeze`` is given and the optimizer has no group for one.
             RuntimeError: if a wrapper has an option that cannot follow a freeze.
         """
-        check_instance("trainer", trainer, Engine, "an ignite Engine")
-        triggers = make_triggers("freeze", freeze, self._optimizer, self._freeze)
+        triggers = make_triggers("freeze", freeze, trainer, self._optimizer, self._freeze)
         if unfreeze is not None:
-            triggers += make_triggers("unfreeze", unfreeze, self._optimizer, self._unfreeze)
+            later = make_triggers("unfreeze", unfreeze, trainer, self._optimizer, self._unfreeze)
+            check_order(triggers, later)
+            triggers += later
             if self._optimizer is not None:
                 self._part.check_optimizer(self._optimizer)
         with self._attachment.renew():
@@ -130,10 +131,16 @@ class ParameterFreezer:
             TypeError, ValueError: if it is no state of such a handler, or one of other parameters.
         """
         state = check_keys("ParameterFreezer state", state_dict, _STATE_KEYS)
-        if tuple(state["names"]) != self._part.names:
+        check_instance("the state's frozen", state["frozen"], bool, "True or False")
+        check_integer("the state's iteration", state["iteration"], ge=0)
+        check_instance("the state's seen", state["seen"], Mapping, "a mapping from events to counts")
+        for name, count in state["seen"].items():
+            check_integer(f"the state's count of {name}", count, ge=0)
+        names = check_names("the state's names", state["names"])
+        if names != self._part.names:
             raise ValueError(
                 f"ParameterFreezer state must be of the parameters that its patterns select, "
-                f"{', '.join(self._part.names)}, got {', '.join(map(str, state['names']))}"
+                f"{', '.join(self._part.names)}, got {', '.join(names)}"
             )
         self._loaded = {**state, "seen": dict(state["seen"])}
 

@@ -8,11 +8,11 @@ from ignite.engine import Engine, Events
 from torch import nn
 from torch.optim import Optimizer
 
-from ignite_tips._checks import check_instance, check_integer, check_keys
+from ignite_tips._checks import check_instance, check_integer, check_keys, check_names
 from ignite_tips.attachment import Attachment
 from ignite_tips.notices import announce
 from ignite_tips.parameters.model_part import ModelPart, tell_wrappers
-from ignite_tips.parameters.selection import trainable_share
+from ignite_tips.parameters.selection import check_belongs, trainable_share
 
 __all__ = ["GradualUnfreezer"]
 
@@ -35,7 +35,8 @@ class GradualUnfreezer:
 
     Raises:
         TypeError: if an argument is of the wrong type.
-        ValueError: if there is no stage, a pattern matches no parameter, or two stages have the same one.
+        ValueError: if there is no stage, a pattern matches no parameter, two stages have the same one, or the
+            optimizer has no group for one.
 
     State saved: which epoch it is, and the schedule, to notice a resume with another one.
 
@@ -61,12 +62,14 @@ class GradualUnfreezer:
         optimizer: Optimizer | None = None,
     ) -> None:
         check_instance("stages", stages, (list, tuple), "a list of patterns or of lists of patterns")
-        if optimizer is not None:
-            check_instance("optimizer", optimizer, Optimizer, "a torch Optimizer")
         if not stages:
             raise ValueError("stages must have at least one stage, got none")
-        self._stages = [ModelPart(model, stage) for stage in stages]
+        self._stages = [ModelPart(model, stage, "each of stages") for stage in stages]
         _check_disjoint(self._stages)
+        if optimizer is not None:
+            check_belongs(optimizer, model)
+            for part in self._stages:
+                part.check_optimizer(optimizer)
         self._model = model
         self._optimizer = optimizer
         self._attachment = Attachment()
@@ -85,19 +88,15 @@ class GradualUnfreezer:
 
         Args:
             trainer: the engine that makes the updates.
-            every: epochs from stage to stage.
+            every: epochs from stage to stage, ≥ 1.
 
         Raises:
             TypeError: if an argument is of the wrong type, or the model wrapped in FullyShardedDataParallel.
-            ValueError: if ``every`` is below 1, another attached handler freezes one of the parameters, or the
-                optimizer has no group for one.
+            ValueError: if ``every`` is below 1, or another attached handler freezes one of the parameters.
             RuntimeError: if a wrapper has an option that cannot follow a freeze.
         """
         check_instance("trainer", trainer, Engine, "an ignite Engine")
         check_integer("every", every, ge=1)
-        if self._optimizer is not None:
-            for stage in self._stages:
-                stage.check_optimizer(self._optimizer)
         with self._attachment.renew():
             for stage in self._stages:
                 self._attachment.add_undo(stage.claim(self))
@@ -130,10 +129,21 @@ class GradualUnfreezer:
             TypeError, ValueError: if it is no state of such a handler, or one of other stages.
         """
         state = check_keys("GradualUnfreezer state", state_dict, _STATE_KEYS)
-        if [list(names) for names in state["stages"]] != [list(stage.names) for stage in self._stages]:
+        check_integer("the state's epoch", state["epoch"], ge=0)
+        check_integer("the state's every", state["every"], ge=0)  # 0 before the first attach
+        check_instance("the state's stages", state["stages"], (list, tuple), "a list of lists of names")
+        stages = [list(check_names("the state's stages", names)) for names in state["stages"]]
+        for index, stage in enumerate(self._stages):
+            if index >= len(stages) or stages[index] != list(stage.names):
+                raise ValueError(
+                    f"GradualUnfreezer state must have {', '.join(stage.names)} as stage {index}, got "
+                    f"{', '.join(stages[index]) if index < len(stages) else 'none'}; build it with the stages of the "
+                    "run that saved it"
+                )
+        if len(stages) > len(self._stages):
             raise ValueError(
-                f"GradualUnfreezer state must be of the same stages, got {len(state['stages'])} stages "
-                f"of other parameters; this handler has {len(self._stages)}"
+                f"GradualUnfreezer state must have {len(self._stages)} stages, got {len(stages)}; build it with the "
+                "stages of the run that saved it"
             )
         self._loaded = dict(state)
 

@@ -27,7 +27,7 @@ class _HistoryClipper(GradientClipper):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         state = check_keys(f"{type(self).__name__} state", state_dict, ("skipped_updates", "rule"))
-        check_integer("skipped_updates", state["skipped_updates"], ge=0)
+        check_integer("the state's skipped_updates", state["skipped_updates"], ge=0)
         self._rule.load_state_dict(state["rule"])
         self._load_skipped(state["skipped_updates"])
 
@@ -93,7 +93,7 @@ class ZClipper(_HistoryClipper):
     Args:
         optimizer: the one whose gradients are clipped.
         alpha: in (0, 1), the share that mean and variance keep in each update.
-        z_threshold: > 0, in standard deviations.
+        z_threshold: > 0, finite, in standard deviations.
         max_norm: > 0, the bound of every update; ``math.inf`` for none.
         warmup_steps: ≥ 1, updates before the first z-score.
         on_nonfinite, model, tag, process_group: as for ``GradientNormClipper``.
@@ -128,7 +128,7 @@ class ZClipper(_HistoryClipper):
         process_group: Any = None,
     ) -> None:
         check_number("alpha", alpha, gt=0, lt=1)
-        check_number("z_threshold", z_threshold, gt=0)
+        check_number("z_threshold", z_threshold, gt=0, lt=inf)
         check_number("max_norm", max_norm, gt=0)
         check_integer("warmup_steps", warmup_steps, ge=1)
         super().__init__(optimizer, on_nonfinite=on_nonfinite, model=model, tag=tag, process_group=process_group)

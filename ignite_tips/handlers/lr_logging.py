@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Self
 
-from ignite.engine import Engine, Events, EventsList
+from ignite.engine import Engine, Events
 from ignite.handlers import TensorboardLogger
 from ignite.handlers.base_logger import BaseHandler, BaseLogger
 from torch.optim import Optimizer
 
-from ignite_tips._checks import check_instance
-from ignite_tips.attachment import Attachment, looks_only
-from ignite_tips.events import OptimizerEvents, current_step, is_optimizer_event
+from ignite_tips._checks import check_callable, check_instance
+from ignite_tips.attachment import Attachment, check_events, looks_only
+from ignite_tips.events import OptimizerEvents, check_optimizer, current_step, is_optimizer_event
 from ignite_tips.parameters.group_options import GroupOptions
 from ignite_tips.tensorboard.event_writing import add_chart
 from ignite_tips.tensorboard.scalar_sinks import ScalarSink
@@ -33,8 +33,8 @@ class LearningRateLogger(BaseHandler):
     Args:
         optimizer: whose groups are logged, also those that are added later; ``"name"`` in a group names it.
         param_names: the option or options to log: any that is a number, or several, as Adam's ``betas``.
-        tag: stands before the names, to tell several optimizers apart: ``generator/lr/head``.
-        only_changes: write only when a value changes, as two points, so that the line between them is level.
+        tag: not empty, stands before the names, to tell several optimizers apart: ``generator/lr/head``.
+        only_changes: True writes only when a value changes, as two points, so that the line between them is level.
         global_step_transform: ``(engine, event) -> int``, another x axis than the event's.
 
     Raises:
@@ -65,6 +65,9 @@ class LearningRateLogger(BaseHandler):
     ) -> None:
         self._options = GroupOptions(optimizer, param_names, tag)
         check_instance("only_changes", only_changes, bool, "True or False")
+        if global_step_transform is not None:
+            check_callable("global_step_transform", global_step_transform, "a function of engine and event, or None")
+        self._is_counter_needed = global_step_transform is None
         self._optimizer = optimizer
         self._category = tag or "optimizer"
         self._only_changes = only_changes
@@ -80,9 +83,22 @@ class LearningRateLogger(BaseHandler):
         """Log to ``logger`` at ``event``, or at each in a list of events.
 
         Without a logger the values go to ``trainer.state.metrics``, from where any of Ignite's loggers takes them.
+
+        Raises:
+            TypeError: if an argument has the wrong type, or the optimizer computes its gradients several times in one
+                update, as LBFGS.
+            ValueError: if the trainer does not know an event, or the event has no counter for the x axis.
+            RuntimeError: if the TensorBoard writer is closed.
         """
+        members = check_events("event", event, trainer)
+        check_optimizer(self._optimizer, "have tb_logger attach this as its log handler to an event of Ignite's own")
+        for member in members:
+            if self._is_counter_needed and not is_optimizer_event(member) and member not in trainer.state.event_to_attr:
+                raise ValueError(
+                    f"event must have a counter for the x axis, got {member.name}; give global_step_transform, or "
+                    "an event of updates, iterations or epochs"
+                )
         sink = self._new_sink(logger)
-        members = list(event) if isinstance(event, EventsList) else [event]
         with self._attachment.renew():
             for member in members:
                 handler = looks_only(partial(self._on_event, sink=sink, event=member))

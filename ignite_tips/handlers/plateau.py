@@ -10,12 +10,12 @@ from typing import Any, Self
 from ignite.engine import Engine, Events
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from ignite_tips._checks import check_instance, check_integer, check_keys, describe
+from ignite_tips._checks import check_callable, check_instance, check_integer, check_keys, describe
 from ignite_tips.attachment import Attachment
 from ignite_tips.notices import announce
 from ignite_tips.schedules.claims import claim_optimizer
 from ignite_tips.schedules.rivals import check_no_rival
-from ignite_tips.schedules.state import load_scheduler, save_scheduler
+from ignite_tips.schedules.state import check_scheduler_state, load_scheduler, save_scheduler
 from ignite_tips.schedules.validation_metric import common_metric, metric_name
 
 __all__ = ["PlateauStepper"]
@@ -64,8 +64,10 @@ class PlateauStepper:
             raise TypeError(
                 f"scheduler must be torch's ReduceLROnPlateau, got {describe(scheduler)}; SchedulerStepper steps others"
             )
-        if not isinstance(metric, str) and not callable(metric):
-            raise TypeError(f"metric must be a metric's name or a function of the evaluator, got {describe(metric)}")
+        if not isinstance(metric, str):
+            check_callable("metric", metric, "a metric's name or a function of the evaluator")
+        elif not metric:
+            raise ValueError("metric must be a metric's name or a function of the evaluator, got ''")
         self.scheduler = scheduler
         self.metric = metric
         self._iteration = 0  # of the last validation counted, so that one before the first iteration is not
@@ -83,9 +85,10 @@ class PlateauStepper:
                 very object count.
 
         Raises:
-            ValueError: if a SchedulerStepper of the trainer has the same optimizer and its scheduler would undo the
-                reductions, or another PlateauStepper has this scheduler; when the run starts, if Ignite's own
-                schedulers set the optimizer's rates.
+            TypeError: if ``trainer`` or ``evaluator`` is no Engine.
+            ValueError: if they are one engine; if a SchedulerStepper of the trainer has the same optimizer and its
+                scheduler would undo the reductions, or another PlateauStepper has this scheduler; when the run starts,
+                if Ignite's own schedulers set the optimizer's rates.
         """
         check_instance("trainer", trainer, Engine, "an ignite Engine")
         check_instance("evaluator", evaluator, Engine, "an ignite Engine")
@@ -110,7 +113,8 @@ class PlateauStepper:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what ``state_dict`` returned; see ``load_scheduler``."""
         checked = check_keys("PlateauStepper state", state, ("iteration", "scheduler"))
-        iteration = check_integer("iteration", checked["iteration"], ge=0)
+        check_scheduler_state(self.scheduler, checked["scheduler"])
+        iteration = check_integer("the state's iteration", checked["iteration"], ge=0)
         load_scheduler(self.scheduler, checked["scheduler"])
         self._iteration = iteration
 

@@ -10,12 +10,12 @@ from torch.optim import LBFGS
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ignite_tips._checks import check_instance, check_integer, check_keys
-from ignite_tips.attachment import Attachment, is_passed_over
+from ignite_tips.attachment import Attachment, check_events, is_passed_over
 from ignite_tips.events import completed_updates, is_optimizer_event
 from ignite_tips.schedules.claims import claim_optimizer
 from ignite_tips.schedules.fit import check_first_epoch, check_run, explain_failure, is_step_missing
 from ignite_tips.schedules.rivals import check_no_rival
-from ignite_tips.schedules.state import load_scheduler, save_scheduler
+from ignite_tips.schedules.state import check_scheduler_state, load_scheduler, save_scheduler
 
 __all__ = ["SchedulerStepper"]
 
@@ -69,10 +69,12 @@ class SchedulerStepper:
             event: any event of the trainer, filtered or not, or several.
 
         Raises:
-            ValueError: if another handler of the trainer steps this scheduler, or one of the same optimizer and one
-                would undo the other's steps; when the run starts, if Ignite's own schedulers set the rates too.
+            TypeError: if ``trainer`` is no Engine, or ``event`` no event.
+            ValueError: if the trainer does not know the event; if another handler of the trainer steps this scheduler,
+                or one of the same optimizer and one would undo the other's steps; when the run starts, if Ignite's own
+                schedulers set the rates too.
         """
-        check_instance("trainer", trainer, Engine, "an ignite Engine")
+        check_events("event", event, trainer)
         optimizer = self.scheduler.optimizer
         with self._attachment.renew():
             if getattr(event, "filter", None) is None:  # with one it may be meant to end before others begin
@@ -97,8 +99,9 @@ class SchedulerStepper:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what ``state_dict`` returned; see ``load_scheduler``."""
         checked = check_keys("SchedulerStepper state", state, ("iteration", "scheduler"))
+        check_scheduler_state(self.scheduler, checked["scheduler"])
         if (iteration := checked["iteration"]) is not None:
-            check_integer("iteration", iteration, ge=0)
+            check_integer("the state's iteration", iteration, ge=0)
         load_scheduler(self.scheduler, checked["scheduler"])
         self._iteration = iteration
 

@@ -10,9 +10,9 @@ from ignite.handlers import TensorboardLogger
 from torch import nn
 from torch.optim import Optimizer
 
-from ignite_tips._checks import check_instance
+from ignite_tips._checks import check_callable, check_instance, check_integer
 from ignite_tips.attachment import Attachment
-from ignite_tips.summary.model import summarize_model
+from ignite_tips.summary.model import check_request, summarize_model
 from ignite_tips.summary.table import ModelSummary
 from ignite_tips.tensorboard.event_writing import check_open, write_text
 
@@ -32,13 +32,13 @@ class ModelSummarizer:
 
     Args:
         model: any module, in any wrapper.
-        input_size: the input's size, batch included, or several; None takes the trainer's first batch.
+        input_size: the input's size, batch included, or a list of several; None takes the trainer's first batch.
         example: an example of the input, in the place of ``input_size``.
         keywords: keyword arguments that the model is called with.
-        input_of_batch: takes the model's input from a batch; that of ``(x, y)`` is ``x``.
+        input_of_batch: takes the model's input from a batch; that of ``(x, y)`` is ``x``. Not with another input.
         optimizer: shows for each layer its param group and learning rate.
         backend: ``"torchinfo"``, or ``"torchsummary"`` for the table that its users know.
-        depth: show layers within at most so many modules; None shows all.
+        depth: show layers within at most so many modules, ≥ 1; None shows all.
         output: is given the text.
 
     Attributes:
@@ -46,7 +46,8 @@ class ModelSummarizer:
 
     Raises:
         TypeError: if an argument has the wrong type.
-        ValueError: when the run starts, if the input does not fit the model.
+        ValueError: if one is not as above, or the optimizer has none of the model's parameters; when the run starts,
+            if the input does not fit the model.
 
     State saved: none.
 
@@ -72,12 +73,18 @@ class ModelSummarizer:
         depth: int | None = 3,
         output: Callable[[str], None] = print,
     ) -> None:
-        check_instance("model", model, nn.Module, "a torch.nn.Module")
+        check_request(model, example, keywords=keywords, input_size=input_size, optimizer=optimizer, backend=backend)
+        self._takes_batch = input_size is None and example is None and not keywords
+        check_callable("input_of_batch", input_of_batch, "a function of the batch")
+        if input_of_batch is not _first_of_batch and not self._takes_batch:
+            raise ValueError("input_of_batch must be left out where there is another input, got a function")
+        if depth is not None:
+            check_integer("depth", depth, ge=1)
+        check_callable("output", output, "a function of the text")
         self._summarize = partial(
             summarize_model, model, keywords=keywords, input_size=input_size, optimizer=optimizer, backend=backend
         )
         self._example = example
-        self._takes_batch = input_size is None and example is None and not keywords
         self._input_of_batch = input_of_batch
         self._depth = depth
         self._output = output
@@ -86,6 +93,7 @@ class ModelSummarizer:
 
     def attach(self, trainer: Engine, tb_logger: TensorboardLogger | None = None) -> Self:
         """Show the model when ``trainer`` has its first batch, and write it to ``tb_logger`` under Text."""
+        check_instance("trainer", trainer, Engine, "an ignite Engine")
         check_instance("tb_logger", tb_logger, (TensorboardLogger, type(None)), "an ignite TensorboardLogger or None")
         if tb_logger is not None:
             check_open(tb_logger.writer)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from ignite_tips._checks import check_instance, describe
+from ignite_tips._checks import check_instance, check_names, check_tag, describe
 from ignite_tips.parameters.groups import group_names
 
 __all__ = ["GroupOptions"]
@@ -34,7 +34,7 @@ class GroupOptions:
 
     def __init__(self, optimizer: Optimizer, options: str | Iterable[str], tag: str | None = None) -> None:
         check_instance("optimizer", optimizer, Optimizer, "a torch Optimizer")
-        check_instance("tag", tag, (str, type(None)), "a string or None")
+        check_tag(tag)
         self._optimizer = optimizer
         self._options = _checked_options(options)
         self._prefixes = [f"{tag}/{option}/" if tag else f"{option}/" for option in self._options]
@@ -86,12 +86,10 @@ class GroupOptions:
 
 
 def _checked_options(options: str | Iterable[str]) -> tuple[str, ...]:
-    options = (options,) if isinstance(options, str) else tuple(options)
-    if not options:
+    names = check_names("param_names", options)
+    if not names:
         raise ValueError("param_names must have at least one name, got none")
-    for option in options:
-        check_instance("param_names", option, str, "names of param group options")
-    return tuple(dict.fromkeys(options))
+    return tuple(dict.fromkeys(names))
 
 
 def _check_option(option: str, name: str, group: dict[str, Any]) -> None:

@@ -1,13 +1,20 @@
 """A model's parameters as an optimizer's param groups, with names."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import inf
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
-from ignite_tips._checks import check_number, describe
-from ignite_tips.parameters.selection import ParameterNames, as_patterns, named_parameters, select_parameters
+from ignite_tips._checks import check_names, check_number, describe
+from ignite_tips.parameters.selection import (
+    ParameterNames,
+    as_patterns,
+    check_belongs,
+    named_parameters,
+    select_parameters,
+)
 
 __all__ = ["group_names", "layerwise_lr_groups", "param_group_table", "param_groups"]
 
@@ -86,7 +93,7 @@ def layerwise_lr_groups(
     Args:
         model: any module; the names are those of the module inside a wrapper.
         layers: n patterns, or lists of patterns, from the input on: ``["embedding.*", "blocks.0.*", "blocks.1.*"]``.
-        lr: the rate of the layer at the output.
+        lr: the rate of the layer at the output, ≥ 0, finite.
         decay: the factor from a layer to the one before it, in (0, 1].
         no_decay: as for ``param_groups``; it is about weight decay, not about rates.
         **options: for every group, such as ``weight_decay``.
@@ -105,7 +112,7 @@ def layerwise_lr_groups(
         Bao et al. 2022, "BEiT", arXiv 2106.08254; He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners",
         arXiv 2111.06377: layer id 0 for the embedding, i + 1 for block i, blocks + 1 for the rest.
     """
-    check_number("lr", lr, ge=0)
+    check_number("lr", lr, ge=0, lt=inf)
     check_number("decay", decay, gt=0, le=1)
     if isinstance(layers, str) or not isinstance(layers, Sequence):
         raise TypeError(f"layers must be a list of patterns, got {describe(layers)}")
@@ -113,7 +120,7 @@ def layerwise_lr_groups(
         raise ValueError("layers must have at least one pattern, got none")
     rules: dict[str, Mapping[str, Any]] = {}
     for index, layer in enumerate(layers):
-        patterns = as_patterns(layer)
+        patterns = as_patterns(layer, "each of layers")
         shared = {
             "name": " | ".join(map(_default_name, patterns)),
             "lr": lr * decay ** (len(layers) - index),
@@ -156,6 +163,10 @@ def param_group_table(model: nn.Module, optimizer: Optimizer | None = None) -> s
         model: any module; the names are those of the module inside a wrapper.
         optimizer: whose groups and rates to show; without one these columns are left out.
 
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if the model has no parameters, the optimizer none of them, or two groups have the same name.
+
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
         >>> _ = net[0].requires_grad_(False)
@@ -167,13 +178,15 @@ def param_group_table(model: nn.Module, optimizer: Optimizer | None = None) -> s
         1.weight  1 x 3  default  0.1
         1.bias    1      default  0.1
     """
+    named = named_parameters(model)
     placed: dict[int, tuple[str, str]] = {}
     if optimizer is not None:
+        check_belongs(optimizer, model)
         for group_name, group in zip(group_names(optimizer), optimizer.param_groups, strict=True):
             for parameter in group["params"]:
                 placed[id(parameter)] = (group_name, f"{float(group['lr']):g}")
     rows = [("name", "shape", *(("group", "lr") if optimizer is not None else ()), "frozen")]
-    for name, parameter in named_parameters(model).items():
+    for name, parameter in named.items():
         lazy = isinstance(parameter, nn.UninitializedParameter)
         shape = "not yet known" if lazy else " x ".join(map(str, parameter.shape)) or "scalar"
         place = placed.get(id(parameter), ("(none)", "")) if optimizer is not None else ()
@@ -204,7 +217,7 @@ def _named_options(
     rules: Mapping[str, Mapping[str, Any]], default: Mapping[str, Any] | None
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for pattern, options in rules.items():
-        as_patterns((pattern,))
+        as_patterns((pattern,), "patterns in rules")
         yield _checked_name(f"options of {pattern!r}", options, _default_name(pattern)), options
     if default is not None:
         yield _checked_name("default", default, "default"), default
@@ -217,6 +230,7 @@ def _default_name(pattern: str) -> str:
 def _checked_name(what: str, options: object, fallback: str) -> str:
     if not isinstance(options, Mapping):
         raise TypeError(f"{what} must be a mapping, got {describe(options)}")
+    check_names(f"names of {what}", list(options))
     for key in ("params", "param_names"):
         if key in options:
             raise ValueError(f"{what} must not have {key!r}, which the patterns decide")
@@ -257,7 +271,7 @@ def _members(
 def _undecayed_names(
     model: nn.Module, named: Mapping[str, nn.Parameter], no_decay: str | Iterable[str]
 ) -> frozenset[str]:
-    wanted = [no_decay] if isinstance(no_decay, str) else list(no_decay)
+    wanted = check_names("no_decay", no_decay)
     chosen: set[str] = set()
     patterns = [pattern for pattern in wanted if pattern not in ("biases", "norms")]
     if patterns:

@@ -26,13 +26,14 @@ class ModelPart:
     Args:
         model: bare or wrapped.
         patterns: as for ``select_parameters``.
+        argument: what the patterns were given as, for errors.
 
     Raises:
         TypeError, ValueError: as ``select_parameters``.
     """
 
-    def __init__(self, model: nn.Module, patterns: str | Iterable[str]) -> None:
-        self.patterns = as_patterns(patterns)
+    def __init__(self, model: nn.Module, patterns: str | Iterable[str], argument: str = "patterns") -> None:
+        self.patterns = as_patterns(patterns, argument)
         self.names = tuple(select_parameters(model, self.patterns))
         self.model = model
         self._frozen: FrozenParameters | None = None

@@ -5,13 +5,16 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase, translate
 
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from torch.optim import Optimizer
 
-from ignite_tips._checks import check_instance, describe
+from ignite_tips._checks import check_instance, check_names
 
 __all__ = [
     "FrozenParameters",
     "ParameterNames",
     "as_patterns",
+    "check_belongs",
     "freeze_parameters",
     "named_parameters",
     "select_parameters",
@@ -105,21 +108,33 @@ class ParameterNames:
         return found
 
 
-def as_patterns(patterns: str | Iterable[str]) -> tuple[str, ...]:
-    """Return one pattern or several as a tuple, or raise where they are none, or no strings.
+def as_patterns(patterns: str | Iterable[str], name: str = "patterns") -> tuple[str, ...]:
+    """Return one pattern or several as a tuple, or raise where they are none, or no strings; ``name`` is the argument.
 
     Example:
         >>> as_patterns("body.*"), as_patterns(["a.*", "b.*"])
         (('body.*',), ('a.*', 'b.*'))
     """
-    check_instance("patterns", patterns, Iterable, "a string or several")
-    wanted = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    wanted = check_names(name, patterns)
     if not wanted:
-        raise ValueError("patterns must have at least one pattern, got none")
-    for pattern in wanted:
-        if not isinstance(pattern, str):
-            raise TypeError(f"patterns must be strings, got {describe(pattern)}")
+        raise ValueError(f"{name} must have at least one pattern, got none")
     return wanted
+
+
+def check_belongs(optimizer: Optimizer, model: nn.Module) -> None:
+    """Raise unless ``optimizer`` is an Optimizer that has a parameter of ``model``, rather than of another one.
+
+    What ``fully_shard`` keeps in the modules may be whole copies of the parameters, so that nothing is known of it.
+    """
+    check_instance("optimizer", optimizer, Optimizer, "a torch Optimizer")
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    if not any(id(parameter) in held for parameter in model.parameters()) and not any(
+        isinstance(module, FSDPModule) for module in model.modules()
+    ):
+        raise ValueError(
+            f"optimizer must have parameters of the model, got {type(optimizer).__name__} with none of them; "
+            "give it the model whose parameters it updates"
+        )
 
 
 def trainable_share(model: nn.Module) -> float:

@@ -5,18 +5,18 @@ an epoch fires EPOCH_STARTED of that epoch a second time. A trigger therefore li
 filter itself, and remembers the last count that it has seen.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
-from ignite.engine import CallableEventWithFilter, Engine, Events, EventsList
+from ignite.engine import CallableEventWithFilter, Engine, Events
 from torch.optim import Optimizer
 
-from ignite_tips._checks import describe
-from ignite_tips.attachment import Attachment
+from ignite_tips.attachment import Attachment, check_events
 from ignite_tips.distributed import same_on_all_ranks
 from ignite_tips.events import OptimizerEvents, current_step, is_optimizer_event
 
-__all__ = ["Trigger", "make_triggers"]
+__all__ = ["Trigger", "check_order", "make_triggers"]
 
 # Where the n-th firing of an event lies in a run: its unit, and its place in (or, from 0 on, after) the n-th of them.
 _PLACES: dict[CallableEventWithFilter, tuple[str, float]] = {
@@ -51,6 +51,26 @@ class Trigger:
         self._optimizer = optimizer
         # Ignite's own filters (every, once, before, after) depend on the count alone.
         self._is_pure = event.filter is None or getattr(event.filter, "__module__", "") == "ignite.engine.events"
+
+    @property
+    def event_name(self) -> str:
+        """The event's name."""
+        return str(self._event.name)
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether the event has no filter."""
+        return self._event.filter is None
+
+    @property
+    def times(self) -> list[int]:
+        """The counts of ``once=``; empty for any other event."""
+        once = inspect.getclosurevars(self._event.filter).nonlocals.get("once") if self._event.filter else None
+        return list(once) if self._is_pure and isinstance(once, list | tuple) else []
+
+    def is_at_event_of(self, other: "Trigger") -> bool:
+        """Whether both listen to one event, whatever their filters are."""
+        return self._event == other._event
 
     def attach(self, attachment: Attachment, engine: Engine) -> None:
         """Listen to the bare event on ``engine``."""
@@ -121,26 +141,42 @@ class Trigger:
         return (count + place) * int(engine.state.epoch_length or 1) + _JUST_AFTER
 
 
+def check_order(freeze: list[Trigger], unfreeze: list[Trigger]) -> None:
+    """Raise ValueError if the one ``unfreeze`` is sure to come when nothing is frozen, or at once after ``freeze``."""
+    if len(freeze) != 1 or len(unfreeze) != 1 or not freeze[0].is_at_event_of(unfreeze[0]):
+        return
+    first, last = min(freeze[0].times, default=None), max(unfreeze[0].times, default=None)
+    if first is not None and last is not None and last <= first:
+        name = unfreeze[0].event_name
+        raise ValueError(
+            f"unfreeze must come after freeze, got {name}(once={last}), after which {name}(once={first}) freezes"
+        )
+    if freeze[0].is_bare and unfreeze[0].is_bare:
+        raise ValueError(f"unfreeze must be another event than freeze, got {unfreeze[0].event_name} for both")
+
+
 def make_triggers(
-    name: str, event: Any, optimizer: Optimizer | None, action: Callable[[Engine], None]
+    name: str, event: Any, trainer: Engine, optimizer: Optimizer | None, action: Callable[[Engine], None]
 ) -> list[Trigger]:
     """Return a trigger for the event, filtered or not, or for each event of a list such as ``A | B(once=3)``.
 
     Args:
         name: the argument that the event was given as, for errors.
         event: what to act at.
+        trainer: the engine that fires it.
         optimizer: whose updates OptimizerEvents mean.
         action: what to do.
 
     Raises:
-        TypeError: if ``event`` is no event.
+        TypeError, ValueError: if ``event`` is no event of the trainer.
         ValueError: if it is one of OptimizerEvents and there is no optimizer.
     """
     triggers = []
-    for member in list(event) if isinstance(event, EventsList) else [event]:
-        if not isinstance(member, CallableEventWithFilter):
-            raise TypeError(f"{name} must be an Ignite event, got {describe(member)}")
+    for member in check_events(name, event, trainer):
         if is_optimizer_event(member) and optimizer is None:
-            raise ValueError(f"{name} must not be {OptimizerEvents.__name__}.{member.name} without optimizer=")
+            raise ValueError(
+                f"{name} must be an event of the trainer alone where there is no optimizer, got "
+                f"{OptimizerEvents.__name__}.{member.name}; give ParameterFreezer its optimizer"
+            )
         triggers.append(Trigger(name, member, optimizer, action))
     return triggers

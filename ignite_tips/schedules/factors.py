@@ -38,7 +38,7 @@ def linear_warmup(steps: int, *, start_factor: float = 0.0) -> Callable[[int], f
     """
     check_integer("steps", steps, ge=1)
     check_number("start_factor", start_factor, ge=0, le=1)
-    return _LinearWarmup(steps, start_factor)
+    return _LinearWarmup(steps, float(start_factor))  # a float of NumPy could be saved, but not be loaded
 
 
 def warmup_stable_decay(
@@ -59,9 +59,9 @@ def warmup_stable_decay(
     factor stays 1. It can be pickled, and LambdaLR saves its numbers.
 
     Args:
-        warmup: W, in steps.
-        stable: S, in steps.
-        decay: D, in steps.
+        warmup: W, in steps, ≥ 0.
+        stable: S, in steps, ≥ 0.
+        decay: D, in steps, ≥ 0.
         shape: "cosine", "linear" or "sqrt".
         min_factor: the factor at the start of the rise and at the end of the fall, in [0, 1].
 
@@ -84,7 +84,7 @@ def warmup_stable_decay(
         raise ValueError("warmup, stable and decay must be > 0 together, got 0, 0 and 0")
     check_choice("shape", shape, tuple(_SHAPES))
     check_number("min_factor", min_factor, ge=0, le=1)
-    return _WarmupStableDecay(warmup, stable, decay, shape, min_factor)
+    return _WarmupStableDecay(warmup, stable, decay, shape, float(min_factor))
 
 
 def with_warmup(scheduler: LRScheduler, steps: int, *, start_factor: float = 0.01) -> SequentialLR:
@@ -103,7 +103,7 @@ def with_warmup(scheduler: LRScheduler, steps: int, *, start_factor: float = 0.0
         start_factor: the factor before the first step, in (0, 1].
 
     Raises:
-        TypeError: if ``scheduler`` is no torch scheduler, or holds a SequentialLR inside another one.
+        TypeError: if ``scheduler`` is no torch scheduler, or ReduceLROnPlateau, or holds a SequentialLR inside another.
         ValueError: if it has been stepped, or a number is out of its bounds.
 
     Example:
@@ -122,9 +122,10 @@ def with_warmup(scheduler: LRScheduler, steps: int, *, start_factor: float = 0.0
     parts, milestones = [scheduler], [steps]
     if isinstance(scheduler, SequentialLR):  # its parts become ours: one in another would miscount its steps
         parts, milestones = scheduler._schedulers, [steps, *(steps + milestone for milestone in scheduler._milestones)]
+    late = _LateStart(_chained(parts[0]))  # may refuse, which LinearLR, as it sets the rates, would come too early for
     optimizer = scheduler.optimizer
     warmup = LinearLR(optimizer, start_factor, total_iters=steps)
-    return SequentialLR(optimizer, [warmup, _LateStart(_chained(parts[0])), *parts[1:]], milestones)
+    return SequentialLR(optimizer, [warmup, late, *parts[1:]], milestones)
 
 
 def _check_new(scheduler: LRScheduler) -> None:
@@ -142,7 +143,10 @@ def _check_new(scheduler: LRScheduler) -> None:
 def _chained(scheduler: LRScheduler) -> list[LRScheduler]:
     """Return the schedulers that ``scheduler`` steps one after the other, each time."""
     if isinstance(scheduler, SequentialLR):
-        raise TypeError("scheduler must hold no SequentialLR inside another scheduler: torch cannot start it anew")
+        raise TypeError(
+            "scheduler must hold schedulers that torch can start anew, got one with a SequentialLR inside another "
+            "scheduler; give the SequentialLR itself"
+        )
     if isinstance(scheduler, ChainedScheduler):
         return [leaf for part in scheduler._schedulers for leaf in _chained(part)]
     return [scheduler]

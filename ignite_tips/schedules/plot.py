@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from types import NoneType
 from typing import TYPE_CHECKING, Literal, cast
 
-from ignite_tips._checks import check_instance
+from ignite_tips._checks import check_instance, check_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,18 +28,18 @@ def plot_schedule(
     let a notebook show it.
 
     Args:
-        rates: the rates in use at each step, by the name that the legend shows.
-        title: stands above the picture.
+        rates: the rates in use at each step, one number or more, by the name that the legend shows.
+        title: stands above the picture; None for no title.
         xlabel: what a step is: an update, an epoch.
-        log_scale: draw the rates on a logarithmic axis, for groups whose rates are orders of magnitude apart.
-        axes: draw there, instead of in a new figure.
+        log_scale: True draws the rates on a logarithmic axis, for groups whose rates are orders of magnitude apart.
+        axes: matplotlib's, to draw there instead of in a new figure.
 
     Returns:
         The figure.
 
     Raises:
         ImportError: without matplotlib.
-        TypeError: if ``rates`` is no mapping.
+        TypeError: if an argument has the wrong type.
         ValueError: if there is nothing to draw.
 
     Example:
@@ -47,10 +48,17 @@ def plot_schedule(
         ['body', 'head']
     """
     check_instance("rates", rates, Mapping, "a mapping from names to rates")
+    for name, line in rates.items():
+        check_instance("each name in rates", name, str, "a string")
+        check_instance(f"rates of {name!r}", line, Sequence, "a list of numbers")
+        for rate in line:
+            check_number(f"each of the rates of {name!r}", rate)
     if not rates or not all(len(line) for line in rates.values()):
         raise ValueError("rates must have at least one name with at least one rate, got none")
-    if axes is None:
-        axes = _new_axes()
+    check_instance("title", title, (str, NoneType), "a string or None")
+    check_instance("xlabel", xlabel, str, "a string")
+    check_instance("log_scale", log_scale, bool, "True or False")
+    axes = _new_axes() if axes is None else _checked_axes(axes)
     for name, line in rates.items():
         axes.plot(range(len(line)), line, label=name, drawstyle=_style(line), linewidth=1.6)
     axes.set(xlabel=xlabel, ylabel="learning rate", yscale="log" if log_scale else "linear")
@@ -70,6 +78,13 @@ def _style(line: Sequence[float]) -> Literal["steps-post", "default"]:
     # A rate holds from one step to the next, which is worth seeing where there are few changes.
     changes = sum(one != other for one, other in pairwise(line))
     return "steps-post" if len(line) <= 50 or changes < len(line) / 4 else "default"
+
+
+def _checked_axes(axes: object) -> "Axes":
+    from matplotlib.axes import Axes
+
+    check_instance("axes", axes, Axes, "matplotlib's Axes or None")
+    return cast("Axes", axes)
 
 
 def _new_axes() -> "Axes":

@@ -9,7 +9,7 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from ignite_tips._checks import check_instance, check_integer, check_number
+from ignite_tips._checks import check_instance, check_integer, check_iterable, check_number, describe
 from ignite_tips.parameters.groups import group_names
 
 __all__ = ["simulate_schedule"]
@@ -25,8 +25,8 @@ def simulate_schedule(
 
     Args:
         scheduler: any torch scheduler, in any state.
-        steps: how many updates or epochs to look ahead; not for ReduceLROnPlateau.
-        metrics: for ReduceLROnPlateau, the metric after each epoch.
+        steps: how many updates or epochs to look ahead, ≥ 1; not for ReduceLROnPlateau.
+        metrics: for ReduceLROnPlateau, the metric after each epoch, at least one, none of them NaN.
 
     Returns:
         For each group, by its ``"name"`` or else its index, the rate in use at each step: as many as ``steps``, or
@@ -49,13 +49,16 @@ def simulate_schedule(
     inputs: list[tuple[float, ...]]
     if isinstance(scheduler, ReduceLROnPlateau):
         if steps is not None or metrics is None:
-            raise TypeError("simulate_schedule() needs metrics, and no steps, for ReduceLROnPlateau")
-        inputs = [(check_number("metrics", metric),) for metric in metrics]
+            got = "neither" if steps is None else f"steps {describe(steps)}"
+            raise TypeError(f"metrics must be given, and no steps, for ReduceLROnPlateau, got {got}")
+        check_iterable("metrics", metrics, "a list of numbers")
+        inputs = [(check_number("each of metrics", metric),) for metric in metrics]
         if not inputs:
             raise ValueError("metrics must have at least one metric, got none")
     else:
         if metrics is not None or steps is None:
-            raise TypeError(f"simulate_schedule() needs steps, and no metrics, for {type(scheduler).__name__}")
+            got = "neither" if metrics is None else f"metrics {describe(metrics)}"
+            raise TypeError(f"steps must be given, and no metrics, for {type(scheduler).__name__}, got {got}")
         inputs = [()] * (check_integer("steps", steps, ge=1) - 1)
     names = group_names(scheduler.optimizer)
     return {name: [*rates] for name, rates in zip(names, _rates(_copy(scheduler), inputs), strict=True)}

@@ -10,9 +10,9 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ignite_tips._checks import check_keys
+from ignite_tips._checks import check_choice, check_instance, check_keys, check_number
 
-__all__ = ["load_scheduler", "save_scheduler"]
+__all__ = ["check_scheduler_state", "load_scheduler", "save_scheduler"]
 
 _KEYS = ("schedule", "scheduler", "options")
 _SCHEDULED_OPTIONS = ("lr", "momentum", "betas")  # what torch's schedulers change in a param group
@@ -48,15 +48,8 @@ def load_scheduler(scheduler: LRScheduler, state: object) -> None:
         TypeError: if ``state`` is no mapping.
         ValueError: if it has other keys, or is of another kind of scheduler or number of param groups.
     """
-    checked = copy.deepcopy(dict(check_keys("the scheduler's state", state, _KEYS)))
-    if checked["schedule"] != _describe(scheduler):
-        raise ValueError(f"the scheduler's state must be of {_describe(scheduler)}, got {checked['schedule']}")
+    checked = copy.deepcopy(check_scheduler_state(scheduler, state))
     groups = scheduler.optimizer.param_groups
-    if len(checked["options"]) != len(groups):
-        raise ValueError(
-            f"the scheduler's state must be for {len(groups)} param groups, got {len(checked['options'])}; build the "
-            "optimizer with the groups of the run that saved it"
-        )
     before, built = copy.deepcopy(scheduler.state_dict()), _settings(scheduler)
     try:
         scheduler.load_state_dict(checked["scheduler"])
@@ -65,6 +58,38 @@ def load_scheduler(scheduler: LRScheduler, state: object) -> None:
         raise
     _restore_options(groups, checked["options"])
     _tell_changes(built, _settings(scheduler))
+
+
+def check_scheduler_state(scheduler: LRScheduler, state: object) -> dict[str, Any]:
+    """Return ``state`` as a dict, or raise as ``load_scheduler`` does."""
+    checked = dict(check_keys("the scheduler's state", state, _KEYS))
+    _check_kind(scheduler, checked, len(scheduler.optimizer.param_groups))
+    for options in checked["options"]:
+        check_instance("options of a group in the scheduler's state", options, dict, "a dict")
+        for key, value in options.items():
+            check_choice("options of a group in the scheduler's state", key, _SCHEDULED_OPTIONS)
+            for number in value if isinstance(value, tuple | list) else [value]:
+                if not isinstance(number, torch.Tensor):
+                    check_number(f"{key} in the scheduler's state", number)
+    return checked
+
+
+def _check_kind(scheduler: LRScheduler, state: dict[str, Any], groups: int) -> None:
+    if state["schedule"] != _describe(scheduler):
+        raise ValueError(f"the scheduler's state must be of {_describe(scheduler)}, got {state['schedule']}")
+    check_instance("options of the scheduler's state", state["options"], list, "a list with a dict for each group")
+    if len(state["options"]) != groups:
+        raise ValueError(
+            f"the scheduler's state must be for {groups} param groups, got {len(state['options'])}; build the "
+            "optimizer with the groups of the run that saved it"
+        )
+    check_instance("the scheduler's state_dict", state["scheduler"], dict, "a dict")
+    missing = [key for key in scheduler.state_dict() if key not in state["scheduler"]]
+    if missing:
+        raise ValueError(
+            f"the scheduler's state_dict must have all that {type(scheduler).__name__} saves, got none of: "
+            f"{', '.join(missing)}; it may be of another version"
+        )
 
 
 def _restore_options(groups: list[dict[str, Any]], saved: list[dict[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Mapping
+from types import NoneType
 from typing import Any
 
 import torch
@@ -9,16 +10,16 @@ from torch import nn
 from torch.nn.parameter import UninitializedBuffer, is_lazy
 from torch.optim import Optimizer
 
-from ignite_tips._checks import check_choice, check_instance, describe
+from ignite_tips._checks import check_choice, check_instance, check_names, describe
 from ignite_tips.parameters.groups import group_names
-from ignite_tips.parameters.selection import unwrap_model
+from ignite_tips.parameters.selection import check_belongs, unwrap_model
 from ignite_tips.parameters.shards import check_has_whole_parameters
 from ignite_tips.summary.backends import run_with_torchinfo, torchsummary_table
 from ignite_tips.summary.model_state import preserved
 from ignite_tips.summary.module_calls import ModuleCall, ModuleCalls, move_tensors, tensors_in
 from ignite_tips.summary.table import LayerSummary, ModelSummary
 
-__all__ = ["summarize_model"]
+__all__ = ["check_request", "summarize_model"]
 
 _Groups = dict[nn.Parameter, tuple[str, float]]
 
@@ -41,14 +42,16 @@ def summarize_model(
         model: any module, on any device; inputs are moved to it.
         example: what the model is called with: a tensor or a dict, or a tuple or list of positional arguments.
         keywords: keyword arguments of the call.
-        input_size: instead of an example, the size of a tensor of random numbers, batch included, or several sizes.
+        input_size: instead of an example, the size of a tensor of random numbers, batch included, or a list of
+            several sizes.
         optimizer: shows for each layer its param group and learning rate.
         backend: ``"torchinfo"`` counts the operations under the table of this toolkit; ``"torchsummary"`` gives
             torchsummary's own table as the text. The data are the same, and right, with both.
 
     Raises:
         TypeError: if an argument has the wrong type, or the model is wrapped in FullyShardedDataParallel.
-        ValueError: if there is no input, or it does not fit the model: the error names the layer and the shapes.
+        ValueError: if there is no input, or it does not fit the model: the error names the layer and the shapes; if
+            the optimizer has none of the model's parameters.
         RuntimeError: if torchsummary is asked for and fails on this model.
 
     Example:
@@ -57,13 +60,15 @@ def summarize_model(
         >>> summary.total_parameters, summary.layers[1].output_shape
         (46, '[16, 4]')
     """
-    check_instance("model", model, nn.Module, "a torch.nn.Module")
-    check_instance("optimizer", optimizer, (Optimizer, type(None)), "a torch Optimizer or None")
-    check_choice("backend", backend, ("torchinfo", "torchsummary"))
+    sizes = check_request(
+        model, example, keywords=keywords, input_size=input_size, optimizer=optimizer, backend=backend
+    )
+    if sizes is None and example is None and not keywords:
+        raise ValueError("input_size must be given, or an example of the input; got neither")
     check_has_whole_parameters(model)
     model = unwrap_model(model)
     device = _device(model)
-    args, named = move_tensors(_arguments(model, example, dict(keywords or {}), input_size), device)
+    args, named = move_tensors(_arguments(model, example, dict(keywords or {}), sizes), device)
     groups = _groups(optimizer)
     original = model
     if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
@@ -90,6 +95,36 @@ def summarize_model(
     )
 
 
+def check_request(
+    model: nn.Module,
+    example: Any = None,
+    *,
+    keywords: Mapping[str, Any] | None,
+    input_size: Iterable[Any] | None,
+    optimizer: Optimizer | None,
+    backend: str,
+) -> list[tuple[int, ...]] | None:
+    """Return the sizes that ``input_size`` asks for, or raise as ``summarize_model`` for what is wrong before a run."""
+    check_instance("model", model, nn.Module, "a torch.nn.Module")
+    check_instance("keywords", keywords, (Mapping, NoneType), "a mapping from names to arguments, or None")
+    check_names("names in keywords", list(keywords or ()))
+    if optimizer is not None:
+        check_belongs(optimizer, model)
+        group_names(optimizer)
+    check_choice("backend", backend, ("torchinfo", "torchsummary"))
+    if input_size is None:
+        return None
+    if example is not None:
+        raise ValueError(f"input_size must be None where there is an example, got {describe(input_size)}")
+    if not isinstance(input_size, tuple | list):
+        raise TypeError(f"input_size must be a tuple of integers, or a list of such tuples, got {describe(input_size)}")
+    several = [tuple(size) for size in input_size if isinstance(size, tuple | list)]
+    sizes = several if several and len(several) == len(input_size) else [tuple(input_size)]
+    if not all(size and _are_sizes(size) for size in sizes):
+        raise ValueError(f"input_size must be positive integers, or several such sizes, got {describe(input_size)}")
+    return sizes
+
+
 def _device(model: nn.Module) -> torch.device:
     for tensor in (*model.parameters(), *model.buffers()):
         return tensor.device
@@ -97,19 +132,11 @@ def _device(model: nn.Module) -> torch.device:
 
 
 def _arguments(
-    model: nn.Module, example: Any, keywords: dict[str, Any], input_size: Iterable[Any] | None
+    model: nn.Module, example: Any, keywords: dict[str, Any], sizes: list[tuple[int, ...]] | None
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if input_size is None:
-        if example is None and not keywords:
-            raise ValueError("input_size must be given, or an example of the input; got neither")
+    if sizes is None:
         args = tuple(example) if isinstance(example, tuple | list) else (example,)
         return () if example is None else args, keywords
-    if example is not None:
-        raise ValueError(f"input_size must be None where there is an example, got {describe(input_size)}")
-    sizes = [tuple(size) if isinstance(size, tuple | list) else size for size in input_size]
-    sizes = [tuple(sizes)] if all(isinstance(size, int) for size in sizes) else sizes
-    if not sizes or not all(isinstance(size, tuple) and size and _are_sizes(size) for size in sizes):
-        raise ValueError(f"input_size must be positive integers, or several such sizes, got {describe(input_size)}")
     floating = [tensor.dtype for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
     generator = torch.Generator().manual_seed(0)  # the global one is left alone
     dtype = floating[0] if floating else torch.get_default_dtype()

@@ -83,8 +83,11 @@ class ModelSummary:
         """Return the table as text.
 
         Args:
-            depth: show layers within at most so many modules, each with all that lies deeper; None shows all layers.
-            width: the longest line, in characters; None takes the terminal's.
+            depth: show layers within at most so many modules, ≥ 1, each with all that lies deeper; None shows all.
+            width: the longest line, in characters, ≥ 60; None takes the terminal's.
+
+        Raises:
+            TypeError, ValueError: if an argument is not as above.
         """
         width = check_integer(
             "width", shutil.get_terminal_size(_NO_TERMINAL).columns if width is None else width, ge=60

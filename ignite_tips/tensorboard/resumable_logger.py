@@ -33,12 +33,12 @@ class ResumableTensorboardLogger(TensorboardLogger):
     rank attaches the same handlers.
 
     Args:
-        log_dir: one run's folder; made if it is not there.
+        log_dir: one run's folder, a path that is not empty; made if it is not there.
         trainer: the engine whose run is logged; its state may be loaded before or after.
 
     Raises:
-        TypeError: if ``trainer`` is no Engine.
-        ValueError: if the folder cannot be written to.
+        TypeError: if ``log_dir`` is no path, or ``trainer`` no Engine.
+        ValueError: if the path is empty, or the folder cannot be written to.
         RuntimeError: when a new run starts in a folder that holds another's event files.
 
     State saved: none; the trainer's own state says where the run is resumed.
@@ -54,7 +54,10 @@ class ResumableTensorboardLogger(TensorboardLogger):
     """
 
     def __init__(self, log_dir: str | os.PathLike[str], trainer: Engine) -> None:
+        check_instance("log_dir", log_dir, (str, os.PathLike), "a path")
         check_instance("trainer", trainer, Engine, "an ignite Engine")
+        if not str(log_dir):
+            raise ValueError("log_dir must be a folder that can be written to, got ''")
         self.writer: Any = _SilentWriter(str(log_dir))
         if idist.get_rank() > 0:
             return
@@ -63,7 +66,7 @@ class ResumableTensorboardLogger(TensorboardLogger):
             self._earlier = _wait_for_later_name(log_dir)
             self.writer = SummaryWriter(str(log_dir))
             self._events = _EventWriter(self.writer.file_writer.event_writer, self._earlier, trainer)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # the latter for a null byte
             raise ValueError(
                 f"log_dir must be a folder that can be written to, got {str(log_dir)!r}: {error}"
             ) from error

@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ignite_tips._checks import check_instance, check_iterable
 from ignite_tips.tensorboard.run_reading import RunRecord, Series, read_run
 
 if TYPE_CHECKING:
@@ -47,12 +49,13 @@ def plot_runs(runs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *
     As a command: ``python -m ignite_tips.plot RUN... -o runs.png``.
 
     Args:
-        runs: the folder of one run, or of each of several.
+        runs: the folder of one run, or of each of several, at least one.
         title: stands above the picture; None shows the runs' names.
 
     Raises:
         ImportError: without matplotlib.
-        ValueError: if a folder has no event files, or none of them a curve.
+        TypeError: if an argument has the wrong type.
+        ValueError: if no folder is given, one has no event files, or none of them a curve.
 
     Example:
         >>> import tempfile
@@ -63,11 +66,18 @@ def plot_runs(runs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *
         ...     [axes.get_ylabel() for axes in plot_runs(folder).axes]
         ['loss']
     """
+    if not isinstance(runs, str | os.PathLike):
+        check_iterable("runs", runs, "a folder or several")
     folders = [runs] if isinstance(runs, str | os.PathLike) else list(runs)
+    for folder in folders:
+        check_instance("each of runs", folder, (str, os.PathLike), "a folder")
+    if not folders:
+        raise ValueError("runs must have at least one folder, got none")
+    check_instance("title", title, (str, NoneType), "a string or None")
     records = [_on_one_axis(read_run(folder)) for folder in folders]
     panels = _sort_into_panels(records)
     if not panels:
-        raise ValueError(f"runs must have curves to draw, got none in {', '.join(map(str, folders)) or 'no folder'}")
+        raise ValueError(f"runs must have curves to draw, got none in {', '.join(map(str, folders))}")
     figure, all_axes = _new_figure(len(panels))
     for axes, (name, tags) in zip(all_axes, panels.items(), strict=True):
         _draw_panel(axes, name, tags, records)

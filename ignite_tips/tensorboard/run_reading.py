@@ -56,7 +56,7 @@ def read_run(folder: str | os.PathLike[str]) -> RunRecord:
     """
     path = Path(folder)
     if not path.is_dir() or not any("tfevents" in file.name for file in path.iterdir()):
-        raise ValueError(f"runs must be folders with TensorBoard's event files, got {str(path)!r}")
+        raise ValueError(f"runs must be folders with TensorBoard's event files, got {os.fspath(folder)!r}")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # no training needs it
 
     reader = EventAccumulator(str(path), size_guidance=_ALL).Reload()

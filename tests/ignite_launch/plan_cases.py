@@ -117,15 +117,15 @@ CASES = [
     Case("--gpus free:1", "four", gpus="3"),
     Case("--gpus free:2", "four", strategy="ddp", gpus="0,3", processes=2),
     Case(
-        "--gpus free:4", "four", "--gpus free:4: 3 of 4 GPUs have no process on them; there are: 0 (NVIDIA L4, 8.8 GiB"
+        "--gpus free:4",
+        "four",
+        "--gpus free:4 needs 4 idle GPUs, but 3 of 4 have no process on them; there are: 0 (NVIDIA L4, 8.8 GiB",
     ),
     Case("--gpus free:1", "silent", gpus="1"),
-    Case(
-        "--gpus free:2", "silent", "1 of 2 GPUs have no process on them; there are: 0 (NVIDIA L4, ? free, ? processes)"
-    ),
+    Case("--gpus free:2", "silent", "1 of 2 have no process on them; there are: 0 (NVIDIA L4, ? free, ? processes)"),
     Case("--gpus free:0", "two", "after 'free:' must stand a number > 0"),
     Case("--gpus free", "two", "after 'free:' must stand a number > 0"),
-    Case("--gpus free:1", "none", f"0 of 0 GPUs have no process on them; {_NO_GPU}"),
+    Case("--gpus free:1", "none", f"0 of 0 have no process on them; {_NO_GPU}"),
     Case("--gpus 0,0", "two", f"--gpus 0,0 names GPU 0 twice; {_TWO}"),
     Case(f"--gpus {_A},GPU-aa", "two", "names GPU 0 twice"),
     Case("--gpus 2", "two", f"--gpus 2: there is no GPU 2; {_TWO}"),
@@ -262,6 +262,11 @@ CASES = [
     ),
     Case("", "one", environ=_SRUN | {"SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_NUM_TASKS": "1"}, gpus="0"),
     Case("", "one", "srun started 4 tasks on 2 nodes", environ=_SRUN | {"SLURM_STEP_NUM_TASKS": "4"}),
-    Case("", "one", "cannot read srun's variables (KeyError: 'SLURM_STEP_NUM_NODES')", environ={"SLURM_STEP_ID": "0"}),
+    Case(
+        "",
+        "one",
+        "cannot read srun's variables: SLURM_STEP_NUM_NODES must be an integer >= 1, got ''",
+        environ={"SLURM_STEP_ID": "0"},
+    ),
     Case("", "one", environ={"SLURM_JOB_ID": "1", "SLURM_PROCID": "0"}, gpus="0"),
 ]

@@ -32,7 +32,7 @@ def echo(tmp_path: Path) -> str:
         (["--strategy", "fsdp", "echo me.py"], "argument --strategy: must be auto, single, dp or ddp, got 'fsdp'"),
         (["--strategy", "dp", "echo me.py"], "--strategy dp needs at least two GPUs"),
         (["--grace", "-1", "echo me.py"], "argument --grace: must be a number of seconds >= 0, got '-1'"),
-        (["--nnodes", "3:2", "echo me.py"], "argument --nnodes: must be N or MIN:MAX with MIN <= MAX, got '3:2'"),
+        (["--nnodes", "3:2", "echo me.py"], "argument --nnodes: must be N or MIN:MAX with 1 <= MIN <= MAX, got '3:2'"),
         (["--frobnicate", "echo me.py"], "unrecognized arguments: --frobnicate"),
         (["--gpus"], "argument --gpus: expected one argument"),
         ([], "a script, or a module with -m, must be named"),

@@ -1,8 +1,11 @@
 """The one phrasing of every error."""
 
+import sys
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +19,16 @@ CASES: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, float], type[Ex
     (check_number, ("lr", float("nan")), {}, ValueError, "lr must be a number, got nan"),
     (check_number, ("lr", float("nan")), {"gt": 0}, ValueError, "lr must be > 0, got nan"),
     (check_number, ("p", 101), {"gt": 0, "le": 100}, ValueError, "p must be > 0 and <= 100, got 101"),
+    (check_number, ("p", float("inf")), {"gt": 0, "lt": inf}, ValueError, "p must be finite and > 0, got inf"),
+    (
+        check_number,
+        ("p", np.float32(1)),
+        {"gt": 0},
+        TypeError,
+        "p must be a number, got np.float32(1.0), which is neither int nor float",
+    ),
+    (check_number, ("p", 2**63), {"gt": 0}, ValueError, "p must fit into 64 bits, got 9223372036854775808"),
+    (check_integer, ("n", 10**5000), {}, ValueError, "n must fit into 64 bits, got an instance of int"),
     (check_integer, ("n", 1.0), {}, TypeError, "n must be an integer, got 1.0"),
     (check_integer, ("n", 0), {"ge": 1}, ValueError, "n must be >= 1, got 0"),
     (check_choice, ("mode", "a", ("min", "max", "off")), {}, ValueError, "mode must be 'min', 'max' or 'off', got 'a'"),
@@ -41,7 +54,7 @@ def test_each_error_names_argument_requirement_and_value(
     assert str(caught.value) == sentence
 
 
-@given(st.floats(allow_nan=False) | st.integers())
+@given(st.floats(allow_nan=False) | st.integers(-sys.maxsize, sys.maxsize))
 def test_numbers_within_bounds_come_back_as_they_are(value: float) -> None:
     """Nothing is coerced: the same object comes back, exactly when it is in bounds."""
     if value > 0:

@@ -76,7 +76,7 @@ def test_strategy_follows_from_the_environment(environment: dict[str, str], expe
         (
             {"IGNITE_LAUNCH_STRATEGY": "fsdp"},
             ValueError,
-            "IGNITE_LAUNCH_STRATEGY must be 'single' or 'dp' or 'ddp', got 'fsdp'",
+            "IGNITE_LAUNCH_STRATEGY must be 'single', 'dp' or 'ddp', got 'fsdp'",
         ),
         ({"IGNITE_LAUNCH_BACKEND": "mpi"}, ValueError, "IGNITE_LAUNCH_BACKEND must be 'nccl' or 'gloo', got 'mpi'"),
         ({"IGNITE_LAUNCH_BACKEND": "gloo"}, RuntimeError, "IGNITE_LAUNCH_STRATEGY is not; set both or neither"),

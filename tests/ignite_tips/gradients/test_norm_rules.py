@@ -51,10 +51,10 @@ def test_wrong_states_are_refused() -> None:
     """A state of another rule, or of wrong values, is refused and changes nothing."""
     rule = PercentileRule(50, 4)
     rule.bound(1.0)
-    with pytest.raises(ValueError, match="PercentileRule state must have the keys norms, got mean"):
+    with pytest.raises(ValueError, match="the state's rule must have the keys norms, got mean"):
         rule.load_state_dict({"mean": 1})
-    with pytest.raises(ValueError, match="norms must be a tensor of one dimension"):
+    with pytest.raises(TypeError, match=r"the state's norms must be a tensor, got \[1.0\] \(list\)"):
         rule.load_state_dict({"norms": [1.0]})
     assert rule.state_dict()["norms"].tolist() == [1.0]
-    with pytest.raises(ValueError, match="ZScoreRule state must have the keys warmup, mean, variance, got norms"):
+    with pytest.raises(ValueError, match="the state's rule must have the keys warmup, mean, variance, got norms"):
         ZScoreRule(0.9, 1.0, 2).load_state_dict({"norms": 1})

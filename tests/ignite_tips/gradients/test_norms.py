@@ -152,7 +152,7 @@ def test_bad_arguments_are_named() -> None:
         clip_gradient_norm(tensor, "x")
     with pytest.raises(ValueError, match="norm_type must be > 0, got 0"):
         gradient_norm(tensor, 0)
-    with pytest.raises(TypeError, match="tensors must be a tensor or several, got 3"):
+    with pytest.raises(TypeError, match="each of tensors must be a tensor, got 3"):
         gradient_norm([3])
 
 

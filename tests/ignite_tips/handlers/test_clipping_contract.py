@@ -79,7 +79,7 @@ def test_bad_arguments_are_named() -> None:
     for bad in (0, -1.0, math.nan):
         with pytest.raises(ValueError, match="max_norm must be > 0, got "):
             GradientNormClipper(optimizer, bad)
-        with pytest.raises(ValueError, match="clip_value must be > 0, got "):
+        with pytest.raises(ValueError, match="clip_value must be finite and > 0, got "):
             GradientValueClipper(optimizer, bad)
         with pytest.raises(ValueError, match="percentile must be > 0 and <= 100, got "):
             AutoClipper(optimizer, bad)
@@ -95,11 +95,11 @@ def test_bad_arguments_are_named() -> None:
         GradientNormClipper(optimizer, 1.0, per_group=1)
     with pytest.raises(ValueError, match="on_nonfinite must be 'raise', 'skip' or 'propagate', got 'ignore'"):
         GradientNormClipper(optimizer, 1.0, on_nonfinite="ignore")
-    with pytest.raises(TypeError, match="optimizer must be a torch Optimizer, got Sequential"):
+    with pytest.raises(TypeError, match="optimizer must be a torch Optimizer, got an instance of Sequential"):
         GradientNormClipper(model, 1.0)
     with pytest.raises(ValueError, match="optimizer must have at least one parameter, got none"):
         GradientNormClipper(torch.optim.SGD([{"params": []}], lr=0.1), 1.0)
-    with pytest.raises(TypeError, match="trainer must be an ignite Engine, got Sequential"):
+    with pytest.raises(TypeError, match="trainer must be an ignite Engine, got an instance of Sequential"):
         GradientNormClipper(optimizer, 1.0).attach(model)
     with pytest.raises(ValueError, match=r"pattern 'head.*' matches no parameter; names start with: 0.weight"):
         AdaptiveGradientClipper(optimizer, exclude="head.*", model=model)
@@ -109,7 +109,7 @@ def test_bad_arguments_are_named() -> None:
         AdaptiveGradientClipper(optimizer, exclude="*", model=model)
     for options, message in (
         ({"alpha": 1.0}, "alpha must be > 0 and < 1, got 1"),
-        ({"z_threshold": 0}, "z_threshold must be > 0, got 0"),
+        ({"z_threshold": 0}, "z_threshold must be finite and > 0, got 0"),
         ({"max_norm": 0}, "max_norm must be > 0, got 0"),
         ({"warmup_steps": 0}, "warmup_steps must be >= 1, got 0"),
     ):

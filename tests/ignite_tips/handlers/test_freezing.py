@@ -302,9 +302,13 @@ def test_the_optimizer_must_have_what_is_to_be_unfrozen() -> None:
     ("arguments", "error", "message"),
     [
         ({"trainer": 3}, TypeError, r"trainer must be an ignite Engine, got 3 \(int\)"),
-        ({"freeze": 3}, TypeError, "freeze must be an Ignite event, got 3"),
+        ({"freeze": 3}, TypeError, "freeze must be an Ignite event such as Events.EPOCH_COMPLETED, got 3"),
         ({"unfreeze": Events.STARTED | Events.EPOCH_STARTED, "freeze": None}, TypeError, "freeze must be an Ignite ev"),
-        ({"unfreeze": OptimizerEvents.STEP_STARTED}, ValueError, "must not be OptimizerEvents.STEP_STARTED without"),
+        (
+            {"unfreeze": OptimizerEvents.STEP_STARTED},
+            ValueError,
+            "no optimizer, got OptimizerEvents.STEP_STARTED; give",
+        ),
     ],
 )
 def test_wrong_arguments_of_attach_are_errors(arguments: dict[str, Any], error: type[Exception], message: str) -> None:

@@ -65,7 +65,7 @@ class Script:
             ParameterFreezer(model, part).attach(
                 trainer,
                 freeze=Events.EPOCH_STARTED(once=self.freezes[part] or never),
-                unfreeze=Events.EPOCH_STARTED(once=self.unfreezes[part] or never),
+                unfreeze=Events.EPOCH_STARTED(once=[*self.unfreezes[part], never + 1]),  # or it would have no use
             )
 
 

@@ -72,7 +72,7 @@ def test_a_resume_with_another_schedule_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="of a run with every=2, but attached is every=1"):
         train(range(3, 7), state, every=1)
     unfreezer = GradualUnfreezer(make_net(), ["3.*"])
-    with pytest.raises(ValueError, match="must be of the same stages, got 3 stages"):
+    with pytest.raises(ValueError, match="state must have 1 stages, got 3; build it"):
         unfreezer.load_state_dict(state["unfreezer"])
     with pytest.raises(ValueError, match="must have the keys epoch, every, stages, got none"):
         unfreezer.load_state_dict({})
@@ -122,8 +122,8 @@ def test_detach_puts_all_back_and_attaching_again_acts_once() -> None:
         ("3.*", TypeError, r"stages must be a list of patterns or of lists of patterns, got '3\.\*' \(str\)"),
         (["3.*", "*.bias"], ValueError, "parameter '3.bias' must be in one stage, got it in 0 and 1"),
         (["3.*", "hed.*"], ValueError, r"pattern 'hed\.\*' matches no parameter; names start with: 0.weight"),
-        (["3.*", []], ValueError, "patterns must have at least one pattern, got none"),
-        ([3], TypeError, r"patterns must be a string or several, got 3 \(int\)"),
+        (["3.*", []], ValueError, "stages must have at least one pattern, got none"),
+        ([3], TypeError, r"stages must be a string or several, got 3 \(int\)"),
     ],
 )
 def test_bad_stages_are_errors(stages: Any, error: type[Exception], message: str) -> None:
@@ -140,9 +140,8 @@ def test_wrong_attachments_are_errors() -> None:
         unfreezer.attach(trainer, every=0)
     with pytest.raises(TypeError, match="optimizer must be a torch Optimizer, got 3"):
         GradualUnfreezer(net, STAGES, optimizer=3)  # type: ignore[arg-type]
-    part = GradualUnfreezer(net, STAGES, optimizer=torch.optim.SGD(net[3].parameters(), lr=0.1))
     with pytest.raises(ValueError, match=r"but has none for: 1.weight, 1.bias, 2.weight, 2.bias; make every group"):
-        part.attach(trainer)
+        GradualUnfreezer(net, STAGES, optimizer=torch.optim.SGD(net[3].parameters(), lr=0.1))
     freezer = ParameterFreezer(net, "0.weight")
     freezer.attach(trainer)
     with pytest.raises(ValueError, match=r"'0.weight' must have one handler that freezes it, but an attached Param"):

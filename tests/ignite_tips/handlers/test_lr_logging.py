@@ -404,7 +404,7 @@ def test_doubled_names_are_refused_whenever_they_come(tmp_path: Path) -> None:
         ({"param_names": "foreach"}, TypeError, "param_names must be numeric options, got 'foreach', which is None"),
         ({"param_names": "amsgrad"}, TypeError, "numeric options, got 'amsgrad', which is False (bool)"),
         ({"param_names": ()}, ValueError, "param_names must have at least one name, got none"),
-        ({"param_names": (3,)}, TypeError, "param_names must be names of param group options, got 3 (int)"),
+        ({"param_names": (3,)}, TypeError, "param_names must be strings, got 3 (int)"),
         ({"tag": 3}, TypeError, "tag must be a string or None, got 3 (int)"),
         ({"only_changes": "yes"}, TypeError, "only_changes must be True or False, got 'yes' (str)"),
         ({"optimizer": None}, TypeError, "optimizer must be a torch Optimizer, got None"),

@@ -88,7 +88,7 @@ def test_attaching_again_replaces_and_detaching_ends() -> None:
     [
         (None, "scheduler must be a torch learning-rate scheduler, got None"),
         (0.1, "scheduler must be a torch learning-rate scheduler, got 0.1"),
-        (StepLR, "scheduler must be a torch learning-rate scheduler, got <class .*StepLR"),
+        (StepLR, "scheduler must be a torch learning-rate scheduler, got the class StepLR"),
         (ReduceLROnPlateau(_optimizer()), "got ReduceLROnPlateau; use PlateauStepper"),
     ],
 )
@@ -289,7 +289,7 @@ def test_unknown_event(event: Any) -> None:
     trainer = _trainer(optimizer)
     scheduler = StepLR(optimizer, 3)
     stepper = SchedulerStepper(scheduler)
-    with pytest.raises(ValueError, match="is not a valid event for this Engine"):
+    with pytest.raises(TypeError, match=r"event must be an Ignite event such as Events.EPOCH_COMPLETED, got "):
         stepper.attach(trainer, event)
     trainer.run(range(2))
     assert _steps(scheduler) == 0

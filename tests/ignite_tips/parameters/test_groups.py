@@ -111,7 +111,7 @@ def test_frozen_and_shared_parameters_are_in_one_group_each() -> None:
         ({"body.*": 0.1}, {"default": {}}, TypeError, r"options of 'body.\*' must be a mapping, got 0.1"),
         ({}, {"default": 0.1}, TypeError, "default must be a mapping, got 0.1"),
         (["body.*"], {}, TypeError, r"rules must be a mapping from pattern to options, got \['body"),
-        ({3: {}}, {"default": {}}, TypeError, "patterns must be strings, got 3"),
+        ({3: {}}, {"default": {}}, TypeError, "rules must be strings, got 3"),
         ({}, {"default": {}, "no_decay": "bais"}, ValueError, "pattern 'bais' matches no parameter"),
     ],
 )
@@ -127,7 +127,7 @@ def test_an_empty_model_and_parameters_instead_of_a_model_are_errors() -> None:
     """A model without parameters has no groups, and a generator of parameters has no names."""
     with pytest.raises(ValueError, match="model must have parameters, got none in ReLU"):
         param_groups(nn.ReLU(), {}, default={})
-    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got <generator"):
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got an instance of generator"):
         param_groups(make_net().parameters(), {}, default={})  # type: ignore[arg-type]
 
 
@@ -159,12 +159,17 @@ def test_a_layer_may_have_several_patterns_and_nothing_may_be_left() -> None:
     ("layers", "options", "error", "message"),
     [
         ("stem.*", {}, TypeError, r"layers must be a list of patterns, got 'stem.\*'"),
-        ((pattern for pattern in ["stem.*"]), {}, TypeError, "layers must be a list of patterns, got <generator"),
-        ([[]], {}, ValueError, "patterns must have at least one pattern, got none"),
+        (
+            (pattern for pattern in ["stem.*"]),
+            {},
+            TypeError,
+            "layers must be a list of patterns, got an instance of generator",
+        ),
+        ([[]], {}, ValueError, "layers must have at least one pattern, got none"),
         (["stem.*", "stem.*"], {}, ValueError, r"layers must have different patterns, got 'stem.\*' twice"),
         (["stem.*"], {"decay": 1.5}, ValueError, "decay must be > 0 and <= 1, got 1.5"),
         (["stem.*"], {"decay": 0}, ValueError, "decay must be > 0 and <= 1, got 0"),
-        (["stem.*"], {"lr": -1}, ValueError, "lr must be >= 0, got -1"),
+        (["stem.*"], {"lr": -1}, ValueError, "lr must be finite and >= 0, got -1"),
         ([], {}, ValueError, "layers must have at least one pattern, got none"),
         (["stm.*"], {}, ValueError, r"pattern 'stm.\*' matches no parameter"),
     ],

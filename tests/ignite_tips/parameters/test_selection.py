@@ -73,7 +73,7 @@ def test_wrappers_are_looked_through() -> None:
         (make_net(), ["0.*", 3], TypeError, "patterns must be strings, got 3"),
         (make_net(), 3, TypeError, r"patterns must be a string or several, got 3 \(int\)"),
         (nn.ReLU(), "*", ValueError, "model must have parameters, got none in ReLU"),
-        (make_net().parameters(), "*", TypeError, "model must be a torch.nn.Module, got <generator"),
+        (make_net().parameters(), "*", TypeError, "model must be a torch.nn.Module, got an instance of generator"),
     ],
 )
 def test_bad_selections_are_errors(model: Any, patterns: Any, error: type[Exception], message: str) -> None:

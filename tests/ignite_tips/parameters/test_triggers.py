@@ -21,7 +21,9 @@ def act(event: Any, epochs: int = 3) -> list[tuple[int, int]]:
     acted: list[tuple[int, int]] = []
     trainer = Engine(lambda engine, batch: None)
     attachment = Attachment()
-    for trigger in make_triggers("when", event, None, lambda e: acted.append((e.state.epoch, e.state.iteration))):
+    for trigger in make_triggers(
+        "when", event, trainer, None, lambda e: acted.append((e.state.epoch, e.state.iteration))
+    ):
         trigger.attach(attachment, trainer)
     trainer.run(range(2), max_epochs=epochs)
     return acted
@@ -49,7 +51,7 @@ def test_an_event_of_the_users_counts_its_own_firings() -> None:
     acted: list[int] = []
     trainer = Engine(lambda engine, batch: engine.fire_event(OwnEvents.SOMETHING))
     trainer.register_events(*OwnEvents)
-    (trigger,) = make_triggers("when", OwnEvents.SOMETHING, None, lambda e: acted.append(e.state.iteration))
+    (trigger,) = make_triggers("when", OwnEvents.SOMETHING, trainer, None, lambda e: acted.append(e.state.iteration))
     trigger.attach(Attachment(), trainer)
     trainer.run(range(3))
     assert acted == [1, 2, 3]

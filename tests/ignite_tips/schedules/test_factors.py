@@ -200,7 +200,7 @@ def _stepped() -> LRScheduler:
         (
             lambda: with_warmup(ChainedScheduler([SCHEDULERS["SequentialLR"](_optimizer())]), 3),
             TypeError,
-            "scheduler must hold no SequentialLR inside another scheduler",
+            "scheduler must hold schedulers that torch can start anew",
         ),
     ],
 )

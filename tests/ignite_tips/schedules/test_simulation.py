@@ -106,12 +106,28 @@ def _twins() -> LRScheduler:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (lambda: ((_optimizer(), 3), {}), TypeError, "scheduler must be a torch learning-rate scheduler, got SGD"),
+        (
+            lambda: ((_optimizer(), 3), {}),
+            TypeError,
+            "scheduler must be a torch learning-rate scheduler, got an instance of SGD",
+        ),
         (lambda: ((StepLR(_optimizer(), 1), 0), {}), ValueError, "steps must be >= 1, got 0"),
         (lambda: ((StepLR(_optimizer(), 1), 2.0), {}), TypeError, "steps must be an integer, got 2.0"),
-        (lambda: ((StepLR(_optimizer(), 1),), {}), TypeError, "needs steps, and no metrics, for StepLR"),
-        (lambda: ((StepLR(_optimizer(), 1), 3), {"metrics": [1]}), TypeError, "needs steps, and no metrics"),
-        (lambda: ((ReduceLROnPlateau(_optimizer()), 3), {}), TypeError, "needs metrics, and no steps"),
+        (
+            lambda: ((StepLR(_optimizer(), 1),), {}),
+            TypeError,
+            "steps must be given, and no metrics, for StepLR, got neither",
+        ),
+        (
+            lambda: ((StepLR(_optimizer(), 1), 3), {"metrics": [1]}),
+            TypeError,
+            "and no metrics, for StepLR, got metrics",
+        ),
+        (
+            lambda: ((ReduceLROnPlateau(_optimizer()), 3), {}),
+            TypeError,
+            "metrics must be given, and no steps, for ReduceLROnPlateau, got steps 3",
+        ),
         (lambda: ((ReduceLROnPlateau(_optimizer()),), {"metrics": []}), ValueError, "at least one metric, got none"),
         (lambda: ((ReduceLROnPlateau(_optimizer()),), {"metrics": ["1"]}), TypeError, "metrics must be a number"),
         (lambda: ((_twins(), 3), {}), ValueError, "must have different names, got 'body' twice"),
