@@ -51,6 +51,9 @@ def look(run: Path) -> Left:
             left.epoch = max(left.epoch, trainer["iteration"] // trainer["epoch_length"])
             if trainer["iteration"] != _iteration(path):
                 left.failures.append(f"{path.name} is of iteration {trainer['iteration']}")
+    for pattern, most in (("checkpoint_*.pt", 3), ("tmp*", 1), ("events.out.new*", 1)):
+        if (found := len(list(run.glob(pattern)))) > most:
+            left.failures.append(f"there are {found} files {pattern}")
     for path in event_files(run):
         data = path.read_bytes()
         ends = [end for _, end in _records(data)]
