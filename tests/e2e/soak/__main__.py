@@ -13,7 +13,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.e2e.soak", description=__doc__)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--epochs", type=int, default=12, help="of each run of the demo")
+    parser.add_argument("--epochs", type=int, default=8, help="of each run of the demo")
     arguments = parser.parse_args()
     print(f"{arguments.kills} kills, seed {arguments.seed}, runs of {arguments.epochs} epochs", flush=True)
     started = time.monotonic()

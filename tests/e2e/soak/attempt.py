@@ -78,7 +78,8 @@ class Attempt:
                 self.process.wait(kill.seconds)
             self._kill(kill.target)
             killed = time.monotonic()
-            self._paused.unlink(missing_ok=True)  # what still lives goes on
+            if kill.target == "worker 1":  # worker 0 goes on until it is told; else it is to die in that very write
+                self._paused.unlink(missing_ok=True)
             code = self.wait()
             self.end_seconds = time.monotonic() - killed if self.killed else 0.0
             return code

@@ -20,6 +20,7 @@ class Soak:
 
     Attributes:
         failures: what went wrong, a line each.
+        undisturbed: the folder of the run that was left alone.
         counts: how many kills there were by target and by kind of moment, what they left, how runs went on.
         longest_end: seconds from a kill until no process of the run was left, at most.
     """
@@ -38,7 +39,7 @@ class Soak:
         self.failures: list[str] = []
         self.counts: Counter[str] = Counter()
         self.longest_end = 0.0
-        self._expected = self._train_undisturbed()
+        self.undisturbed = self._train_undisturbed()
 
     def kill_once(self, kill: Kill | None = None) -> str:
         """Start or resume a run, kill it, look at what is left; return a line about it."""
@@ -122,7 +123,7 @@ class Soak:
 
     def _finish(self, kill: Kill) -> str:
         assert self._run is not None
-        found = compare_runs(self._expected, self._run)
+        found = compare_runs(self.undisturbed, self._run)
         for line in found:
             self._fail(kill, line)
         self.counts["runs finished"] += 1

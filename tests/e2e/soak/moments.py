@@ -43,7 +43,7 @@ def draw(source: random.Random, *, epochs_left: int, per_epoch: dict[str, int], 
     if kind == "starting":
         return Kill(kind, target, None, source.uniform(0, seconds))
     if kind == "any time":
-        return Kill(kind, target, None, source.uniform(0, 2 * seconds))
+        return Kill(kind, target, None, source.uniform(0, 1.5 * seconds))
     if kind == "ending":
         return Kill(kind, target, f"checkpoint rename {epochs_left} 1", source.uniform(0, 0.7))
     operations = 3 if kind == "trimming" else per_epoch[kind] * min(3, epochs_left)
