@@ -1,10 +1,11 @@
-"""Where two nests of dicts, lists and tensors are not the same, bit for bit."""
+"""States through a file's bytes, and where two of them are not the same, bit for bit."""
 
+import io
 from typing import Any
 
 import torch
 
-__all__ = ["differences"]
+__all__ = ["differences", "saved"]
 
 
 def differences(expected: Any, got: Any, path: str = "") -> list[str]:
@@ -25,3 +26,12 @@ def differences(expected: Any, got: Any, path: str = "") -> list[str]:
         return [line for index, (one, other) in pairs for line in differences(one, other, f"{path}[{index}]")]
     same = expected == got or (expected != expected and got != got)
     return [] if same else [f"{path}: expected {expected!r}, got {got!r}"]
+
+
+def saved(parts: dict[str, Any]) -> dict[str, Any]:
+    """Return the states of these objects as a new process would load them."""
+    buffer = io.BytesIO()
+    torch.save({name: part.state_dict() for name, part in parts.items()}, buffer)
+    buffer.seek(0)
+    states: dict[str, Any] = torch.load(buffer, weights_only=True)
+    return states

@@ -1,11 +1,8 @@
 """NaN and infinity at drawn moments of a training: in a batch, in its loss, in a gradient."""
 
-import io
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,29 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ignite.engine import Engine, Events, create_supervised_trainer
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from ignite_tips import (
-    GradientNormClipper,
-    LearningRateLogger,
-    PlateauStepper,
-    ResumableTensorboardLogger,
-    RunAnnotator,
-    plot_runs,
-)
+from ignite_tips import GradientNormClipper
 from ignite_tips.notices import on_notice
-from tests.ignite_tips.handlers.clipping_support import (
-    CLIPPERS,
-    Batch,
-    Training,
-    adamw,
-    make_batches,
-    make_model,
-    same,
-    sgd,
-)
+from tests.e2e.sameness import saved
+from tests.ignite_tips.handlers.clipping_support import CLIPPERS, Batch, Training, adamw, make_batches, same, sgd
 
 UPDATES = 6
 OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]] = {
@@ -144,11 +124,7 @@ def test_skip_leaves_no_trace(case: Case) -> None:
     if len(case.faults) < UPDATES:
         other.run(case.batches(whole=False))
     assert same(training, expected)
-    buffer = io.BytesIO()
-    torch.save(clipper.state_dict(), buffer)
-    buffer.seek(0)
-    saved = torch.load(buffer, weights_only=True)
-    norms = saved.get("rule", {}).get("norms", torch.zeros(0))
+    norms = saved({"clipper": clipper})["clipper"].get("rule", {}).get("norms", torch.zeros(0))
     assert norms.isfinite().all()
     assert len(norms) in (0, state.optimizer_step)
 
@@ -188,61 +164,6 @@ def test_gradients_too_large_to_measure_are_skipped(clipper: str, optimizer: str
 
 
 @pytest.mark.parametrize("on_nonfinite", ["skip", "raise"])
-def test_a_loss_that_is_nan_alone_is_no_reason(on_nonfinite: str, tmp_path: Path) -> None:
-    """With finite gradients the update is made; the loss that was shown as NaN is written as NaN."""
-    model, batches = make_model(), make_batches(3)
-    optimizer = sgd(model)
-
-    def update(engine: Engine, batch: Batch) -> float:
-        optimizer.zero_grad()
-        loss = nn.functional.mse_loss(model(batch[0]), batch[1])
-        loss.backward()
-        optimizer.step()
-        return math.nan if engine.state.iteration == 2 else loss.item()
-
-    trainer = Engine(update)
-    GradientNormClipper(optimizer, 0.3, on_nonfinite=on_nonfinite).attach(trainer)
-    with ResumableTensorboardLogger(tmp_path, trainer) as tb_logger:
-        tb_logger.attach_output_handler(
-            trainer, Events.ITERATION_COMPLETED, tag="train", output_transform=lambda loss: {"loss": loss}
-        )
-        state = trainer.run(batches)
-    assert (state.optimizer_step, state.metrics["skipped_updates"]) == (3, 0)
-    assert [math.isnan(value) for value in _scalars(tmp_path)["train/loss"]] == [False, True, False]
-
-
-def test_loggers_write_what_is_not_finite(tmp_path: Path) -> None:
-    """A rate, a norm and a metric that are NaN or infinite are written as they are, and drawn around."""
-    training = Training(sgd)
-    trainer = training.trainer()
-    evaluator = Engine(
-        lambda engine, batch: engine.state.metrics.update(loss=(math.inf, math.nan)[trainer.state.epoch - 1])
-    )
-    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run([0]))
-    GradientNormClipper(training.optimizer, 0.3, on_nonfinite="propagate").attach(trainer)
-    plateau = PlateauStepper(ReduceLROnPlateau(training.optimizer, patience=5))
-    plateau.attach(trainer, evaluator)
-    batches = make_batches(3)
-    batches[1][0][0, 0] = math.nan
-    with ResumableTensorboardLogger(tmp_path / "run", trainer) as tb_logger, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "PlateauStepper got nan", UserWarning)
-        LearningRateLogger(training.optimizer, param_names=("lr", "momentum")).attach(trainer, tb_logger)
-        RunAnnotator(training.model, training.optimizer).attach(trainer, tb_logger)
-        tb_logger.attach_output_handler(evaluator, Events.EPOCH_COMPLETED, tag="validation", metric_names=["loss"])
-
-        @trainer.on(Events.ITERATION_STARTED(once=6))
-        def spoil() -> None:
-            training.optimizer.param_groups[0]["lr"] = math.nan
-
-        trainer.run(batches, max_epochs=2)
-    scalars = _scalars(tmp_path / "run")
-    assert [math.isnan(value) for value in scalars["grad_norm"]] == [False] + [True] * 5
-    assert [math.isnan(value) for value in scalars["lr/0"]] == [False] * 5 + [True]
-    assert scalars["validation/loss"][0] == math.inf
-    plot_runs([tmp_path / "run"]).savefig(tmp_path / "run.png")
-
-
-@pytest.mark.parametrize("on_nonfinite", ["skip", "raise"])
 def test_statistics_of_a_batch_that_is_nan_stay(on_nonfinite: str) -> None:
     """What the forward pass left in BatchNorm nothing takes back: it is said, and BatchNorm's own reset mends it."""
     torch.manual_seed(0)
@@ -263,8 +184,3 @@ def test_statistics_of_a_batch_that_is_nan_stay(on_nonfinite: str) -> None:
     model[1].reset_running_stats()
     trainer.run(batches[3:])
     assert model.eval()(batches[0][0]).isfinite().all()
-
-
-def _scalars(folder: Path) -> dict[str, list[float]]:
-    reader = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
-    return {tag: [point.value for point in reader.Scalars(tag)] for tag in reader.Tags()["scalars"]}
