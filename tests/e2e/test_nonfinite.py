@@ -14,7 +14,7 @@ from torch import nn
 
 from ignite_tips import GradientNormClipper
 from ignite_tips.notices import on_notice
-from tests.e2e.sameness import saved
+from tests.e2e.sameness import differences, saved
 from tests.ignite_tips.handlers.clipping_support import CLIPPERS, Batch, Training, adamw, make_batches, same, sgd
 
 UPDATES = 6
@@ -161,6 +161,18 @@ def test_gradients_too_large_to_measure_are_skipped(clipper: str, optimizer: str
     other.run(case.batches(whole=False))
     assert same(training, expected)
     assert (state.optimizer_step, state.metrics["skipped_updates"]) == (UPDATES - 2, 2)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("clipper", ["auto", "z"])
+def test_what_propagates_is_no_norm_to_remember(clipper: str, value: float) -> None:
+    """A NaN that is let through stays out of the history that later bounds are found in."""
+    case = Case(clipper, "sgd", "fp32", 1, {4: Fault("gradient", value, 0)})
+    _, trainer, handler = case.train(whole=True, on_nonfinite="propagate")
+    trainer.run(case.batches(whole=True))
+    _, before, expected = case.train(whole=True, on_nonfinite="propagate")
+    before.run(case.batches(whole=True)[:3])
+    assert differences(saved({"rule": expected}), saved({"rule": handler})) == []
 
 
 @pytest.mark.parametrize("on_nonfinite", ["skip", "raise"])

@@ -35,6 +35,7 @@ def test_killed_within_its_writes_it_ends_as_if_never_killed(soak: Soak) -> None
     assert soak.finish().endswith("finished as the undisturbed run")
     assert soak.failures == []
     assert soak.counts["kills"] == 3
+    assert [soak.counts[f"stopped: {kind}, within a write"] for kind in ("checkpoint", "events", "trimming")] == [1] * 3
     assert soak.counts["left: a checkpoint under a temporary name"] == 1
     assert soak.counts["left: a trimmed event file under a temporary name"] == 1
 

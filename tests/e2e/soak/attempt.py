@@ -35,6 +35,7 @@ class Attempt:
         output: what it has printed.
         launched: when it was started.
         killed: whether it was there to be killed.
+        stopped: in what pause.c had stopped it, such as "within a write"; "" where it had not.
         end_seconds: how long after the kill the last of its processes was gone.
     """
 
@@ -45,6 +46,7 @@ class Attempt:
         self._output = scratch / "output"
         self.killed = False
         self.end_seconds = 0.0
+        self.stopped = ""
         self.launched = time.monotonic()
         variables = {"LD_PRELOAD": str(pause), "SOAK_FOLDER": f"{runs}/", "SOAK_PAUSED": str(self._paused)}
         variables |= {"SOAK_STOP": stop} if stop else {"SOAK_LOG": str(scratch / "operations")}
@@ -72,6 +74,7 @@ class Attempt:
         try:
             if kill.stop is not None:
                 wait_until(lambda: self._paused.exists() or self._has_ended(), kill.stop, _SECONDS)
+                self.stopped = self._paused.read_text() if self._paused.exists() else ""
                 if kill.seconds:
                     self._paused.unlink(missing_ok=True)
             with contextlib.suppress(subprocess.TimeoutExpired):

@@ -138,6 +138,8 @@ class Soak:
             self.counts["kills"] += 1
             self.counts[f"target: {kill.target}"] += 1
             self.counts[f"moment: {kill.kind}"] += 1
+            if attempt.stopped and not kill.seconds:
+                self.counts[f"stopped: {kill.kind}, {attempt.stopped}"] += 1
         else:
             self.counts["ended before the moment came"] += 1
 

@@ -4,7 +4,7 @@ SOAK_FOLDER   the folder under which files count
 SOAK_LOG      a file that gets a line for each operation: what kind of file, which operation; unset: none
 SOAK_STOP     "KIND OPERATION N SHARE": stop in the N-th such operation of this process, once SHARE of its bytes are
               written (a rename or removal: not yet for less than 1, done for 1); OPERATION may be "any"
-SOAK_PAUSED   a file made when it has stopped; when that is removed, it goes on
+SOAK_PAUSED   a file made when it has stopped, which says in what; when that is removed, it goes on
 */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -68,9 +68,15 @@ static double share_of_stop(const char *kind, const char *operation) {
     return atomic_fetch_add(&operations, 1) + 1 == number ? share : -1;
 }
 
-static void pause_here(void) {
-    const char *paused = getenv("SOAK_PAUSED");
-    close(open(paused, O_WRONLY | O_CREAT, 0600));
+static void pause_here(const char *operation, double share) {
+    const char *paused = getenv("SOAK_PAUSED"), *when = share <= 0 ? "before" : share < 1 ? "within" : "after";
+    char temporary[PATH_MAX], words[64];
+    snprintf(temporary, sizeof temporary, "%s.new", paused);
+    int descriptor = open(temporary, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    int length = snprintf(words, sizeof words, "%s a %s", when, operation);
+    if (NEXT(write)(descriptor, words, length) != length || NEXT(rename)(temporary, paused) != 0)
+        abort();
+    close(descriptor);
     for (int waited = 0; access(paused, F_OK) == 0 && waited < PATIENCE; waited++)
         usleep(1000);
 }
@@ -86,7 +92,7 @@ ssize_t write(int descriptor, const void *data, size_t size) {
             return written;
         done += written;
     }
-    pause_here();
+    pause_here("write", size ? (double)done / size : share);
     ssize_t rest = done < size ? NEXT(write)(descriptor, (const char *)data + done, size - done) : 0;
     return rest < 0 ? rest : (ssize_t)done + rest;
 }
@@ -96,7 +102,7 @@ ssize_t sendfile64(int out, int in, off64_t *offset, size_t count) {
     if (share >= 0) {
         off64_t size = lseek64(in, 0, SEEK_END);
         ssize_t written = NEXT(sendfile64)(out, in, offset, size * share);
-        pause_here();
+        pause_here("write", share);
         if (written != 0)
             return written;
     }
@@ -106,19 +112,19 @@ ssize_t sendfile64(int out, int in, off64_t *offset, size_t count) {
 int rename(const char *from, const char *to) {
     double share = share_of_stop(kind_of(from), "rename");
     if (share >= 0 && share < 1)
-        pause_here();
+        pause_here("rename", 0);
     int result = NEXT(rename)(from, to);
     if (share >= 1)
-        pause_here();
+        pause_here("rename", 1);
     return result;
 }
 
 int unlink(const char *path) {
     double share = share_of_stop(kind_of(path), "unlink");
     if (share >= 0 && share < 1)
-        pause_here();
+        pause_here("removal", 0);
     int result = NEXT(unlink)(path);
     if (share >= 1)
-        pause_here();
+        pause_here("removal", 1);
     return result;
 }
