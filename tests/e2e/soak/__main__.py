@@ -1,12 +1,15 @@
 """Kills the demo many times and says what came of it; ends with 1 if anything is wrong."""
 
 import argparse
+import shutil
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 from tests.e2e.soak.driver import Soak
+
+_TOO_MANY = 10  # failures, after which there is nothing more to learn
 
 
 def main() -> int:
@@ -15,11 +18,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=8, help="of each run of the demo")
     arguments = parser.parse_args()
+    if shutil.which("cc") is None:
+        parser.error("a C compiler, cc, must be there: what stops a run within a write is written in C")
     print(f"{arguments.kills} kills, seed {arguments.seed}, runs of {arguments.epochs} epochs", flush=True)
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         soak = Soak(Path(folder), arguments.seed, epochs=arguments.epochs)
-        while soak.counts["kills"] < arguments.kills:
+        while soak.counts["kills"] < arguments.kills and len(soak.failures) < _TOO_MANY:
             line = soak.kill_once()
             print(f"{soak.counts['kills']:4d}  {line}", flush=True)
         print(f"      {soak.finish()}")
