@@ -1,51 +1,87 @@
-"""Run the benchmarks, each in a process of its own, and keep what they print in benchmarks/RESULTS.md.
+"""Run the benchmarks, each in a process of its own, and keep their figures in benchmarks/: RESULTS.md and its picture.
 
-python -m benchmarks                 all of them, and write RESULTS.md
-python -m benchmarks clipping ...    only these, and write nothing
+python -m benchmarks                 all of them; writes RESULTS.md, results.png and results.json, which has the data
+python -m benchmarks clipping ...    only these, and writes nothing
+python -m benchmarks --quick ...     a few rounds of each, to see that they run; writes nothing
 """
 
+import argparse
 import platform
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
+from benchmarks.picture import draw
+from benchmarks.report import Results, report
+from benchmarks.tables import Table, dumps, loads
+
 FOLDER = Path(__file__).parent
-NO_BENCHMARKS = {"__init__", "__main__", "timing"}
+# The order in which a reader meets them.
+BENCHMARKS = (
+    "training",
+    "clipping",
+    "scheduling",
+    "ignite_schedulers",
+    "lr_logging",
+    "freezing",
+    "summaries",
+    "launch",
+    "import_time",
+    "growth",
+)
 
 
-def main(chosen: list[str]) -> int:
-    known = sorted({path.stem for path in FOLDER.glob("*.py")} - NO_BENCHMARKS)
-    unknown = sorted(set(chosen) - set(known))
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Run the benchmarks.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(BENCHMARKS)}; all by default")
+    parser.add_argument("--quick", action="store_true", help="a few rounds of each, to see that they run")
+    options = parser.parse_args(arguments)
+    unknown = sorted(set(options.names) - set(BENCHMARKS))
     if unknown:
-        print(f"there is no benchmark {', '.join(unknown)}; there are: {', '.join(known)}", file=sys.stderr)
-        return 2
-    sections = [_describe_machine()]
-    for name in chosen or known:
-        print(f"running {name}", file=sys.stderr, flush=True)
-        done = subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], stdout=subprocess.PIPE, text=True)
-        if done.returncode != 0:
-            return done.returncode
-        print(done.stdout, flush=True)
-        sections.append(f"## {name}\n\n{done.stdout.strip()}\n")
-    if not chosen:
-        (FOLDER / "RESULTS.md").write_text("\n".join(sections))
-    return 0
+        parser.error(f"there is no benchmark {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}")
+    results: Results = {}
+    for name in options.names or BENCHMARKS:
+        started = time.monotonic()
+        results[name] = run(name, quick=options.quick)
+        print(f"## {name}\n\n" + "\n\n".join(table.markdown() for table in results[name]), "\n", flush=True)
+        print(f"{name} took {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    if not options.names and not options.quick:
+        write(results, _machine(), FOLDER)
 
 
-def _describe_machine() -> str:
+def run(name: str, *, quick: bool = False) -> list[Table]:
+    """Return the tables of one benchmark, measured in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "tables.json")
+        command = [sys.executable, "-m", "benchmarks.worker", name, str(file), *(["--quick"] if quick else [])]
+        # What the peers print is no result.
+        subprocess.run(command, check=True, stdout=sys.stderr, cwd=FOLDER.parent)
+        tables: list[Table] = loads(file.read_text())
+    return tables
+
+
+def write(results: Results, machine: str, folder: Path) -> None:
+    """Write the data, the report and its picture."""
+    (folder / "results.json").write_text(dumps({"machine": machine, "benchmarks": results}))
+    (folder / "RESULTS.md").write_text(report(results, machine, picture="results.png"))
+    draw(results, machine).savefig(folder / "results.png", dpi=150)
+
+
+def _machine() -> str:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return (
-        "# Benchmark results\n\n"
-        "Written by `make bench`. Each table compares its rows within one run, in alternation; ratios carry over to "
-        "other machines, microseconds do not.\n\n"
         f"{date.today()}, {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {device}, "
-        f"Python {platform.python_version()}, torch {torch.__version__}, Ignite {version('pytorch-ignite')}.\n"
+        f"Python {platform.python_version()}, torch {torch.__version__}, Ignite {version('pytorch-ignite')}, "
+        f"Lightning {version('lightning')}, Accelerate {version('accelerate')}"
     )
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main()

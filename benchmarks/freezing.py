@@ -1,13 +1,14 @@
 """What a frozen layer saves: the time of a step, alone and under DDP, and the memory of gradients.
 
 Under DDP two gloo processes train 7 layers of which 5 are frozen: by ``freeze_parameters`` and ``rewrap_model``, and
-by ``requires_grad = False`` alone, which needs ``find_unused_parameters=True``.
+by ``requires_grad = False`` alone, which needs ``find_unused_parameters=True``. Freezing itself is measured beside
+Lightning's BaseFinetuning.
 """
 
 import multiprocessing
 import tempfile
 from collections.abc import Callable
-from statistics import median, quantiles
+from statistics import median
 from typing import Any
 
 import torch
@@ -15,11 +16,17 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.timing import interleaved
-from ignite_tips import freeze_parameters, rewrap_model
+from benchmarks.peers import add_peers, peer_table
+from benchmarks.tables import Table
+from benchmarks.timing import Times, interleaved, ratio
+from ignite_tips import freeze_parameters, rewrap_model, unfreeze_parameters
 
 LAYERS, WIDTH, BATCH = 7, 1024, 32
 ROUNDS, NUMBER = 21, 3
+
+
+def rounds_of(quick: bool) -> int:
+    return 3 if quick else ROUNDS
 
 
 def build_network() -> nn.Sequential:
@@ -47,30 +54,27 @@ def gradient_bytes(model: nn.Module) -> int:
     return sum(p.grad.numel() * p.grad.element_size() for p in model.parameters() if p.grad is not None)
 
 
-def describe(seconds: list[float], base: list[float]) -> str:
-    ratios = [mine / theirs for mine, theirs in zip(seconds, base, strict=True)]
-    low, _, high = quantiles(ratios, n=4)
-    return f"{median(seconds) * 1e3:.2f} ms | {median(ratios):.2f} ({low:.2f} to {high:.2f})"
-
-
-def one_process() -> None:
+def frozen_share(quick: bool) -> Table:
     steps: dict[str, Callable[[], None]] = {}
     models = {}
     for count in range(LAYERS):
-        model = models[str(count)] = build_network()
+        model = models[count] = build_network()
         if count:
             freeze_parameters(model, first_layers(count))
         steps[str(count)] = make_step(model)
-    seconds = interleaved(steps, rounds=ROUNDS, number=NUMBER)
-    print(f"One process, {LAYERS} layers of {WIDTH} x {WIDTH}, batch {BATCH}, SGD with momentum.\n")
-    print("| layers frozen | step | ÷ unfrozen: median (quartiles) | gradients |")
-    print("|---|---|---|---|")
-    for count, values in seconds.items():
-        megabytes = gradient_bytes(models[count]) / 1e6
-        print(f"| {count} of {LAYERS} | {describe(values, seconds['0'])} | {megabytes:.2f} MB |")
+    seconds = interleaved(steps, rounds=rounds_of(quick), number=NUMBER)
+    table = Table(
+        "frozen share",
+        {"layers frozen": "", "step, ms": ".2f", "÷ unfrozen": ".2f", "gradients, MB": ".2f"},
+        caption=f"One process, {LAYERS} layers of {WIDTH} x {WIDTH}, batch {BATCH}, SGD with momentum.",
+    )
+    for count, model in models.items():
+        values = seconds[str(count)]
+        table.add(count, median(values) * 1e3, ratio(values, seconds["0"]), gradient_bytes(model) / 1e6)
+    return table
 
 
-def _time_ddp(rank: int, store: str, results: Any) -> None:
+def _time_ddp(rank: int, store: str, quick: bool, results: Any) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     frozen = LAYERS - 2
@@ -85,40 +89,88 @@ def _time_ddp(rank: int, store: str, results: Any) -> None:
         "ours": make_step(ours),
         "nothing frozen": make_step(DistributedDataParallel(build_network())),
     }
-    seconds = interleaved(steps, rounds=ROUNDS, number=NUMBER)
-    seconds["(`rewrap_model` itself, once a freeze)"] = interleaved(
-        {"rewrap": lambda: rewrap_model(ours)}, rounds=ROUNDS, number=1
-    )["rewrap"]
+    seconds = interleaved(steps, rounds=rounds_of(quick), number=NUMBER)
+    rewrap = {"rewrap": lambda: rewrap_model(ours)}
+    seconds["(`rewrap_model` itself, once a freeze)"] = interleaved(rewrap, rounds=rounds_of(quick), number=1)["rewrap"]
     if rank == 0:
         results.put(seconds)
     dist.barrier()
     dist.destroy_process_group()
 
 
-def two_processes() -> None:
+def two_processes(quick: bool) -> Times:
     context = multiprocessing.get_context("spawn")
     results = context.SimpleQueue()
     with tempfile.TemporaryDirectory() as folder:
-        processes = [context.Process(target=_time_ddp, args=(rank, f"{folder}/store", results)) for rank in range(2)]
+        arguments = (f"{folder}/store", quick, results)
+        processes = [context.Process(target=_time_ddp, args=(rank, *arguments)) for rank in range(2)]
         for process in processes:
             process.start()
         for process in processes:
             process.join()
     if any(process.exitcode for process in processes):
         raise SystemExit("a process of the DDP benchmark failed")
-    seconds = results.get()
-    print(f"\nTwo processes over gloo, DDP, {LAYERS - 2} of the {LAYERS} layers frozen after wrapping.\n")
-    print("| | step | ÷ find_unused_parameters=True: median (quartiles) |")
-    print("|---|---|---|")
+    seconds: Times = results.get()
+    return seconds
+
+
+def under_ddp(seconds: Times) -> Table:
+    table = Table(
+        "ddp",
+        {"": "", "step, ms": ".2f", "÷ find_unused_parameters=True": ".2f"},
+        caption=f"Two processes over gloo, DDP, {LAYERS - 2} of the {LAYERS} layers frozen after wrapping.",
+    )
     for name, values in seconds.items():
-        print(f"| {name} | {describe(values, seconds['find_unused_parameters=True'])} |")
+        table.add(name, median(values) * 1e3, ratio(values, seconds["find_unused_parameters=True"]))
+    return table
 
 
-def main() -> None:
+def act_times(layers: int, quick: bool) -> Times:
+    """Time freezing and unfreezing of so many layers, BatchNorm among them."""
+    from lightning.pytorch.callbacks import BaseFinetuning
+
+    def network() -> nn.Sequential:
+        return nn.Sequential(*(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)) for _ in range(layers)))
+
+    ours, hand, lightning = network(), network(), network()
+
+    def by_hand() -> None:
+        for trains in (False, True):
+            for parameter in hand.parameters():
+                parameter.requires_grad = trains
+            hand.train(trains)
+
+    def in_lightning() -> None:
+        BaseFinetuning.freeze(lightning, train_bn=False)
+        BaseFinetuning.make_trainable(lightning)
+
+    runs = {
+        "by hand": by_hand,
+        "Lightning's BaseFinetuning": in_lightning,
+        "ours": lambda: unfreeze_parameters(freeze_parameters(ours, "*")),
+    }
+    return interleaved(runs, rounds=rounds_of(quick), number=5)
+
+
+def measure(quick: bool) -> list[Table]:
     torch.set_num_threads(1)
-    one_process()
-    two_processes()
-
-
-if __name__ == "__main__":
-    main()
+    share = frozen_share(quick)
+    ddp = two_processes(quick)
+    act = Table(
+        "act",
+        {"layers": ""} | dict.fromkeys(("by hand", "Lightning's BaseFinetuning", "ours"), ".2f"),
+        caption="Freezing and unfreezing, once, ms: Linear and BatchNorm layers. By hand it is requires_grad and "
+        "eval(), which the next model.train() undoes; Lightning sets track_running_stats, with which BatchNorm "
+        "normalises by each batch.",
+    )
+    peers = peer_table()
+    add_peers(
+        peers,
+        "a step under DDP, 5 of 7 layers frozen",
+        {"ours": ddp["ours"], "by hand": ddp["find_unused_parameters=True"]},
+    )
+    for layers in (10, 1000):
+        times = act_times(layers, quick)
+        act.add(2 * layers, *(median(values) * 1e3 for values in times.values()))
+        add_peers(peers, f"freezing and unfreezing {2 * layers:,} layers, once", times)
+    return [share, under_ddp(ddp), act, peers]

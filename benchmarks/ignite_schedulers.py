@@ -13,6 +13,7 @@ from ignite.handlers.param_scheduler import LRScheduler as IgniteLRScheduler
 from ignite.handlers.param_scheduler import ReduceLROnPlateauScheduler
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from benchmarks.tables import Table
 from ignite_tips import PlateauStepper, SchedulerStepper
 from ignite_tips.events import OptimizerEvents
 from tests.schedulers import EPOCHS, LENGTH, METRICS, MODES, ROWS, Mode, Options, Setup, native_loop
@@ -21,24 +22,26 @@ MODES_SHOWN = [mode for mode in MODES if mode.name != "GradScaler, fused"]
 Attach = Callable[[Setup, Mode, Engine, Engine], None]
 
 
-def main() -> None:
+def measure(quick: bool) -> list[Table]:
     warnings.simplefilter("ignore")  # torch's, about the order of step calls, where Ignite takes another
     names = [mode.name for mode in MODES_SHOWN]
-    print(
-        "Ignite's LRScheduler and ReduceLROnPlateauScheduler against the hand-written loop, in five ways of updating;"
+    table = Table(
+        "first wrong rate",
+        dict.fromkeys(["scheduler", *names, "SchedulerStepper, PlateauStepper"], ""),
+        caption="Ignite's LRScheduler and ReduceLROnPlateauScheduler against the hand-written loop, in five ways of "
+        "updating; ours in the last column, all five together. A wrong cell shows "
+        "the first iteration with a wrong rate.",
     )
-    print("ours in the last column, all five together. A wrong cell shows the first iteration with a wrong rate.\n")
-    print(f"| scheduler | {' | '.join(names)} | SchedulerStepper, PlateauStepper |")
-    print(f"|---|{'---|' * len(names)}---|")
     right = dict.fromkeys([*names, "ours"], 0)
-    for row in ROWS:
+    for row in list(ROWS)[:2] if quick else ROWS:
         cells = [_compare(row, mode, _attach_ignite) for mode in MODES_SHOWN]
         ours = [_compare(row, mode, _attach_ours) for mode in MODES_SHOWN]
         for name, cell in zip(names, cells, strict=True):
             right[name] += cell == "equal"
         right["ours"] += set(ours) == {"equal"}
-        print(f"| {row} | {' | '.join(cells)} | {f'equal in all {len(ours)}' if set(ours) == {'equal'} else ours} |")
-    print(f"| **equal, of {len(ROWS)}** | {' | '.join(str(count) for count in right.values())} |")
+        table.add(row, *cells, f"equal in all {len(ours)}" if set(ours) == {"equal"} else "; ".join(ours))
+    table.add(f"**equal, of {len(table.rows)}**", *right.values())
+    return [table]
 
 
 def _compare(row: str, mode: Mode, attach: Attach) -> str:
@@ -94,7 +97,3 @@ def _attach_ours(setup: Setup, mode: Mode, trainer: Engine, evaluator: Engine) -
     else:
         event = OptimizerEvents.STEP_COMPLETED if mode.per_update else Events.EPOCH_COMPLETED
         SchedulerStepper(setup.scheduler).attach(trainer, event)
-
-
-if __name__ == "__main__":
-    main()

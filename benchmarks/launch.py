@@ -5,14 +5,14 @@ process group; then it ends. The times are those from the command to its end, so
 """
 
 import os
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 
-from benchmarks.timing import interleaved
+from benchmarks.peers import add_peers, peer_table
+from benchmarks.tables import Table
+from benchmarks.timing import Times, interleaved, ratio, run_process
 
 ROUNDS = 7
 SCRIPT = """
@@ -24,43 +24,40 @@ if "RANK" in os.environ:
 """
 
 
-def main() -> None:
-    print("| processes | ignite-launch | beside | its time | ratio |")
-    print("|---|---|---|---|---|")
+def measure(quick: bool) -> list[Table]:
+    table = Table(
+        "seconds",
+        {"processes": "", "ignite-launch, s": ".2f", "beside": "", "its time, s": ".2f", "ratio": ".2f"},
+        note="Medians of processes in alternation; the ratio, taken round by round, with its quartiles.",
+    )
+    peers = peer_table()
+    for (processes, beside), times in _times(3 if quick else ROUNDS).items():
+        middles = [median(times[one]) for one in ("ours", "theirs")]
+        table.add(processes, middles[0], beside, middles[1], ratio(times["ours"], times["theirs"]))
+        theirs = "by hand" if processes == 1 else beside
+        case = "1 process beside python" if processes == 1 else f"{processes} processes"
+        add_peers(peers, case, {"ours": times["ours"], theirs: times["theirs"]})
+    return [table, peers]
+
+
+def _times(rounds: int) -> dict[tuple[int, str], Times]:
+    launch = [sys.executable, "-m", "ignite_launch", "--gpus", "none"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run"]
+    two = [*launch, "--nproc", "2"]
+    cases = {
+        (1, "python script.py"): (launch, [sys.executable]),
+        (2, "torchrun"): (two, [*torchrun, "--nproc-per-node", "2"]),
+        (2, "torchrun --standalone"): (two, [*torchrun, "--standalone", "--nproc-per-node", "2"]),
+    }
     with tempfile.TemporaryDirectory() as folder:
         script = str(Path(folder, "script.py"))
         Path(script).write_text(SCRIPT)
         # Threads as the launcher sets them, so that the script's own start is the same.
         threads = str(max(1, len(os.sched_getaffinity(0)) // 2))
         environment = os.environ | {"OMP_NUM_THREADS": threads, "TMPDIR": folder}
-        launch = [sys.executable, "-m", "ignite_launch", "--gpus", "none"]
-        torchrun = [sys.executable, "-m", "torch.distributed.run"]
-        for processes, name, ours, theirs in (
-            (1, "python script.py", launch, [sys.executable]),
-            (2, "torchrun", [*launch, "--nproc", "2"], [*torchrun, "--nproc-per-node", "2"]),
-            (
-                2,
-                "torchrun --standalone",
-                [*launch, "--nproc", "2"],
-                [*torchrun, "--standalone", "--nproc-per-node", "2"],
-            ),
-        ):
-            runs = {"ours": _run([*ours, script], environment), "theirs": _run([*theirs, script], environment)}
-            times = interleaved(runs, rounds=ROUNDS, number=1)
-            ratios = [one / other for one, other in zip(times["ours"], times["theirs"], strict=True)]
-            cells = (f"{median(times['ours']):.2f} s", name, f"{median(times['theirs']):.2f} s", _spread(ratios))
-            print(f"| {processes} | {' | '.join(cells)} |", flush=True)
-    print(f"\nMedians of {ROUNDS} rounds in alternation; of the ratio, taken round by round, also the quartiles.")
-
-
-def _run(command: list[str], environment: dict[str, str]) -> Callable[[], object]:
-    return lambda: subprocess.run(command, env=environment, check=True, capture_output=True, timeout=120)
-
-
-def _spread(values: list[float]) -> str:
-    low, middle, high = quantiles(values, n=4)
-    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
-
-
-if __name__ == "__main__":
-    main()
+        times = {}
+        for case, commands in cases.items():
+            sides = zip(("ours", "theirs"), commands, strict=True)
+            runs = {side: run_process([*command, script], environment) for side, command in sides}
+            times[case] = interleaved(runs, rounds=rounds, number=1)
+    return times

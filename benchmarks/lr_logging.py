@@ -1,71 +1,117 @@
-"""What logging learning rates costs in each step: LearningRateLogger beside Ignite's OptimizerParamsHandler.
+"""What logging learning rates adds to a step: ours, Ignite's OptimizerParamsHandler, Lightning's LearningRateMonitor.
 
-All are Ignite trainers whose update is ``optimizer.step()`` alone. A run's time ends when all that it logged is in the
-file. "TensorboardLogger" is Ignite's with torch's SummaryWriter; ours adds ResumableTensorboardLogger.
+All are loops whose update is ``optimizer.step()`` alone. A run's time ends when all that it logged is in the file.
+By hand it is torch's ``add_scalar``.
 """
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
+from itertools import count
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
+from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import TensorboardLogger
 from ignite.handlers.tensorboard_logger import OptimizerParamsHandler
+from torch.optim import SGD
+from torch.optim.lr_scheduler import StepLR
+from torch.utils.tensorboard import SummaryWriter
 
-from benchmarks.timing import interleaved
+from benchmarks.loops import Loop, groups_of, in_ignite, in_lightning
+from benchmarks.peers import add_peers, peer_table
+from benchmarks.tables import Bar, Table
+from benchmarks.timing import added, interleaved, ratio
 from ignite_tips import LearningRateLogger, ResumableTensorboardLogger
 
 STEPS = {1: 400, 10: 200, 100: 40, 1000: 8}  # in a run, so that a run's start and end do not count
 BARS = {1: 1.0, 10: 0.2, 100: 0.06, 1000: 0.03}
 ROUNDS = 15
+PEERS = ("by hand", "Ignite", "Lightning")
 
 
-def main() -> None:
+def measure(quick: bool) -> list[Table]:
     torch.set_num_threads(1)
-    print(
-        "| groups | Ignite, µs a step | ours, same logger ÷ Ignite | ours, ResumableTensorboardLogger ÷ Ignite | bar |"
+    columns = {"groups": ""} | {f"{name} adds, µs": ",.0f" for name in (*PEERS, "ours, same logger", "ours")}
+    columns |= {"ours, same logger ÷ Ignite": ".3f", "ours ÷ Ignite": ".3f", "bar": ""}
+    table = Table(
+        "added",
+        columns,
+        note="What logging adds to a step: medians; the ratios, taken round by round, with their quartiles. The same "
+        "logger is Ignite's TensorboardLogger; ours by itself is with ResumableTensorboardLogger.",
     )
-    print("|---|---|---|---|---|")
+    peers = peer_table()
     for groups, steps in STEPS.items():
         with tempfile.TemporaryDirectory() as folder:
-            runs = {name: _run(groups, name, Path(folder, name)) for name in ("none", "ignite", "ours", "resumable")}
-            times = interleaved(runs, rounds=ROUNDS, number=1)
-        added = {
-            name: [(with_log - bare) / steps * 1e6 for with_log, bare in zip(seconds, times["none"], strict=True)]
-            for name, seconds in times.items()
-        }
-        ratios = [
-            _spread([x / y for x, y in zip(added[name], added["ignite"], strict=True)])
-            for name in ("ours", "resumable")
-        ]
-        print(f"| {groups} | {median(added['ignite']):,.0f} | {' | '.join(ratios)} | {BARS[groups]} |")
-    print("\nWhat logging adds to a step, divided within each round: medians with the quartiles.")
+            loops = _loops(groups, steps, Path(folder))
+            seconds = interleaved(loops, rounds=3 if quick else ROUNDS, number=1)
+        pairs = {name: (name, "without") for name in loops if "Lightning" not in name and name != "without"}
+        pairs["Lightning"] = ("Lightning", "Lightning, without")
+        cost = added(seconds, pairs, steps)
+        medians = [median(cost[name]) for name in (*PEERS, "ours, same logger", "ours")]
+        ratios = [ratio(cost[name], cost["Ignite"]) for name in ("ours, same logger", "ours")]
+        table.add(groups, *medians, *ratios, Bar(BARS[groups], ratios[-1].middle))
+        add_peers(peers, f"{groups} group{'s' * (groups > 1)}", {name: cost[name] for name in (*PEERS, "ours")})
+    return [table, peers]
 
 
-def _spread(values: list[float]) -> str:
-    low, middle, high = quantiles(values, n=4)
-    return f"{middle:.3f} ({low:.3f} to {high:.3f})"
+def _loops(groups: int, steps: int, folder: Path) -> dict[str, Loop]:
+    makers = {
+        "without": lambda optimizer, path: in_ignite(optimizer, steps),
+        "by hand": partial(_by_hand, steps),
+        "Ignite": partial(_in_ignite, steps, _attach_ignites),
+        "ours, same logger": partial(_in_ignite, steps, _attach_ours),
+        "ours": partial(_in_ignite, steps, _attach_ours_resumable),
+        "Lightning, without": partial(_in_lightning, steps, False),
+        "Lightning": partial(_in_lightning, steps, True),
+    }
+    return {name: make(SGD(groups_of(groups), lr=0.1), str(folder / name)) for name, make in makers.items()}
 
 
-def _run(groups: int, name: str, folder: Path) -> Callable[[], object]:
-    parameters = [torch.nn.Parameter(torch.ones(1)) for _ in range(groups)]
-    named = [{"params": [parameter], "name": f"block{index}"} for index, parameter in enumerate(parameters)]
-    optimizer = torch.optim.SGD(named, lr=0.1)
-    trainer = Engine(lambda engine, batch: optimizer.step())
-    logger = ResumableTensorboardLogger(folder, trainer) if name == "resumable" else TensorboardLogger(str(folder))
-    if name == "ignite":
-        logger.attach(trainer, OptimizerParamsHandler(optimizer), Events.ITERATION_STARTED)
-    elif name != "none":
-        LearningRateLogger(optimizer).attach(trainer, logger)
+def _by_hand(steps: int, optimizer: SGD, folder: str) -> Loop:
+    writer, counts = SummaryWriter(folder), count(1)
 
-    def run() -> None:
-        trainer.run(range(STEPS[groups]), max_epochs=1)
-        logger.flush()
+    def log() -> None:
+        step = next(counts)
+        for group in optimizer.param_groups:
+            writer.add_scalar(f"lr/{group['name']}", group["lr"], step)
 
-    return run
+    run = in_ignite(optimizer, steps, before=[log])
+    return lambda: (run(), writer.flush())
 
 
-if __name__ == "__main__":
-    main()
+def _in_ignite(steps: int, attach: Callable[[SGD, Engine, str], Any], optimizer: SGD, folder: str) -> Loop:
+    loggers: list[TensorboardLogger] = []
+    run = in_ignite(optimizer, steps, attach=lambda trainer: loggers.append(attach(optimizer, trainer, folder)))
+    return lambda: (run(), loggers[0].flush())
+
+
+def _attach_ignites(optimizer: SGD, trainer: Engine, folder: str) -> TensorboardLogger:
+    logger = TensorboardLogger(folder)
+    logger.attach(trainer, OptimizerParamsHandler(optimizer), Events.ITERATION_STARTED)
+    return logger
+
+
+def _attach_ours(optimizer: SGD, trainer: Engine, folder: str) -> TensorboardLogger:
+    logger = TensorboardLogger(folder)
+    LearningRateLogger(optimizer).attach(trainer, logger)
+    return logger
+
+
+def _attach_ours_resumable(optimizer: SGD, trainer: Engine, folder: str) -> TensorboardLogger:
+    logger = ResumableTensorboardLogger(folder, trainer)
+    LearningRateLogger(optimizer).attach(trainer, logger)
+    return logger
+
+
+def _in_lightning(steps: int, logs: bool, optimizer: SGD, folder: str) -> Loop:
+    from lightning.pytorch.callbacks import LearningRateMonitor
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    logger = TensorBoardLogger(folder)
+    callbacks = [LearningRateMonitor("step")] if logs else []
+    scheduler = StepLR(optimizer, 10**9)  # the monitor logs the rates of schedulers alone
+    run = in_lightning(optimizer, steps, scheduler=scheduler, logger=logger, callbacks=callbacks, log_every_n_steps=1)
+    return lambda: (run(), logger.experiment.flush())

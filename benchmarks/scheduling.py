@@ -1,10 +1,11 @@
-"""What an attached scheduler costs in each step, beside the hand-written ``scheduler.step()`` and Ignite's LRScheduler.
+"""What a schedule adds to a step: ours beside ``scheduler.step()`` by hand, Ignite's LRScheduler and other frameworks.
 
-All rows are Ignite trainers whose update is ``optimizer.step()`` alone, so that what remains is the scheduling.
+All rows are loops whose update is ``optimizer.step()`` alone, each measured against its own framework's without a
+schedule, so that what remains is the scheduling.
 """
 
 from collections.abc import Callable
-from statistics import median, quantiles
+from statistics import median
 from typing import Any
 
 import torch
@@ -13,73 +14,68 @@ from ignite.handlers.param_scheduler import LRScheduler as IgniteLRScheduler
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LRScheduler, StepLR
 
-from benchmarks.timing import interleaved
-from ignite_tips import SchedulerStepper
-from ignite_tips.events import OptimizerEvents
+from benchmarks.loops import Loop, groups_of, in_accelerate, in_ignite, in_lightning
+from benchmarks.peers import add_peers, peer_table
+from benchmarks.tables import Table
+from benchmarks.timing import added, interleaved, spread
+from ignite_tips import OptimizerEvents, SchedulerStepper
 
 STEPS = 200  # in a run, so that a run's start and end do not count
-ROUNDS = 40
+ROUNDS = 30
+PAIRS = {
+    "by hand": ("by hand", "without"),
+    "Ignite's": ("Ignite's", "without"),
+    "Lightning": ("Lightning", "Lightning, without"),
+    "Accelerate": ("Accelerate", "Accelerate, without"),
+    "ours": ("ours", "without"),
+    "ours, per epoch": ("ours, per epoch", "without"),
+}
 
 
-def main() -> None:
-    columns = ["groups", "no scheduler", "hand-written", "ours, per update", "Ignite's", "ours, per epoch", "more"]
-    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+def measure(quick: bool) -> list[Table]:
+    torch.set_num_threads(1)
+    table = Table(
+        "added",
+        {"groups": "", "no scheduler": ".1f"} | dict.fromkeys(PAIRS, ".1f") | {"ours, more than by hand": ".1f"},
+        note="Microseconds a step, medians with the quartiles: of a trainer without a scheduler; what each way of "
+        "stepping adds to it; what ours, per update, costs more than the hand-written loop. Ignite's is "
+        "no peer: it calls get_lr() in the place of step(), and the rates of many schedulers are wrong by it "
+        "(ignite_schedulers).",
+    )
+    peers = peer_table()
     for groups in (1, 10, 100):
-        runs = {"none": _run(groups, _bare), "native": _run(groups, _native), "ours": _run(groups, _per_update)}
-        runs |= {"ignite": _run(groups, _ignite), "per epoch": _run(groups, _per_epoch)}
-        times = interleaved(runs, rounds=ROUNDS, number=1)
-        micro = {name: [seconds / STEPS * 1e6 for seconds in times[name]] for name in times}
-        cells = [_added(micro, name) for name in ("native", "ours", "ignite", "per epoch")]
-        more = [ours - native for ours, native in zip(micro["ours"], micro["native"], strict=True)]
-        print(f"| {groups} | {median(micro['none']):.1f} | {' | '.join(cells)} | {_spread(more)} |")
-    print("\nMicroseconds a step, medians with the quartiles: of a trainer without a scheduler; what each way of")
-    print("stepping adds to it; and what ours, per update, costs more than the hand-written loop.")
+        seconds = interleaved(_loops(groups), rounds=3 if quick else ROUNDS, number=1)
+        cost = added(seconds, PAIRS, STEPS)
+        more = added(seconds, {"more": ("ours", "by hand")}, STEPS)["more"]
+        bare = median(seconds["without"]) / STEPS * 1e6
+        table.add(groups, bare, *(spread(values) for values in cost.values()), spread(more))
+        # Ignite's does another work, a schedule per epoch next to none.
+        same = {name: cost[name] for name in ("by hand", "Lightning", "Accelerate", "ours")}
+        add_peers(peers, f"{groups} group{'s' * (groups > 1)}", same)
+    return [table, peers]
 
 
-def _added(micro: dict[str, list[float]], name: str) -> str:
-    return _spread([time - bare for time, bare in zip(micro[name], micro["none"], strict=True)])
+def _loops(groups: int) -> dict[str, Loop]:
+    def make(framework: Callable[..., Loop], use: Callable[[LRScheduler], dict[str, Any]] = lambda _: {}) -> Loop:
+        optimizer = SGD(groups_of(groups), lr=0.1)
+        return framework(optimizer, STEPS, **use(StepLR(optimizer, 10**9)))
+
+    return {
+        "without": make(in_ignite),
+        "by hand": make(in_ignite, lambda scheduler: {"after": [scheduler.step]}),
+        "ours": make(in_ignite, lambda scheduler: {"attach": _attach(scheduler, OptimizerEvents.STEP_COMPLETED)}),
+        "ours, per epoch": make(in_ignite, lambda scheduler: {"attach": _attach(scheduler, Events.EPOCH_COMPLETED)}),
+        "Ignite's": make(in_ignite, lambda scheduler: {"attach": _attach_ignites(scheduler)}),
+        "Lightning, without": make(in_lightning),
+        "Lightning": make(in_lightning, lambda scheduler: {"scheduler": scheduler}),
+        "Accelerate, without": make(in_accelerate),
+        "Accelerate": make(in_accelerate, lambda scheduler: {"scheduler": scheduler}),
+    }
 
 
-def _spread(values: list[float]) -> str:
-    low, middle, high = quantiles(values, n=4)
-    return f"{middle:.1f} ({low:.1f} to {high:.1f})"
+def _attach(scheduler: LRScheduler, event: Any) -> Callable[[Engine], object]:
+    return lambda trainer: SchedulerStepper(scheduler).attach(trainer, event)
 
 
-def _run(groups: int, attach: Callable[[Engine, LRScheduler], Callable[[], None] | None]) -> Callable[[], object]:
-    parameters = [torch.nn.Parameter(torch.ones(1)) for _ in range(groups)]
-    optimizer = SGD([{"params": [parameter]} for parameter in parameters], lr=0.1)
-    extra: list[Callable[[], None]] = []
-
-    def update(trainer: Engine, batch: Any) -> None:
-        optimizer.step()
-        for call in extra:
-            call()
-
-    trainer = Engine(update)
-    if (call := attach(trainer, StepLR(optimizer, 10**9))) is not None:
-        extra.append(call)
-    return lambda: trainer.run(range(STEPS))
-
-
-def _bare(trainer: Engine, scheduler: LRScheduler) -> None:
-    return None
-
-
-def _native(trainer: Engine, scheduler: LRScheduler) -> Callable[[], None]:
-    return scheduler.step
-
-
-def _per_update(trainer: Engine, scheduler: LRScheduler) -> None:
-    SchedulerStepper(scheduler).attach(trainer, OptimizerEvents.STEP_COMPLETED)
-
-
-def _per_epoch(trainer: Engine, scheduler: LRScheduler) -> None:
-    SchedulerStepper(scheduler).attach(trainer)
-
-
-def _ignite(trainer: Engine, scheduler: LRScheduler) -> None:
-    trainer.add_event_handler(Events.ITERATION_STARTED, IgniteLRScheduler(scheduler))
-
-
-if __name__ == "__main__":
-    main()
+def _attach_ignites(scheduler: LRScheduler) -> Callable[[Engine], object]:
+    return lambda trainer: trainer.add_event_handler(Events.ITERATION_STARTED, IgniteLRScheduler(scheduler))

@@ -7,7 +7,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_number, describe
-from ignite_tips.parameters.selection import as_patterns, named_parameters, select_parameters
+from ignite_tips.parameters.selection import ParameterNames, as_patterns, named_parameters, select_parameters
 
 __all__ = ["group_names", "layerwise_lr_groups", "param_group_table", "param_groups"]
 
@@ -124,7 +124,8 @@ def layerwise_lr_groups(
                 raise ValueError(f"layers must have different patterns, got {pattern!r} twice")
             rules[pattern] = shared
     rest = None
-    covered = {name for pattern in rules for name in select_parameters(model, pattern)}
+    names = ParameterNames(model)
+    covered = {name for pattern in rules for name in names.matching(pattern)}
     if covered != set(named_parameters(model)):
         rest = {"name": "rest", "lr": lr, **options}
     return param_groups(model, rules, default=rest, no_decay=no_decay)
@@ -142,9 +143,9 @@ def group_names(optimizer: Optimizer) -> list[str]:
         ['head', '1']
     """
     names = [str(group.get("name", index)) for index, group in enumerate(optimizer.param_groups)]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"the optimizer's param groups must have different names, got {name!r} twice")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the optimizer's param groups must have different names, got {twice!r} twice")
     return names
 
 
@@ -233,8 +234,9 @@ def _members(
     has_default: bool,
 ) -> dict[str, list[str]]:
     owner: dict[str, str] = {}
+    names = ParameterNames(model)
     for pattern in rules:
-        for name in select_parameters(model, pattern):
+        for name in names.matching(pattern):
             if name in owner:
                 raise ValueError(f"parameter {name!r} must match one pattern, got {owner[name]!r} and {pattern!r}")
             owner[name] = pattern
@@ -245,8 +247,9 @@ def _members(
             "add a rule, or default={} for the optimizer's own options"
         )
     members: dict[str, list[str]] = {name: [] for name in options}
+    default = next(reversed(members), "")
     for name in named:
-        group = rules[owner[name]].get("name", _default_name(owner[name])) if name in owner else list(options)[-1]
+        group = rules[owner[name]].get("name", _default_name(owner[name])) if name in owner else default
         members[group].append(name)
     return members
 

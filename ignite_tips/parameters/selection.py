@@ -1,7 +1,8 @@
 """Select parameters by name pattern; freeze and unfreeze them."""
 
+import re
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
+from fnmatch import fnmatchcase, translate
 
 from torch import nn
 
@@ -9,6 +10,7 @@ from ignite_tips._checks import check_instance, describe
 
 __all__ = [
     "FrozenParameters",
+    "ParameterNames",
     "as_patterns",
     "freeze_parameters",
     "named_parameters",
@@ -69,17 +71,38 @@ def select_parameters(model: nn.Module, patterns: str | Iterable[str]) -> dict[s
         >>> list(select_parameters(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)), "*.bias"))
         ['0.bias', '1.bias']
     """
-    named = named_parameters(model)
-    wanted = as_patterns(patterns)
-    first_names = {id(parameter): name for name, parameter in named.items()}
-    chosen: set[str] = set()
-    every_name = list(unwrap_model(model).named_parameters(remove_duplicate=False))
-    for pattern in wanted:
-        matches = {first_names[id(parameter)] for name, parameter in every_name if fnmatchcase(name, pattern)}
-        if not matches:
-            raise ValueError(f"pattern {pattern!r} matches no parameter; names start with: {_first_names(named)}")
-        chosen |= matches
-    return {name: parameter for name, parameter in named.items() if name in chosen}
+    names = ParameterNames(model)
+    chosen = {name for pattern in as_patterns(patterns) for name in names.matching(pattern)}
+    return {name: parameter for name, parameter in names.named.items() if name in chosen}
+
+
+class ParameterNames:
+    """A model's parameters by name, looked up once for any number of patterns.
+
+    Attributes:
+        named: as ``named_parameters`` returns them.
+
+    Raises:
+        TypeError, ValueError: as ``named_parameters``.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.named = named_parameters(model)
+        first_names = {id(parameter): name for name, parameter in self.named.items()}
+        every = unwrap_model(model).named_parameters(remove_duplicate=False)
+        self._first_names = [(name, first_names[id(parameter)]) for name, parameter in every]
+
+    def matching(self, pattern: str) -> list[str]:
+        """Return the first names of the parameters any of whose names match the shell glob.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        matches = re.compile(translate(pattern)).match
+        found = list(dict.fromkeys(first for name, first in self._first_names if matches(name)))
+        if not found:
+            raise ValueError(f"pattern {pattern!r} matches no parameter; names start with: {_first_names(self.named)}")
+        return found
 
 
 def as_patterns(patterns: str | Iterable[str]) -> tuple[str, ...]:

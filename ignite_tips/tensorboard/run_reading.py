@@ -5,10 +5,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+if TYPE_CHECKING:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 __all__ = ["Mark", "RunRecord", "Series", "read_run"]
 
@@ -54,6 +57,8 @@ def read_run(folder: str | os.PathLike[str]) -> RunRecord:
     path = Path(folder)
     if not path.is_dir() or not any("tfevents" in file.name for file in path.iterdir()):
         raise ValueError(f"runs must be folders with TensorBoard's event files, got {str(path)!r}")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # no training needs it
+
     reader = EventAccumulator(str(path), size_guidance=_ALL).Reload()
     series = {}
     for tag in reader.Tags()["scalars"]:
@@ -62,7 +67,7 @@ def read_run(folder: str | os.PathLike[str]) -> RunRecord:
     return RunRecord(path.resolve().name, series, _read_marks(reader))
 
 
-def _read_marks(reader: EventAccumulator) -> list[Mark]:
+def _read_marks(reader: "EventAccumulator") -> list[Mark]:
     marks = []
     for tag in reader.Tags()["tensors"]:
         if tag == _MARKS or tag.endswith(f"/{_MARKS}"):

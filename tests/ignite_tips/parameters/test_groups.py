@@ -202,6 +202,47 @@ def test_two_groups_of_one_name_are_an_error() -> None:
         group_names(optimizer)
 
 
+def test_names_are_compared_once_for_each_group() -> None:
+    """Telling whether names differ does not compare each with every other."""
+    comparisons = 0
+
+    class Name(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __str__(self) -> str:
+            return self
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal comparisons
+            comparisons += 1
+            return str.__eq__(self, other)
+
+    names = [Name(f"group {index}") for index in range(300)]
+    groups = [{"params": nn.Parameter(torch.ones(1)), "name": name} for name in names]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    comparisons = 0
+    assert group_names(optimizer) == names
+    assert comparisons <= 2 * len(names)
+
+
+def test_the_model_is_walked_as_often_for_many_rules_as_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names are looked up once for all patterns, so that a rule for every layer of a deep model is no wait."""
+    model = nn.Sequential(*(nn.Linear(1, 1) for _ in range(20)))
+    walks = []
+    walk = nn.Module.named_parameters
+    monkeypatch.setattr(nn.Module, "named_parameters", lambda *args, **kw: walks.append(args) or walk(*args, **kw))
+
+    def count(rules: int) -> int:
+        walks.clear()
+        patterns = [f"{index}.*" for index in range(rules)]
+        param_groups(model, {pattern: {} for pattern in patterns}, default={})
+        layerwise_lr_groups(model, patterns, lr=0.1, decay=0.9)
+        return len(walks)
+
+    assert count(19) == count(1)
+
+
 @given(
     st.sets(st.sampled_from(["stem.*", "body.0.*", "body.1.*", "body.2.weight", "head.bias"])),
     st.sets(st.sampled_from(["biases", "norms", "head.*", "*.weight"])),

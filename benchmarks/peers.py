@@ -1,0 +1,30 @@
+"""The table that each tip ends with: ours beside what is written by hand, and beside the best of the toolkits."""
+
+from statistics import median
+
+from benchmarks.tables import Table
+from benchmarks.timing import Times, ratio
+
+__all__ = ["add_peers", "peer_table"]
+
+BY_HAND = "by hand"
+OURS = "ours"
+
+
+def peer_table() -> Table:
+    """Return a table for ``add_peers``; the picture draws every table of this name."""
+    columns = {"case": "", "ours ÷ by hand": ".2f", "best toolkit": "", "ours ÷ best toolkit": ".2f"}
+    return Table("peers", columns, caption="At a glance:")
+
+
+def add_peers(table: Table, case: str, times: Times) -> None:
+    """Add a row from times or costs, round by round, of ``"ours"``, perhaps ``"by hand"``, and toolkits by name."""
+    toolkits = {name: median(values) for name, values in times.items() if name not in (OURS, BY_HAND)}
+    toolkits = {name: middle for name, middle in toolkits.items() if middle > 0}  # else noise hides what it costs
+    best = min(toolkits, key=toolkits.__getitem__, default=None)
+    table.add(
+        case,
+        ratio(times[OURS], times[BY_HAND]) if BY_HAND in times else None,
+        best,
+        ratio(times[OURS], times[best]) if best else None,
+    )

@@ -1,0 +1,1 @@
+"""Tests of the benchmarks' own code, on made-up figures: no test times anything."""

@@ -1,0 +1,79 @@
+"""The report, its picture, and the command that makes them."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import BENCHMARKS, main, run, write
+from benchmarks.peers import add_peers, peer_table
+from benchmarks.report import Results, bars, report
+from benchmarks.tables import Bar, Table, loads
+from benchmarks.timing import Spread
+
+SUPPORT = {"loops", "peers", "picture", "report", "tables", "timing", "worker"}
+
+
+def make_results() -> Results:
+    columns = ("task", "AdamW", "loop", "µs an update", "÷ hand-written", "ours ÷ it", "bar")
+    training = Table("loops", dict.fromkeys(columns, ""))
+    for task in ("small", "large"):
+        training.add(task, "fused", "hand-written PyTorch", 1.0, Spread(1, 1, 1), Spread(0.8, 0.7, 0.9), Bar(0.75, 0.8))
+        training.add(task, "ordinary", "Ignite with our handlers", 0.8, Spread(0.8, 0.7, 0.9), None, None)
+    peers = peer_table()
+    add_peers(peers, "4 tensors", {"ours": [1.0, 1.1], "by hand": [2.0, 2.0], "Lightning": [3.0, 3.0]})
+    growth = []
+    for what in ("tensors", "groups"):
+        table = Table(what, dict.fromkeys(("tip", what, "by hand, µs", "ours, µs", "ours ÷ by hand"), ""))
+        for size in (1, 100):
+            table.add("clipping", size, 2.0 * size, 1.0 * size, Spread(0.5, 0.5, 0.5))
+            table.add("freezing", size, None, 1.0, None)
+        growth.append(table)
+    return {"training": [training], "clipping": [peers], "growth": growth}
+
+
+def test_every_module_is_a_benchmark_or_known_support() -> None:
+    """No benchmark is forgotten in the list that is run."""
+    modules = {path.stem for path in Path("benchmarks").resolve().glob("*.py") if not path.stem.startswith("_")}
+    assert modules == set(BENCHMARKS) | SUPPORT
+
+
+def test_bars_are_counted_and_the_missed_are_named() -> None:
+    """The report begins with what is missed, by the row's words."""
+    table = bars(make_results())
+    missed = (
+        "small, fused, hand-written PyTorch: 0.80, not ≤ 0.75; large, fused, hand-written PyTorch: 0.80, not ≤ 0.75"
+    )
+    assert table.rows == [["training", "0 of 2", missed]]
+
+
+def test_the_report_holds_machine_picture_and_every_table() -> None:
+    """Nothing that was measured is left out."""
+    results = make_results()
+    text = report(results, "two cores", picture="results.png")
+    assert "\n\ntwo cores.\n\n![Ratios at a glance](results.png)\n\n## Bars\n\n" in text
+    for name, tables in results.items():
+        assert f"\n\n## {name}\n\n" in text
+        assert all(table.markdown() in text for table in tables)
+
+
+def test_results_are_written_as_data_report_and_picture(tmp_path: Path) -> None:
+    """The three files belong together; the picture is drawn of whatever benchmarks there are."""
+    results = make_results()
+    write(results, "two cores", tmp_path)
+    assert loads((tmp_path / "results.json").read_text()) == {"machine": "two cores", "benchmarks": results}
+    assert (tmp_path / "RESULTS.md").read_text() == report(results, "two cores", picture="results.png")
+    assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")
+    write({"launch": []}, "two cores", tmp_path)
+
+
+def test_a_benchmark_runs_in_a_process_of_its_own() -> None:
+    """Its tables come back as data."""
+    (table,) = run("ignite_schedulers", quick=True)
+    assert table.records()[-1]["SchedulerStepper, PlateauStepper"] == 2
+
+
+def test_an_unknown_benchmark_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """The error names those that there are."""
+    with pytest.raises(SystemExit):
+        main(["clippin"])
+    assert "there is no benchmark clippin; there are: training, clipping" in capsys.readouterr().err
