@@ -94,18 +94,33 @@ def newest_checkpoint(arguments: argparse.Namespace) -> Path | None:
     is_restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
     if not (arguments.resume or is_restarted):
         return None
-    checkpoints = sorted(arguments.runs.glob("*/checkpoint_*.pt"), key=lambda path: path.stat().st_mtime)
-    if not checkpoints and not is_restarted:
-        raise SystemExit(f"--resume needs a run with a checkpoint, but {arguments.runs} has none")
-    return checkpoints[-1] if checkpoints else None
+    newest_run = max(arguments.runs.glob("*/"), default=arguments.runs)  # their names are times
+    *_, newest = [None, *checkpoints_of(newest_run)]
+    if newest is None and arguments.resume:
+        raise SystemExit(f"--resume needs a run with a checkpoint, but {newest_run} has none")
+    return newest
+
+
+def checkpoints_of(run: Path) -> list[Path]:
+    return sorted(run.glob("checkpoint_*.pt"), key=lambda path: int(path.stem.removeprefix("checkpoint_")))
+
+
+def tidy(run: Path) -> None:
+    """Leave the two newest checkpoints, and nothing that a killed process had half written."""
+    for path in [*checkpoints_of(run)[:-2], *run.glob("tmp*")]:
+        path.unlink()
 
 
 def new_run(runs: Path) -> Path:
-    """Return the folder of a new run, the same in every process."""
-    return Path(idist.broadcast(str(runs / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")), safe_mode=True))
+    """Make the folder of a new run; every process gets the same."""
+    run = Path(idist.broadcast(str(runs / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")), safe_mode=True))
+    run.mkdir(parents=True, exist_ok=True)
+    return run
 
 
 def train(arguments: argparse.Namespace) -> None:
+    newest = newest_checkpoint(arguments)
+    run = newest.parent if newest else new_run(arguments.runs)
     torch.manual_seed(arguments.seed)
     device = idist.device()
     train_loader, validation_loader = build_loaders(arguments.batch_size, arguments.seed)
@@ -135,8 +150,6 @@ def train(arguments: argparse.Namespace) -> None:
     trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run(validation_loader))
     plateau.attach(trainer, evaluator)
 
-    newest = newest_checkpoint(arguments)
-    run = newest.parent if newest else new_run(arguments.runs)
     to_save = {
         "trainer": trainer,
         "model": model,
@@ -150,7 +163,7 @@ def train(arguments: argparse.Namespace) -> None:
         Checkpoint.load_objects(to_save, torch.load(newest, map_location=device, weights_only=True))
         if trainer.state.epoch >= arguments.epochs:
             raise SystemExit(f"{run} has had its {trainer.state.epoch} epochs; ask for more with --epochs")
-    checkpoint = Checkpoint(to_save, DiskSaver(str(run), require_empty=False), n_saved=2)
+    checkpoint = Checkpoint(to_save, DiskSaver(str(run), require_empty=False), n_saved=None)
 
     with ResumableTensorboardLogger(run, trainer) as tb_logger:
         LearningRateLogger(optimizer).attach(trainer, tb_logger)
@@ -161,6 +174,8 @@ def train(arguments: argparse.Namespace) -> None:
             show_progress(trainer, evaluator, optimizer)
         # Last at the end of an epoch, so that it saves what schedulers and validation made of the epoch.
         trainer.add_event_handler(Events.EPOCH_COMPLETED, checkpoint)
+        if idist.get_rank() == 0:
+            trainer.add_event_handler(Events.STARTED | Events.EPOCH_COMPLETED, lambda: tidy(run))
         trainer.run(train_loader, max_epochs=arguments.epochs)
 
     if idist.get_rank() == 0:

@@ -29,7 +29,7 @@ from ignite_tips.gradients.norms import (
 from ignite_tips.gradients.optimizer_gradients import OptimizerGradients, parameter_names
 from ignite_tips.notices import announce
 from ignite_tips.optimizer_step import OptimizerStep
-from ignite_tips.parameters.selection import check_belongs
+from ignite_tips.parameters.selection import check_belongs, unwrap_model
 
 __all__ = ["GradientClipper"]
 
@@ -277,12 +277,12 @@ class GradientClipper(ABC):
     def _refuse(self, engine: Engine, step: OptimizerStep) -> NoReturn:
         """Raise, or drop the update, because of the gradients as they are."""
         where = self._describe(engine, step)
-        what = self._describe_nonfinite()
+        what, left = self._describe_nonfinite(), self._describe_buffers()
         if self._on_nonfinite == "raise":
-            raise RuntimeError(_MUST_BE_FINITE.format(what, where))
+            raise RuntimeError(_MUST_BE_FINITE.format(what, where) + left)
         self._skipped += 1
         self._tell_skipped(engine)
-        announce(engine, "skipped_update", f"{where} dropped: {what}")
+        announce(engine, "skipped_update", f"{where} dropped: {what}{left}")
         step.drop()
 
     def _describe_nonfinite(self) -> str:
@@ -291,5 +291,15 @@ class GradientClipper(ABC):
             for parameter, name in parameter_names(self._optimizer, self._model).items()
             if parameter.grad is not None and (kinds := nonfinite_kinds(parameter.grad))
         ]
-        more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-        return ", ".join(found[:_NAMED]) + more or "a norm too large for its dtype, or some on another rank"
+        return _first_of(found) or "a norm too large for its dtype, or some on another rank"
+
+    def _describe_buffers(self) -> str:
+        """Say what stays though the update is not made, such as BatchNorm's running statistics of a NaN batch."""
+        buffers = {} if self._model is None else dict(unwrap_model(self._model).named_buffers())
+        found = [f"{kinds} in {name}" for name, buffer in buffers.items() if (kinds := nonfinite_kinds(buffer))]
+        return f"; the forward pass left {_first_of(found)}" if found else ""
+
+
+def _first_of(found: list[str]) -> str:
+    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    return ", ".join(found[:_NAMED]) + more

@@ -41,8 +41,11 @@ class GradientNormClipper(GradientClipper):
         on_nonfinite: what a NaN or infinite gradient does, on whichever rank. ``"raise"``: a RuntimeError names the
             parameters and the update; parameters and optimizer state stay as they were. ``"skip"``: the update is
             dropped whole and counted in the metric ``"skipped_updates"``. ``"propagate"``: it is used, as in torch.
+            What the forward pass did is done: a NaN in a batch stays in BatchNorm's running statistics, until its
+            ``reset_running_stats()``. GradScaler skips before a clipper acts, each rank by its own gradients: where
+            one alone may have an inf after they were reduced, take ShardedGradScaler and no fused optimizer.
         model: the one whose parameters the optimizer has; gives them their names in messages, unless the optimizer has
-            them of ``model.named_parameters()``.
+            them of ``model.named_parameters()``; its buffers that are not finite are named too.
         tag: put before the names of the metrics, as in ``"generator/grad_norm"``; not empty.
         process_group: the ranks that train together and have to agree; None for all of them. "propagate" asks none.
 

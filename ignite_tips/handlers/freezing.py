@@ -172,7 +172,8 @@ class ParameterFreezer:
             )
         for name, trigger in self._triggers.items():
             trigger.seen = loaded["seen"][name]
-        self._set_frozen(engine, loaded["frozen"])
+        if self._part.set_frozen(loaded["frozen"]):  # announced in the run that saved it
+            tell_wrappers([self._part])
         # Saved by a Checkpoint that came before this handler at the same event, or one iteration event earlier.
         missed = [moment for trigger in self._triggers.values() for moment in trigger.missed(engine)]
         for _, trigger in sorted(missed, key=lambda moment: moment[0]):

@@ -160,10 +160,10 @@ class GradualUnfreezer:
                 "load the states that were saved together, or none for a new run"
             )
         self._is_started = True
-        self._open_stages(engine)
+        self._open_stages(engine, is_resumed=engine.state.iteration > 0)
         engine.state.metrics["trainable_share"] = trainable_share(self._model)
 
-    def _open_stages(self, engine: Engine) -> None:
+    def _open_stages(self, engine: Engine, *, is_resumed: bool = False) -> None:
         if not self._is_started:
             raise RuntimeError("GradualUnfreezer must be attached before the run starts; attach, then call run()")
         opened = 1 + (max(engine.state.epoch, 1) - 1) // self._every
@@ -172,6 +172,8 @@ class GradualUnfreezer:
             return
         tell_wrappers(self._stages)
         engine.state.metrics["trainable_share"] = share = trainable_share(self._model)
+        if is_resumed:  # announced in the run that is resumed
+            return
         kind = "freeze" if changed[-1].is_frozen else "unfreeze"
         patterns = ", ".join(pattern for stage in changed for pattern in stage.patterns)
         announce(engine, kind, f"{kind} {patterns}: {share:.1%} of the parameters train")

@@ -32,7 +32,8 @@ class PlateauStepper:
     A run over the trainer's own data is no validation and is passed over, unless ``data`` says otherwise, and a
     second run at the same iteration is not counted again. With several processes all of them must evaluate, and
     must come to one metric: rank 0's counts, and ranks that differ by more than rounding are an error on every rank.
-    A metric that is NaN is warned about and does not step the scheduler, nor count as a bad epoch.
+    A metric that is NaN is warned about and does not step the scheduler, nor count as a bad epoch; so is one that is
+    infinitely good, after which nothing would ever be better. Infinitely bad is a bad epoch, as in torch.
 
     Another scheduler may step the same optimizer if it goes on from the rate that there is. LambdaLR, CyclicLR,
     OneCycleLR and CosineAnnealingWarmRestarts do not: they would undo every reduction, and are refused. Let
@@ -138,8 +139,8 @@ class PlateauStepper:
         value = common_metric(evaluator, self.metric, needed_by="PlateauStepper")
         self._iteration = trainer.state.iteration
         self._validations += 1
-        if math.isnan(value):
-            what = f"nan for {metric_name(self.metric)} in epoch {trainer.state.epoch}"
+        if math.isnan(value) or value == _unbeatable(self.scheduler):
+            what = f"{value:g} for {metric_name(self.metric)} in epoch {trainer.state.epoch}"
             warnings.warn(f"PlateauStepper got {what}; the scheduler was not stepped", stacklevel=2)
         else:
             self._step(trainer, value)
@@ -168,6 +169,10 @@ class PlateauStepper:
             was, now = (", ".join(f"{rate:g}" for rate in some) for some in (rates, reduced))
             text = f"{metric_name(self.metric)} is {value:g}, its best was {self.scheduler.best:g}"
             announce(trainer, "plateau", f"{text}: learning rate {was} -> {now}")
+
+
+def _unbeatable(scheduler: ReduceLROnPlateau) -> float:
+    return -math.inf if scheduler.mode == "min" else math.inf
 
 
 def _rates(scheduler: ReduceLROnPlateau) -> list[float]:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -98,11 +99,8 @@ def test_torchrun_and_plain_python_run_the_same_script(finished: tuple[Path, str
     _run([sys.executable], tmp_path / "python", "--bf16")
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "SIGKILL"])
-def test_an_interrupted_run_resumes_bit_for_bit(
-    how: signal.Signals, finished: tuple[Path, str], tmp_path: Path
-) -> None:
-    """Stopped in the middle of its third epoch and resumed, the run ends in the weights of the undisturbed one."""
+def test_an_interrupted_run_resumes_bit_for_bit(finished: tuple[Path, str], tmp_path: Path) -> None:
+    """Stopped by Ctrl-C in its third epoch and resumed, it ends as the undisturbed one; test_soak kills it."""
     process = subprocess.Popen(
         _command(LAUNCH, tmp_path), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
     )
@@ -111,7 +109,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(
         if line.startswith("epoch  2/4"):
             break
     children = psutil.Process(process.pid).children(recursive=True)
-    os.kill(process.pid, how)
+    os.kill(process.pid, signal.SIGINT)
     assert process.wait(timeout=60) != 0
     process.stdout.close()
     _, alive = psutil.wait_procs(children, timeout=30)
@@ -130,3 +128,26 @@ def test_resume_without_a_run_is_one_sentence(tmp_path: Path) -> None:
     done = subprocess.run(_command([sys.executable], tmp_path, "--resume"), capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stderr.strip() == f"--resume needs a run with a checkpoint, but {tmp_path} has none"
+
+
+def test_the_newest_run_is_the_one_to_resume(finished: tuple[Path, str], tmp_path: Path) -> None:
+    """Where it has no checkpoint yet, an older run is left alone: by --resume, and by workers that are restarted."""
+    (older,) = finished[0].iterdir()
+    shutil.copytree(older, tmp_path / "2000-01-01_00-00-00")
+    newest = tmp_path / "2000-01-02_00-00-00"
+    newest.mkdir()
+    command = _command([sys.executable], tmp_path)
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=60)
+    assert done.stderr.strip() == f"--resume needs a run with a checkpoint, but {newest} has none"
+    restarted = {**os.environ, "TORCHELASTIC_RESTART_COUNT": "1"}
+    done = subprocess.run([*command[:-1], "1"], capture_output=True, text=True, timeout=60, env=restarted)
+    assert "validation accuracy" in done.stdout, done.stderr
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_resumed_run_tidies_its_folder(finished: tuple[Path, str], tmp_path: Path) -> None:
+    """The two newest checkpoints stay, whichever process wrote them; what was half written when it died goes."""
+    run = shutil.copytree(next(finished[0].iterdir()), tmp_path / "run")
+    (run / "tmphalf1234").write_text("half a checkpoint")
+    _run([sys.executable], tmp_path, "--resume", "--epochs", str(EPOCHS + 1))
+    assert {path.name for path in run.glob("[ct]*")} == {f"checkpoint_{22 * (EPOCHS + more)}.pt" for more in (0, 1)}

@@ -31,6 +31,7 @@ from ignite_tips import (
     ZClipper,
     layerwise_lr_groups,
 )
+from tests.e2e.sameness import differences
 
 EPOCHS, BATCHES, KILLS = 6, 10, 20
 UPDATES = EPOCHS * BATCHES
@@ -151,19 +152,4 @@ def test_killed_at_twenty_updates_it_ends_as_if_never_killed(tmp_path: Path) -> 
     process.kill()
     assert process.exitcode == 0
     expected, ended = (torch.load(folder / "end", weights_only=True) for folder in (whole, killed))
-    assert_same(expected, ended, "end")
-
-
-def assert_same(expected: Any, got: Any, path: str) -> None:
-    if isinstance(expected, torch.Tensor):
-        assert torch.equal(expected, got), path
-    elif isinstance(expected, dict):
-        assert list(expected) == list(got), path
-        for key in expected:
-            assert_same(expected[key], got[key], f"{path}.{key}")
-    elif isinstance(expected, list | tuple):
-        assert len(expected) == len(got), path
-        for index, (left, right) in enumerate(zip(expected, got, strict=True)):
-            assert_same(left, right, f"{path}[{index}]")
-    else:
-        assert expected == got or (expected != expected and got != got), path
+    assert differences(expected, ended) == []

@@ -255,6 +255,24 @@ def test_what_is_frozen_is_told() -> None:
     ]
 
 
+def test_a_resumed_run_is_not_told_again() -> None:
+    """What was frozen in the run that is resumed is frozen again without a notice; what follows has its own."""
+    first = Run(Events.STARTED, Events.EPOCH_STARTED(once=3))
+    first.run(1)
+    saved = {name: thing.state_dict() for name, thing in first.objects().items()}
+    resumed = Run(Events.STARTED, Events.EPOCH_STARTED(once=3))
+    Checkpoint.load_objects(resumed.objects(), saved)
+    heard: list[tuple[int, str]] = []
+    on_notice(resumed.trainer, lambda engine, notice: heard.append((notice.epoch, notice.kind)))
+    shares: list[float] = []
+    resumed.trainer.add_event_handler(
+        Events.EPOCH_COMPLETED, lambda engine: shares.append(engine.state.metrics["trainable_share"])
+    )
+    resumed.run(3)
+    assert heard == [(3, "unfreeze")]
+    assert shares == [14 / 110, 1.0]
+
+
 def test_overlapping_freezers_are_refused_until_one_is_detached() -> None:
     """Two attached freezers must not share a parameter, in whatever module it is."""
     net, trainer = make_net(), Engine(lambda engine, batch: None)

@@ -97,6 +97,16 @@ def test_each_stage_is_announced_once() -> None:
     ]
 
 
+def test_a_resumed_run_announces_what_opens_after_it() -> None:
+    """The freeze and the stages of the run that is resumed are not announced again."""
+    net, trainer, heard = make_net(), idle_trainer(), []
+    GradualUnfreezer(net, STAGES).attach(trainer)
+    on_notice(trainer, lambda engine, notice: heard.append((notice.epoch, notice.kind)))
+    trainer.load_state_dict({"iteration": 4, "epoch_length": 2, "max_epochs": 2})
+    trainer.run(range(2), max_epochs=5)
+    assert heard == [(3, "unfreeze")]
+
+
 def test_detach_puts_all_back_and_attaching_again_acts_once() -> None:
     """After detach all is as before; a second attach replaces the first."""
     net, trainer, heard = make_net(), idle_trainer(), []

@@ -96,7 +96,8 @@ def test_known_cases(metrics: list[float], options: dict[str, Any], expected: li
 )
 def test_every_argument_of_torch(options: dict[str, Any]) -> None:
     """Each of ReduceLROnPlateau's arguments has the effect that it has in the hand-written loop."""
-    metrics = [5.0, 4.0, 4.5, 4.1, 4.0, 4.2, 6.0, 1.0, 1.2, 1.1, 2.0, float("inf"), 0.5]
+    worst = float("-inf" if options.get("mode") == "max" else "inf")
+    metrics = [5.0, 4.0, 4.5, 4.1, 4.0, 4.2, 6.0, 1.0, 1.2, 1.1, 2.0, worst, 0.5]
     options = {"factor": 0.5, **options}
     expected = _native(ReduceLROnPlateau(_optimizer([1.0, 0.1]), **options), metrics)
     assert _run(ReduceLROnPlateau(_optimizer([1.0, 0.1]), **options), metrics) == expected
@@ -290,6 +291,18 @@ def test_nan_is_said_and_not_stepped() -> None:
     assert rates == [[1.0], [1.0], [1.0], [1.0], [0.5]]
     assert len(caught) == 2
     assert scheduler.last_epoch == 3
+
+
+@pytest.mark.parametrize(("mode", "sign"), [("min", 1), ("max", -1)])
+def test_infinity_is_said_where_nothing_could_beat_it(mode: str, sign: int) -> None:
+    """Infinitely good is warned about and not stepped; infinitely bad is a bad epoch, as in torch."""
+    inf = float("inf")
+    scheduler = ReduceLROnPlateau(_optimizer(), mode=mode, factor=0.5, patience=0)
+    with pytest.warns(UserWarning, match=f"got {-sign * inf:g} for metric 'loss' in epoch 2; the scheduler") as caught:
+        rates = _run(scheduler, [sign * value for value in (2.0, -inf, 1.0, inf, 0.5)])
+    assert rates == [[1.0], [1.0], [1.0], [0.5], [0.5]]
+    assert len(caught) == 1
+    assert scheduler.best == sign * 0.5
 
 
 def test_reductions_are_announced() -> None:

@@ -1,0 +1,102 @@
+"""What a killed run left in its folder, and whether a finished one equals another."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+from ignite_tips.tensorboard.event_files import _records, event_files
+from tests.e2e.sameness import differences
+
+__all__ = ["Left", "compare_runs", "look", "newest_checkpoint", "position"]
+
+_KNOWN = re.compile(r"checkpoint_\d+\.pt|events\.out\.(tfevents|superseded-after-\d+|new)\..*|tmp\w{8}")
+# Drawn with points at the ends of what one process wrote; its steps are compared apart.
+_STEPWISE = ("trainable_share", "skipped_updates")
+
+
+@dataclass
+class Left:
+    """What was found: how far the checkpoints are, what a kill left unfinished (and in which file), and failures."""
+
+    epoch: int = 0
+    halves: set[tuple[str, str]] = field(default_factory=set)
+    failures: list[str] = field(default_factory=list)
+
+
+def newest_checkpoint(run: Path) -> Path | None:
+    return max(run.glob("checkpoint_*.pt"), key=_iteration, default=None)
+
+
+def look(run: Path) -> Left:
+    """Read every file of a run, as its next start or TensorBoard would."""
+    left = Left()
+    for path in sorted(run.iterdir()):
+        if not _KNOWN.fullmatch(path.name):
+            left.failures.append(f"{path.name} should not be there")
+        if path.name.startswith("tmp"):
+            left.halves.add(("a checkpoint under a temporary name", path.name))
+        if path.name.startswith("events.out.new"):
+            left.halves.add(("a trimmed event file under a temporary name", path.name))
+        if path.suffix == ".pt":
+            try:
+                trainer = torch.load(path, weights_only=True)["trainer"]
+            except Exception as error:  # whatever it is, it is what a user would see
+                left.failures.append(f"{path.name} cannot be loaded: {error}")
+                continue
+            left.epoch = max(left.epoch, trainer["iteration"] // trainer["epoch_length"])
+            if trainer["iteration"] != _iteration(path):
+                left.failures.append(f"{path.name} is of iteration {trainer['iteration']}")
+    for pattern, most in (("checkpoint_*.pt", 3), ("tmp*", 1), ("events.out.new*", 1)):
+        if (found := len(list(run.glob(pattern)))) > most:
+            left.failures.append(f"there are {found} files {pattern}")
+    for path in event_files(run):
+        data = path.read_bytes()
+        ends = [end for _, end in _records(data)]
+        if len(data) > max(ends, default=0):
+            left.halves.add(("a part of a record at the end of an event file", path.name))
+        read = sum(1 for _ in EventFileLoader(str(path)).Load())
+        if read != len(ends):
+            left.failures.append(f"TensorBoard reads {read} of the {len(ends)} whole records of {path.name}")
+    return left
+
+
+def position(run: Path) -> tuple[int, int]:
+    """Return the first and the last iteration that the newest event file says the trainer stood at."""
+    files = event_files(run)
+    events = EventFileLoader(str(files[-1])).Load() if files else ()
+    iterations = [event.step for event in events if event.session_log.msg.startswith("trainer at epoch")]
+    return (iterations[0], iterations[-1]) if iterations else (0, 0)
+
+
+def compare_runs(expected: Path, run: Path) -> list[str]:
+    """Return where a finished run differs from another: in its last checkpoint, its curves or its marks."""
+    first, last = newest_checkpoint(expected), newest_checkpoint(run)
+    if first is None or last is None:
+        return ["there is no checkpoint"]
+    found = differences(torch.load(first, weights_only=True), torch.load(last, weights_only=True), "checkpoint")
+    return found + differences(_written(expected), _written(run), "events")
+
+
+def _written(run: Path) -> dict[str, Any]:
+    reader = EventAccumulator(str(run), size_guidance={"scalars": 0, "tensors": 0}).Reload()
+    scalars = {tag: [(point.step, point.value) for point in reader.Scalars(tag)] for tag in reader.Tags()["scalars"]}
+    scalars |= {tag: _corners(scalars.get(tag, [])) for tag in _STEPWISE}
+    marks = []
+    if "marks/text_summary" in reader.Tags()["tensors"]:
+        for mark in reader.Tensors("marks/text_summary"):
+            marks.append((mark.step, mark.tensor_proto.string_val[0].decode().split("\n")[0]))
+    return {"scalars": dict(sorted(scalars.items())), "marks": marks}
+
+
+def _corners(points: list[tuple[int, float]]) -> list[tuple[float, int]]:
+    """Return the values of a curve drawn in steps, and the step at which each begins."""
+    return [(value, step) for index, (step, value) in enumerate(points) if index == 0 or value != points[index - 1][1]]
+
+
+def _iteration(checkpoint: Path) -> int:
+    return int(checkpoint.stem.rpartition("_")[2])
