@@ -6,7 +6,7 @@ CONSTRAINTS := constraints.txt
 READY := $(VENV)/ready
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
-.PHONY: demo test test-lowest test-newest check bench docs screenshots clean
+.PHONY: demo test test-lowest test-newest soak check bench docs screenshots clean
 
 demo: $(READY)
 	$(BIN)/ignite-launch --nproc 2 examples/digits.py
@@ -22,6 +22,9 @@ test-lowest:
 
 test-newest:
 	$(MAKE) test VENV=.venv-newest CONSTRAINTS=/dev/null
+
+soak: $(READY)
+	$(BIN)/python -m tests.e2e.soak --kills $(or $(KILLS),100) --seed $(or $(SEED),0)
 
 check: $(READY)
 	$(BIN)/ruff check .
