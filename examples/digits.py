@@ -14,6 +14,7 @@ import sys
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import ignite.distributed as idist
 import torch
@@ -97,8 +98,16 @@ def newest_checkpoint(arguments: argparse.Namespace) -> Path | None:
     newest_run = max(arguments.runs.glob("*/"), default=arguments.runs)  # their names are times
     *_, newest = [None, *checkpoints_of(newest_run)]
     if newest is None and arguments.resume:
-        raise SystemExit(f"--resume needs a run with a checkpoint, but {newest_run} has none")
+        stop(f"--resume needs a run with a checkpoint, but {newest_run} has none")
     return newest
+
+
+def stop(sentence: str) -> NoReturn:
+    """End all processes with one sentence; none may end before it is said, for the launcher then ends the others."""
+    if idist.get_rank() == 0:
+        print(sentence, file=sys.stderr, flush=True)
+    idist.barrier()
+    raise SystemExit(1)
 
 
 def checkpoints_of(run: Path) -> list[Path]:
@@ -162,7 +171,7 @@ def train(arguments: argparse.Namespace) -> None:
     if newest:
         Checkpoint.load_objects(to_save, torch.load(newest, map_location=device, weights_only=True))
         if trainer.state.epoch >= arguments.epochs:
-            raise SystemExit(f"{run} has had its {trainer.state.epoch} epochs; ask for more with --epochs")
+            stop(f"{run} has had its {trainer.state.epoch} epochs; ask for more with --epochs")
     checkpoint = Checkpoint(to_save, DiskSaver(str(run), require_empty=False), n_saved=None)
 
     with ResumableTensorboardLogger(run, trainer) as tb_logger:

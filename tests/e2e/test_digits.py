@@ -124,10 +124,11 @@ def test_an_interrupted_run_resumes_bit_for_bit(finished: tuple[Path, str], tmp_
 
 
 def test_resume_without_a_run_is_one_sentence(tmp_path: Path) -> None:
-    """There is nothing to go on with: said in words, without a traceback."""
-    done = subprocess.run(_command([sys.executable], tmp_path, "--resume"), capture_output=True, text=True, timeout=60)
+    """There is nothing to go on with: said in words, without a traceback, and not by each process."""
+    done = subprocess.run(_command(LAUNCH, tmp_path, "--resume"), capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert done.stderr.strip() == f"--resume needs a run with a checkpoint, but {tmp_path} has none"
+    assert done.stderr.count(f"--resume needs a run with a checkpoint, but {tmp_path} has none\n") == 1
+    assert done.stderr.count("needs a run") == 1 and "Traceback" not in done.stderr
 
 
 def test_the_newest_run_is_the_one_to_resume(finished: tuple[Path, str], tmp_path: Path) -> None:
