@@ -188,7 +188,7 @@ class Engine(LocalElasticAgent):
         self._interruption.may_raise = False
         if received is not None and self._pcontext is not None:
             say(f"{received.name}: the workers have {self._grace:g} s to end; once more ends them now")
-        super()._shutdown(received or death_sig, self._grace)  # type: ignore[arg-type]  # any real number will do
+        super()._shutdown(received or death_sig)  # in its own time: _close_with
 
 
 def _close_with(context: PContext, grace: float, death_sig: signal.Signals | None = None, timeout: float = 0) -> None:
