@@ -13,9 +13,9 @@ from ignite_tips.events import (
     OptimizerEvents,
     completed_updates,
     for_optimizer,
+    handler_for,
     hold_optimizer_events,
     is_optimizer_event,
-    is_updating,
 )
 
 __all__ = ["Attachment", "acts_last", "check_events", "is_passed_over", "looks_only"]
@@ -75,13 +75,8 @@ class Attachment:
             self.add_handler(engine, for_optimizer(optimizer, event), function)
             return
 
-        is_own = is_updating(engine, optimizer)
-
-        def handler(engine: Engine) -> None:  # no filter of Ignite's, which would triple the cost of the call
-            if is_own():
-                function(engine)
-
-        handler.optimizer, handler.function = optimizer, function  # type: ignore[attr-defined]  # for acts_last
+        handler: Any = handler_for(engine, optimizer, function)
+        handler.optimizer, handler.function = optimizer, function  # for acts_last
         self._undo.append(engine.add_event_handler(event, handler).remove)
 
     def add_undo(self, undo: Callable[[], None]) -> None:
