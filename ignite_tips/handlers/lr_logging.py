@@ -14,6 +14,7 @@ from ignite_tips._checks import check_callable, check_instance
 from ignite_tips.attachment import Attachment, check_events, looks_only
 from ignite_tips.events import OptimizerEvents, check_optimizer, current_step, is_optimizer_event
 from ignite_tips.parameters.group_options import GroupOptions
+from ignite_tips.parameters.option_claims import claim_names
 from ignite_tips.tensorboard.event_writing import add_chart
 from ignite_tips.tensorboard.scalar_sinks import ScalarSink
 
@@ -87,7 +88,8 @@ class LearningRateLogger(BaseHandler):
         Raises:
             TypeError: if an argument has the wrong type, or the optimizer computes its gradients several times in one
                 update, as LBFGS.
-            ValueError: if the trainer does not know an event, or the event has no counter for the x axis.
+            ValueError: if the trainer does not know an event, the event has no counter for the x axis, or another one
+                attached to the trainer writes one of the names to ``logger`` already.
             RuntimeError: if the TensorBoard writer is closed.
         """
         members = check_events("event", event, trainer)
@@ -98,8 +100,9 @@ class LearningRateLogger(BaseHandler):
                     f"event must have a counter for the x axis, got {member.name}; give global_step_transform, or "
                     "an event of updates, iterations or epochs"
                 )
-        sink = self._new_sink(logger)
+        sink = ScalarSink(logger, only_changes=self._only_changes)
         with self._attachment.renew():
+            self._attachment.add_undo(claim_names(self._options, trainer, logger))
             for member in members:
                 handler = looks_only(partial(self._on_event, sink=sink, event=member))
                 self._attachment.add_step_handler(trainer, self._optimizer, member, handler)
@@ -108,6 +111,7 @@ class LearningRateLogger(BaseHandler):
                 self._attachment.add_step_handler(trainer, self._optimizer, OptimizerEvents.STEP_STARTED, handler)
             for ending in (Events.COMPLETED, Events.TERMINATE) if self._only_changes else ():
                 self._attachment.add_handler(trainer, ending, lambda engine: sink.flush())
+        self._add_charts(logger)
         self._sink, self._in_use, self._due = sink, None, None
         return self
 
@@ -121,8 +125,10 @@ class LearningRateLogger(BaseHandler):
 
         In STEP_STARTED they are those in use for the update, as after ``attach``.
         """
-        sink = self._sink if self._sink is not None and self._sink.logger is logger else self._new_sink(logger)
-        self._sink = sink
+        sink = self._sink
+        if sink is None or sink.logger is not logger:
+            self._sink = sink = ScalarSink(logger, only_changes=self._only_changes)
+            self._add_charts(logger)
         if not is_optimizer_event(event_name):
             sink.write(engine, event_name, self._global_step_transform(engine, event_name), self._options.read())
         elif current_step(engine).optimizer is self._optimizer:
@@ -147,12 +153,10 @@ class LearningRateLogger(BaseHandler):
         if due is not None:
             due()
 
-    def _new_sink(self, logger: BaseLogger | None) -> ScalarSink:
-        sink = ScalarSink(logger, only_changes=self._only_changes)
+    def _add_charts(self, logger: BaseLogger | None) -> None:
         if isinstance(logger, TensorboardLogger):
             for option, prefix in self._options.prefixes.items():
                 add_chart(logger.writer, self._category, option, ["^" + re.escape(prefix)])
-        return sink
 
 
 def _count_of_event(engine: Engine, event: Any) -> int:

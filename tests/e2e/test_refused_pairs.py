@@ -145,6 +145,11 @@ def _freezer_of_a_script(job: Job) -> None:
     tips.ParameterFreezer(torch.jit.script(job.model), "0.*").attach(job.trainer)
 
 
+def _two_rate_loggers(job: Job) -> None:
+    tips.LearningRateLogger(job.optimizer).attach(job.trainer)
+    tips.LearningRateLogger(Job().optimizer).attach(job.trainer)
+
+
 def _loaded_before_attached(job: Job) -> None:
     job.trainer.load_state_dict({"epoch_length": 4, "max_epochs": 4, "iteration": 4})
     tips.GradientNormClipper(job.optimizer, 1.0).attach(job.trainer)
@@ -219,6 +224,11 @@ REFUSED: dict[Callable[[Job], None], str] = {
     ),
     _freezer_of_a_script: (
         "TypeError: model must not be a ScriptModule, whose modules take no changes; freeze before scripting"
+    ),
+    _two_rate_loggers: (
+        "ValueError: each LearningRateLogger must write names of its own, but another one attached to the "
+        "trainer writes 'lr/0' to the trainer's metrics already; give one of them tag=..., or keep the first "
+        "and call its detach()"
     ),
     _loaded_before_attached: (
         "RuntimeError: the trainer's state must be loaded after its handlers are attached, got one at "
