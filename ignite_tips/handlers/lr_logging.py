@@ -1,6 +1,7 @@
 """Per-group learning rates, and other options of param groups, in TensorBoard."""
 
 import re
+import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Self
@@ -11,7 +12,7 @@ from ignite.handlers.base_logger import BaseHandler, BaseLogger
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_callable, check_instance
-from ignite_tips.attachment import Attachment, check_events, looks_only
+from ignite_tips.attachment import Attachment, check_events, is_passed_over, looks_only
 from ignite_tips.events import OptimizerEvents, check_optimizer, current_step, is_optimizer_event
 from ignite_tips.parameters.group_options import GroupOptions
 from ignite_tips.parameters.option_claims import claim_names
@@ -75,6 +76,7 @@ class LearningRateLogger(BaseHandler):
         self._global_step_transform = global_step_transform or _count_of_event
         self._attachment = Attachment()
         self._sink: ScalarSink | None = None
+        self._is_first_epoch = False
         self._in_use: dict[str, float] | None = None  # the values of the latest update
         self._due: Callable[[], None] | None = None  # waits for the next update
 
@@ -84,6 +86,7 @@ class LearningRateLogger(BaseHandler):
         """Log to ``logger`` at ``event``, or at each in a list of events.
 
         Without a logger the values go to ``trainer.state.metrics``, from where any of Ignite's loggers takes them.
+        After the first epoch it warns if the optimizer, with parameters to train, made no update.
 
         Raises:
             TypeError: if an argument has the wrong type, or the optimizer computes its gradients several times in one
@@ -109,6 +112,8 @@ class LearningRateLogger(BaseHandler):
             if any(member != OptimizerEvents.STEP_STARTED for member in members):
                 handler = looks_only(self._on_update)
                 self._attachment.add_step_handler(trainer, self._optimizer, OptimizerEvents.STEP_STARTED, handler)
+            self._attachment.add_handler(trainer, Events.STARTED, self._prepare)
+            self._attachment.add_handler(trainer, Events.EPOCH_COMPLETED, self._end_epoch)
             for ending in (Events.COMPLETED, Events.TERMINATE) if self._only_changes else ():
                 self._attachment.add_handler(trainer, ending, lambda engine: sink.flush())
         self._add_charts(logger)
@@ -134,6 +139,19 @@ class LearningRateLogger(BaseHandler):
         elif current_step(engine).optimizer is self._optimizer:
             self._in_use = self._options.read()
             self._on_event(engine, sink, event_name)
+
+    def _prepare(self, engine: Engine) -> None:
+        self._is_first_epoch = engine.state.iteration == 0
+
+    def _end_epoch(self, engine: Engine) -> None:
+        is_first, self._is_first_epoch = self._is_first_epoch, False
+        if is_first and is_passed_over(engine, self._optimizer):
+            kind = type(self._optimizer).__name__
+            warnings.warn(
+                f"LearningRateLogger found no update of its {kind} in a whole epoch, and so no rate in use; log the "
+                "optimizer that the trainer steps",
+                stacklevel=2,
+            )
 
     def _on_event(self, engine: Engine, sink: ScalarSink, event: Any) -> None:
         step = self._global_step_transform(engine, event)

@@ -150,6 +150,11 @@ def _two_rate_loggers(job: Job) -> None:
     tips.LearningRateLogger(Job().optimizer).attach(job.trainer)
 
 
+def _rates_of_another_optimizer(job: Job) -> None:
+    tips.LearningRateLogger(Job().optimizer).attach(job.trainer)
+    job.run()
+
+
 def _loaded_before_attached(job: Job) -> None:
     job.trainer.load_state_dict({"epoch_length": 4, "max_epochs": 4, "iteration": 4})
     tips.GradientNormClipper(job.optimizer, 1.0).attach(job.trainer)
@@ -224,6 +229,10 @@ REFUSED: dict[Callable[[Job], None], str] = {
     ),
     _freezer_of_a_script: (
         "TypeError: model must not be a ScriptModule, whose modules take no changes; freeze before scripting"
+    ),
+    _rates_of_another_optimizer: (
+        "UserWarning: LearningRateLogger found no update of its SGD in a whole epoch, and so no rate in use; "
+        "log the optimizer that the trainer steps"
     ),
     _two_rate_loggers: (
         "ValueError: each LearningRateLogger must write names of its own, but another one attached to the "

@@ -345,6 +345,27 @@ def test_a_trainer_goes_on_with_the_logger_of_another(tmp_path: Path) -> None:
     assert [reference() for reference in alive] == [None] * 3
 
 
+@pytest.mark.parametrize("event", [OptimizerEvents.STEP_STARTED, Events.EPOCH_STARTED, Events.ITERATION_COMPLETED])
+def test_an_optimizer_that_is_never_stepped_is_told_of_once(event: Any) -> None:
+    """After the first epoch, at whichever event it logs; not if all of it is frozen, nor in an epoch that follows."""
+    stepped, other = _optimizer(), _optimizer()
+    trainer = _trainer(stepped)
+    LearningRateLogger(other).attach(trainer, event=event)
+    sentence = (
+        "found no update of its AdamW in a whole epoch, and so no rate in use; log the optimizer that the trainer"
+    )
+    with pytest.warns(UserWarning, match=sentence) as caught:
+        trainer.run(range(2), max_epochs=3)
+    assert len(caught) == 1
+    trainer.run(range(2), max_epochs=4)
+    for group in other.param_groups:
+        for parameter in group["params"]:
+            parameter.requires_grad_(False)
+    trainer.state.max_epochs = None
+    trainer.run(range(2), max_epochs=1)
+    assert trainer.state.epoch == 1
+
+
 def test_it_serves_as_one_of_ignites_log_handlers(tmp_path: Path) -> None:
     """Attached by the TensorboardLogger itself it writes on the axis of the event; at updates, of its optimizer."""
     optimizer, other = _optimizer(), _optimizer()
