@@ -18,6 +18,7 @@ from ignite_tips._checks import check_choice, check_instance, check_integer, che
 from ignite_tips.attachment import Attachment, acts_last, is_passed_over
 from ignite_tips.events import OptimizerEvents, check_optimizer, current_step
 from ignite_tips.gradients.late_norms import LateNorms, can_be_dropped_by_device
+from ignite_tips.gradients.nonfinite_message import first_of, must_be_finite
 from ignite_tips.gradients.norms import (
     clip_coefficient,
     coefficient_on_host,
@@ -34,8 +35,6 @@ from ignite_tips.parameters.selection import check_belongs, unwrap_model
 __all__ = ["GradientClipper"]
 
 _WORTH_FOLDING = 1 << 16  # values
-_NAMED = 5  # parameters that a message names
-_MUST_BE_FINITE = "gradients must be finite, got {} in {}; parameters and optimizer state are as before it"
 
 
 class GradientClipper(ABC):
@@ -266,7 +265,7 @@ class GradientClipper(ABC):
         late, self._late = self._late, None
         found = None if late is None else late.describe_nonfinite()
         if late is not None and found is not None:
-            raise RuntimeError(_MUST_BE_FINITE.format(f"NaN or inf in {found}", late.update))
+            raise RuntimeError(must_be_finite(f"NaN or inf in {found}", late.update, has_model=self._model is not None))
 
     def _describe(self, engine: Engine, step: OptimizerStep) -> str:
         return (
@@ -279,7 +278,7 @@ class GradientClipper(ABC):
         where = self._describe(engine, step)
         what, left = self._describe_nonfinite(), self._describe_buffers()
         if self._on_nonfinite == "raise":
-            raise RuntimeError(_MUST_BE_FINITE.format(what, where) + left)
+            raise RuntimeError(must_be_finite(what, where, has_model=self._model is not None, left=left))
         self._skipped += 1
         self._tell_skipped(engine)
         announce(engine, "skipped_update", f"{where} dropped: {what}{left}")
@@ -291,15 +290,10 @@ class GradientClipper(ABC):
             for parameter, name in parameter_names(self._optimizer, self._model).items()
             if parameter.grad is not None and (kinds := nonfinite_kinds(parameter.grad))
         ]
-        return _first_of(found) or "a norm too large for its dtype, or some on another rank"
+        return first_of(found) or "a norm too large for its dtype, or some on another rank"
 
     def _describe_buffers(self) -> str:
         """Say what stays though the update is not made, such as BatchNorm's running statistics of a NaN batch."""
         buffers = {} if self._model is None else dict(unwrap_model(self._model).named_buffers())
         found = [f"{kinds} in {name}" for name, buffer in buffers.items() if (kinds := nonfinite_kinds(buffer))]
-        return f"; the forward pass left {_first_of(found)}" if found else ""
-
-
-def _first_of(found: list[str]) -> str:
-    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-    return ", ".join(found[:_NAMED]) + more
+        return f"; the forward pass left {first_of(found)}" if found else ""
