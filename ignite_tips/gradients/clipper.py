@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from ignite_tips._checks import check_choice, check_instance, check_integer, check_keys, check_number, check_tag
 from ignite_tips.attachment import Attachment, acts_last, is_passed_over
 from ignite_tips.events import OptimizerEvents, check_optimizer, current_step
+from ignite_tips.gradients.clippers_together import note_clipper, warn_of_conflict
 from ignite_tips.gradients.late_norms import LateNorms, can_be_dropped_by_device
 from ignite_tips.gradients.nonfinite_message import first_of, must_be_finite
 from ignite_tips.gradients.norms import (
@@ -43,6 +44,7 @@ class GradientClipper(ABC):
     A subclass says in ``_shrink`` what becomes of gradients whose norms are known, finite unless they may propagate.
     """
 
+    _bound = ""  # what the gradients are clipped to, for messages
     _reads_norms = False  # whether a subclass needs the norm on the host to find the bound
 
     def __init__(
@@ -85,13 +87,17 @@ class GradientClipper(ABC):
     def attach(self, trainer: Engine) -> Self:
         """Clip before every update that the optimizer makes while ``trainer`` runs; attaching again replaces.
 
-        After the first epoch it warns if the optimizer, with parameters to train, made no update or had no gradient.
+        When the run starts it warns of a second clipper of its class for the optimizer, and of one of another optimizer
+        that writes the same metrics; after the first epoch, if the optimizer, with parameters to train, made no update
+        or had no gradient.
 
         Raises:
             TypeError: if ``trainer`` is no Engine.
         """
         with self._attachment.renew():
             self._attachment.add_step_handler(trainer, self._optimizer, OptimizerEvents.STEP_STARTED, self._clip)
+            note = note_clipper(self, self._optimizer, trainer, metric=self._norm_name, bound=self._bound)
+            self._attachment.add_undo(note)
             self._attachment.add_handler(trainer, Events.STARTED, self._prepare)
             self._attachment.add_handler(trainer, Events.EPOCH_COMPLETED, self._end_epoch)
             self._attachment.add_handler(trainer, Events.COMPLETED, self._raise_late)
@@ -197,6 +203,7 @@ class GradientClipper(ABC):
         )
 
     def _prepare(self, engine: Engine) -> None:
+        warn_of_conflict(self, engine)
         self._late = None
         self._is_first_epoch = engine.state.iteration == 0
         self._look_for_peers()

@@ -119,6 +119,18 @@ def _clipper_of_stale_parameters(job: Job) -> None:
     job.run()
 
 
+def _two_clippers(job: Job) -> None:
+    tips.GradientNormClipper(job.optimizer, 1.0).attach(job.trainer)
+    tips.GradientNormClipper(job.optimizer, 5.0).attach(job.trainer)
+    job.run()
+
+
+def _clippers_of_two_optimizers(job: Job) -> None:
+    tips.GradientNormClipper(job.optimizer, 1.0).attach(job.trainer)
+    tips.GradientNormClipper(Job().optimizer, 1.0).attach(job.trainer)
+    job.run()
+
+
 def _group_added_later(job: Job) -> None:
     tips.SchedulerStepper(LambdaLR(job.optimizer, lambda step: 1.0)).attach(job.trainer)
     job.optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))]})
@@ -211,6 +223,15 @@ REFUSED: dict[Callable[[Job], None], str] = {
     _clipper_of_stale_parameters: (
         "UserWarning: GradientNormClipper found no gradient for its SGD in a whole epoch; make the optimizer "
         "of the model's parameters, after fully_shard, which replaces them"
+    ),
+    _two_clippers: (
+        "UserWarning: GradientNormClipper clips the trainer's SGD twice, with max_norm=1.0 and then with "
+        "max_norm=5.0, so that the smaller bound wins; keep the handler that is to go and call its detach(), "
+        "build the trainer anew, or give each a tag=... if both are meant"
+    ),
+    _clippers_of_two_optimizers: (
+        "UserWarning: GradientNormClipper of one SGD writes the metric 'grad_norm' as another optimizer's "
+        "GradientNormClipper; give each a tag=..."
     ),
     _group_added_later: (
         "ValueError: LambdaLR was built for 1 param groups, but its optimizer has 2; make all groups up front"

@@ -245,7 +245,7 @@ def test_an_optimizer_that_is_never_stepped_is_told_of(frozen: bool, recwarn: py
     training, other = Training(sgd), Training(sgd)
     other.model.requires_grad_(not frozen)
     trainer = training.trainer()
-    CLIPPERS["norm"](other.optimizer).attach(trainer)
+    CLIPPERS["norm"](other.optimizer, tag="other").attach(trainer)
     CLIPPERS["norm"](training.optimizer).attach(trainer)
     trainer.run(make_batches(), max_epochs=2)
     told = [str(warning.message) for warning in recwarn]
