@@ -89,7 +89,8 @@ class GradientClipper(ABC):
 
         When the run starts it warns of a second clipper of its class for the optimizer, and of one of another optimizer
         that writes the same metrics; after the first epoch, if the optimizer, with parameters to train, made no update
-        or had no gradient.
+        or had no gradient. Of a later epoch without updates it does not, for a pause may be meant, as in phases of two
+        optimizers: where the run replaces its optimizer, detach and attach a clipper of the new one.
 
         Raises:
             TypeError: if ``trainer`` is no Engine.
