@@ -55,7 +55,9 @@ def test_a_wrong_call_gets_its_sentence_and_changes_nothing(row: Row, tmp_path: 
             scene.run(row.call)
         assert type(caught.value).__name__ == row.error
         sentence = str(caught.value).replace(str(tmp_path), "{folder}")
-        assert re.sub(r"events\.out\.tfevents\.[\w.-]+", "{event file}", sentence) == row.sentence
+        sentence = re.sub(r"events\.out\.tfevents\.[\w.-]+", "{event file}", sentence)
+        ours, is_continued, _ = row.sentence.partition("{...}")
+        assert (sentence[: len(ours)] if is_continued else sentence) == ours
         if row.call.startswith("trainer.run"):  # known at run time alone: then in the first epoch
             assert scene.names["trainer"].state.epoch <= 1
         else:

@@ -145,7 +145,7 @@ class GradientClipper(ABC):
         gradients = self._gradients.collect()
         try:
             return gradients, self._measure(gradients)
-        except NotImplementedError:  # older torch has no norm of a sparse tensor; to look for one costs more
+        except RuntimeError:  # torch has no such norm of a sparse tensor; to look for one every time costs more
             if not self._gradients.expect_sparse(gradients):
                 raise
         return self._collect()

@@ -14,6 +14,7 @@ from ignite_tips._checks import check_callable, check_instance, check_integer, c
 from ignite_tips.attachment import Attachment
 from ignite_tips.notices import announce
 from ignite_tips.schedules.claims import claim_optimizer
+from ignite_tips.schedules.fit import check_is_resumed
 from ignite_tips.schedules.rivals import check_no_rival
 from ignite_tips.schedules.state import check_scheduler_state, load_scheduler, save_scheduler
 from ignite_tips.schedules.validation_metric import common_metric, metric_name
@@ -72,6 +73,7 @@ class PlateauStepper:
         self.scheduler = scheduler
         self.metric = metric
         self._iteration = 0  # of the last validation counted, so that one before the first iteration is not
+        self._may_begin = False  # in a run that was begun before: that was in this process, or a state was loaded
         self._validations = 0  # counted in the run under way
         self._validated_on: Any = None
         self._attachment = Attachment()
@@ -90,14 +92,16 @@ class PlateauStepper:
             ValueError: if they are one engine; if a SchedulerStepper of the trainer has the same optimizer and its
                 scheduler would undo the reductions, or another PlateauStepper has this scheduler; when the run starts,
                 if Ignite's own schedulers set the optimizer's rates.
+            RuntimeError: when a run is resumed, if the scheduler is new and no state was loaded.
         """
         check_instance("trainer", trainer, Engine, "an ignite Engine")
         check_instance("evaluator", evaluator, Engine, "an ignite Engine")
         if evaluator is trainer:
             raise ValueError("evaluator must be another engine than the trainer, got the trainer")
         validated = functools.partial(self._validated, weakref.ref(trainer), data)
+        self._may_begin = self._may_begin or trainer.last_event_name is not None
         with self._attachment.renew():
-            self._attachment.add_undo(claim_optimizer(self.scheduler, self, trainer))
+            self._attachment.add_undo(claim_optimizer(self.scheduler, self, trainer, self.metric))
             self._attachment.add_handler(trainer, Events.STARTED, self._start)
             self._attachment.add_handler(evaluator, Events.COMPLETED, validated)
             self._attachment.add_handler(trainer, Events.COMPLETED, functools.partial(self._end, data))
@@ -118,18 +122,24 @@ class PlateauStepper:
         iteration = check_integer("the state's iteration", checked["iteration"], ge=0)
         load_scheduler(self.scheduler, checked["scheduler"])
         self._iteration = iteration
+        self._may_begin = True
 
     def _start(self, trainer: Engine) -> None:
         check_no_rival(trainer, self.scheduler.optimizer, "PlateauStepper")
         self._validated_on, self._validations = None, 0
         if trainer.state.iteration == 0:  # a new run, not a resumed one
             self._iteration = 0
+        elif not self._may_begin:
+            check_is_resumed("PlateauStepper", self.scheduler, trainer.state)
+        self._may_begin = True
 
     def _end(self, data: Any, trainer: Engine) -> None:
         if self._validations == 0 and not trainer.should_terminate:
-            others = "the training data" if data is None else "other objects than data"
+            what = "other data than the training's" if data is None else "the very object given as data"
             warnings.warn(
-                f"PlateauStepper counted no validation in this run; runs over {others} are passed over", stacklevel=2
+                "PlateauStepper counted no validation in this run; let a handler of the trainer run the evaluator, "
+                f"over {what}, and attach(trainer, evaluator) in this order",
+                stacklevel=2,
             )
 
     def _validated(self, trainer_ref: Callable[[], Engine | None], data: Any, evaluator: Engine) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from ignite.engine import Engine, Events
+from ignite.handlers.param_scheduler import ParamScheduler
 from torch.optim import LBFGS
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -13,7 +14,8 @@ from ignite_tips._checks import check_instance, check_integer, check_keys
 from ignite_tips.attachment import Attachment, check_events, is_passed_over
 from ignite_tips.events import completed_updates, is_optimizer_event
 from ignite_tips.schedules.claims import claim_optimizer
-from ignite_tips.schedules.fit import check_first_epoch, check_run, explain_failure, is_step_missing
+from ignite_tips.schedules.fit import check_first_epoch, check_is_resumed, check_run, explain_failure, is_step_missing
+from ignite_tips.schedules.length import steps_done
 from ignite_tips.schedules.rivals import check_no_rival
 from ignite_tips.schedules.state import check_scheduler_state, load_scheduler, save_scheduler
 
@@ -49,6 +51,10 @@ class SchedulerStepper:
     """
 
     def __init__(self, scheduler: LRScheduler) -> None:
+        if isinstance(scheduler, ParamScheduler):  # of which one has the name of torch's class
+            raise TypeError(
+                f"scheduler must be torch's, got Ignite's {type(scheduler).__name__}; pass the torch scheduler itself"
+            )
         check_instance("scheduler", scheduler, LRScheduler, "a torch learning-rate scheduler")
         if isinstance(scheduler, ReduceLROnPlateau):
             raise TypeError(
@@ -58,6 +64,8 @@ class SchedulerStepper:
         self.scheduler = scheduler
         self._steps = 0  # in the run under way
         self._iteration: int | None = None  # of the last step, or of the run's start, where that is known
+        self._may_begin = False  # in a run that was begun before: that was in this process, or a state was loaded
+        self._made_elsewhere: int | None = None  # steps of the scheduler that this handler did not make
         self._epoch_is_whole = False  # the run's first, from its first iteration on
         self._attachment = Attachment()
 
@@ -71,11 +79,13 @@ class SchedulerStepper:
         Raises:
             TypeError: if ``trainer`` is no Engine, or ``event`` no event.
             ValueError: if the trainer does not know the event; if another handler of the trainer steps this scheduler,
-                or one of the same optimizer and one would undo the other's steps; when the run starts, if Ignite's own
-                schedulers set the rates too.
+                another one of its class and optimizer, or one of the same optimizer and one would undo the other's
+                steps; when the run starts, if Ignite's own schedulers set the rates too.
+            RuntimeError: when a run is resumed, if the scheduler is new and no state was loaded.
         """
         check_events("event", event, trainer)
         optimizer = self.scheduler.optimizer
+        self._may_begin = self._may_begin or trainer.last_event_name is not None
         with self._attachment.renew():
             if getattr(event, "filter", None) is None:  # with one it may be meant to end before others begin
                 self._attachment.add_undo(claim_optimizer(self.scheduler, self, trainer))
@@ -104,6 +114,7 @@ class SchedulerStepper:
             check_integer("the state's iteration", iteration, ge=0)
         load_scheduler(self.scheduler, checked["scheduler"])
         self._iteration = iteration
+        self._may_begin = True
 
     def _start(self, event: Any, trainer: Engine) -> None:
         state = trainer.state
@@ -119,6 +130,10 @@ class SchedulerStepper:
                 # torch misses an update of this process; it was made in the one before.
                 warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
                 self._step(trainer)
+        elif not self._may_begin:
+            check_is_resumed("SchedulerStepper", self.scheduler, state)
+        self._may_begin = True
+        self._made_elsewhere = steps_done(self.scheduler) - self._steps
         check_run(self.scheduler, event, state)
 
     def _step_after_update(self, trainer: Engine) -> None:
@@ -143,6 +158,13 @@ class SchedulerStepper:
 
     def _end_epoch(self, event: Any, trainer: Engine) -> None:
         is_first, self._epoch_is_whole = self._epoch_is_whole, False
+        if self._made_elsewhere is not None and steps_done(self.scheduler) - self._steps != self._made_elsewhere:
+            self._made_elsewhere = None  # once a run is enough
+            warnings.warn(
+                f"SchedulerStepper must be alone in stepping its {type(self.scheduler).__name__}, but other code does "
+                "too; leave one of both",
+                stacklevel=2,
+            )
         if not is_first:
             return
         if is_optimizer_event(event) and is_passed_over(trainer, self.scheduler.optimizer):

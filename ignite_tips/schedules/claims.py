@@ -27,35 +27,48 @@ class _Claim:
     scheduler: weakref.ref[LRScheduler]
     owner: weakref.ref[object]
     trainer: weakref.ref[object]
+    about: object
 
 
 _claims: weakref.WeakKeyDictionary[Optimizer, list[_Claim]] = weakref.WeakKeyDictionary()
 
 
-def claim_optimizer(scheduler: LRScheduler, owner: object, trainer: object) -> Callable[[], None]:
+def claim_optimizer(scheduler: LRScheduler, owner: object, trainer: object, about: object = None) -> Callable[[], None]:
     """Note that ``owner`` will step ``scheduler`` while ``trainer`` runs; the function returned ends that.
 
+    Args:
+        scheduler: the one that is stepped.
+        owner: the handler that steps it.
+        trainer: the engine that it is attached to.
+        about: what tells apart two schedulers of one class and optimizer that are both meant, such as their metrics.
+
     Raises:
-        ValueError: if another handler steps the same scheduler in the same run, or one of its optimizer's of which
-            one undoes the other.
+        ValueError: if another handler steps the same scheduler in the same run, or another one of its class, optimizer
+            and ``about``, or one of its optimizer's of which one undoes the other.
     """
     claims = _claims.setdefault(scheduler.optimizer, [])
     # A second trainer may go on with the optimizer where a first one ended.
-    for other in _schedulers_of_others(claims, owner, trainer):
+    for other, its_about in _schedulers_of_others(claims, owner, trainer):
         if other is scheduler:
             raise ValueError(
                 f"scheduler must be stepped by one handler, but another one attached to the trainer steps this "
                 f"{type(scheduler).__name__} already; step it at several events by attach(trainer, one | other)"
             )
+        if type(other) is type(scheduler) and its_about == about:  # of a notebook's cell that was run again
+            raise ValueError(
+                f"the schedulers of one optimizer must be of different kinds, but another {type(owner).__name__} "
+                f"attached to the trainer has a {type(scheduler).__name__} already; detach that handler first, or "
+                "build the trainer anew"
+            )
         _check_pair(scheduler, other)
-    claim = _Claim(weakref.ref(scheduler), weakref.ref(owner), weakref.ref(trainer))
+    claim = _Claim(weakref.ref(scheduler), weakref.ref(owner), weakref.ref(trainer), about)
     claims.append(claim)
     return lambda: claims.remove(claim)
 
 
-def _schedulers_of_others(claims: list[_Claim], owner: object, trainer: object) -> list[LRScheduler]:
+def _schedulers_of_others(claims: list[_Claim], owner: object, trainer: object) -> list[tuple[LRScheduler, object]]:
     others = [claim for claim in claims if claim.trainer() is trainer and claim.owner() is not owner]
-    return [scheduler for claim in others if (scheduler := claim.scheduler()) is not None]
+    return [(scheduler, claim.about) for claim in others if (scheduler := claim.scheduler()) is not None]
 
 
 def _check_pair(one: LRScheduler, other: LRScheduler) -> None:

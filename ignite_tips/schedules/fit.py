@@ -6,9 +6,9 @@ from typing import Any
 from ignite.engine import Engine, Events, State
 from torch.optim.lr_scheduler import LRScheduler
 
-from ignite_tips.schedules.length import find_misfits
+from ignite_tips.schedules.length import find_misfits, steps_done
 
-__all__ = ["check_first_epoch", "check_run", "explain_failure", "is_step_missing"]
+__all__ = ["check_first_epoch", "check_is_resumed", "check_run", "explain_failure", "is_step_missing"]
 
 _EPOCH_EVENTS = (Events.EPOCH_STARTED, Events.EPOCH_COMPLETED)
 _ITERATION_EVENTS = (Events.ITERATION_STARTED, Events.ITERATION_COMPLETED)
@@ -34,6 +34,19 @@ def check_first_epoch(scheduler: LRScheduler, event: Any, state: State, steps: i
         _check(scheduler, event, steps * (state.max_epochs - state.epoch), certain=False)
 
 
+def check_is_resumed(handler: str, scheduler: LRScheduler, state: State) -> None:
+    """At the start of a resumed run, where ``handler`` has loaded nothing.
+
+    Raises:
+        RuntimeError: if the scheduler has made no step and so would begin anew.
+    """
+    if state.iteration > 0 and steps_done(scheduler) == 0:
+        raise RuntimeError(
+            f"{handler} needs its saved state to resume from iteration {state.iteration}, or its "
+            f"{type(scheduler).__name__} begins anew; save it and load it with the trainer's"
+        )
+
+
 def is_step_missing(event: Any, trainer: Engine, last: int) -> bool:
     """Whether a resumed run starts after an event at which no step was made, the last being at iteration ``last``."""
     state, length = trainer.state, trainer.state.epoch_length
@@ -57,7 +70,7 @@ def explain_failure(scheduler: LRScheduler, state: State) -> str | None:
         return f"{name} was built for {len(known)} param groups, but {has}; make all groups up front"
     for misfit in find_misfits(scheduler, steps=0):
         if misfit.fails:
-            return f"{misfit.text} by epoch {state.epoch} of {state.max_epochs}{_REBUILD}"
+            return f"{misfit.describe()} by epoch {state.epoch} of {state.max_epochs}{_REBUILD}"
     return None
 
 
@@ -70,13 +83,13 @@ def _check(scheduler: LRScheduler, event: Any, steps: int, *, certain: bool) -> 
     per_epoch = event in _EPOCH_EVENTS
     for misfit in find_misfits(scheduler, steps):
         if misfit.fails and certain:
-            raise ValueError(misfit.text + _REBUILD)
+            raise ValueError(misfit.describe() + _REBUILD)
         remedy = ""
         if misfit.too_short and not per_epoch:
             remedy = "; if it counts epochs, attach(trainer) steps it after each"
         elif not misfit.too_short and per_epoch:
             remedy = "; if it counts updates, attach(trainer, OptimizerEvents.STEP_COMPLETED) steps it after each"
-        warnings.warn(misfit.text + remedy, stacklevel=2)
+        warnings.warn(misfit.describe("" if certain else "about ") + remedy, stacklevel=2)
 
 
 def _steps_in_run(event: Any, state: State) -> int | None:

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
 )
 
-__all__ = ["Misfit", "find_misfits"]
+__all__ = ["Misfit", "find_misfits", "steps_done"]
 
 # The schedules with an end after which it is wrong to go on: the rate rises again, is 0, or step() raises.
 _ENDING: dict[type[LRScheduler], str] = {
@@ -28,14 +28,22 @@ class Misfit:
     """One length in a schedule that the run does not fit.
 
     Attributes:
-        text: a sentence with both numbers.
+        what: the scheduler and what its length is called.
+        length: in steps.
+        total: how many steps the run makes.
         too_short: whether the run goes on after the schedule's end, instead of ending before half of it.
         fails: whether the scheduler raises there.
     """
 
-    text: str
+    what: str
+    length: int
+    total: int
     too_short: bool
     fails: bool
+
+    def describe(self, about: str = "") -> str:
+        """Return a sentence with both numbers; ``about`` comes before that of the run's steps."""
+        return f"{self.what} {self.length}, but the run steps it {about}{self.total} times"
 
 
 def find_misfits(scheduler: LRScheduler, steps: int) -> list[Misfit]:
@@ -46,15 +54,16 @@ def find_misfits(scheduler: LRScheduler, steps: int) -> list[Misfit]:
 
     Example:
         >>> sgd = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
-        >>> [misfit.text for misfit in find_misfits(torch.optim.lr_scheduler.CosineAnnealingLR(sgd, 10), 500)]
+        >>> [misfit.describe() for misfit in find_misfits(torch.optim.lr_scheduler.CosineAnnealingLR(sgd, 10), 500)]
         ['CosineAnnealingLR has T_max 10, but the run steps it 500 times']
     """
-    return list(_misfits(scheduler, _steps_done(scheduler) + steps))
+    return list(_misfits(scheduler, steps_done(scheduler) + steps))
 
 
-def _steps_done(scheduler: LRScheduler) -> int:
+def steps_done(scheduler: LRScheduler) -> int:
+    """Return how many steps a scheduler has made."""
     # A ChainedScheduler does not count; its parts take every step together.
-    return _steps_done(scheduler._schedulers[0]) if isinstance(scheduler, ChainedScheduler) else scheduler.last_epoch
+    return steps_done(scheduler._schedulers[0]) if isinstance(scheduler, ChainedScheduler) else scheduler.last_epoch
 
 
 def _misfits(scheduler: LRScheduler, total: int) -> Iterator[Misfit]:
@@ -81,4 +90,4 @@ def _compare(what: str, length: int, total: int, *, ends: bool = False, fails: b
     # After its last step a run uses no rate any more, so only a scheduler that fails has none to spare.
     too_short = ends and total > (length if fails else length + 1)
     if too_short or 0 < 2 * total <= length:
-        yield Misfit(f"{what} {length}, but the run steps it {total} times", too_short, too_short and fails)
+        yield Misfit(what, length, total, too_short, too_short and fails)

@@ -128,7 +128,8 @@ def test_resume_without_a_run_is_one_sentence(tmp_path: Path) -> None:
     done = subprocess.run(_command(LAUNCH, tmp_path, "--resume"), capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stderr.count(f"--resume needs a run with a checkpoint, but {tmp_path} has none\n") == 1
-    assert done.stderr.count("needs a run") == 1 and "Traceback" not in done.stderr
+    assert done.stderr.count("needs a run") == 1
+    assert "Traceback" not in done.stderr
 
 
 def test_the_newest_run_is_the_one_to_resume(finished: tuple[Path, str], tmp_path: Path) -> None:

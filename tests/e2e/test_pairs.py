@@ -271,6 +271,7 @@ def test_a_closure_that_is_evaluated_once() -> None:
     assert_same(mine, reference)
 
 
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0")
 def test_a_compiled_model() -> None:
     """torch.compile's module is clipped and frozen as the one inside it; each freeze compiles anew."""
     mine, reference = build(), build()

@@ -87,6 +87,11 @@ def _one_scheduler_twice(job: Job) -> None:
     tips.SchedulerStepper(scheduler).attach(job.trainer, PER_UPDATE)
 
 
+def _a_cell_run_twice(job: Job) -> None:
+    tips.SchedulerStepper(StepLR(job.optimizer, 2)).attach(job.trainer)
+    tips.SchedulerStepper(StepLR(job.optimizer, 2)).attach(job.trainer)
+
+
 def _ignites_scheduler(job: Job) -> None:
     tips.SchedulerStepper(StepLR(job.optimizer, 2)).attach(job.trainer)
     job.trainer.add_event_handler(Events.ITERATION_STARTED, CosineAnnealingScheduler(job.optimizer, "lr", 1, 0, 8))
@@ -197,6 +202,10 @@ REFUSED: dict[Callable[[Job], None], str] = {
     _one_scheduler_twice: (
         "ValueError: scheduler must be stepped by one handler, but another one attached to the trainer steps "
         "this StepLR already; step it at several events by attach(trainer, one | other)"
+    ),
+    _a_cell_run_twice: (
+        "ValueError: the schedulers of one optimizer must be of different kinds, but another SchedulerStepper "
+        "attached to the trainer has a StepLR already; detach that handler first, or build the trainer anew"
     ),
     _ignites_scheduler: (
         "ValueError: SchedulerStepper must be alone in setting the rates of its SGD, but the trainer has "

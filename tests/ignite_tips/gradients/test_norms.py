@@ -111,6 +111,7 @@ def test_several_dtypes_have_one_norm() -> None:
     assert [tensor.item() for tensor in tensors] == pytest.approx([1.5, 2.0, 6.0])
 
 
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")  # torch 2.11
 def test_sparse_tensors_count_as_what_they_stand_for() -> None:
     """Duplicate entries of a sparse tensor are added up for its norm; a coalesced one is scaled in place."""
     sparse = torch.sparse_coo_tensor([[1, 1, 3]], [1.0, 2.0, 4.0], (5,), check_invariants=True)

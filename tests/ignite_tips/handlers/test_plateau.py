@@ -277,9 +277,9 @@ def test_only_validations_during_the_training_count() -> None:
 
 def test_no_validation_in_a_run_is_said() -> None:
     """A run in which nothing counted, as when all of it was over the training data, ends with a warning."""
-    with pytest.warns(UserWarning, match="counted no validation in this run.*over the training data are passed over"):
+    with pytest.warns(UserWarning, match="counted no validation.*, over other data than the training's, and"):
         _train(_stepper(), lambda trainer, evaluator: evaluator.run(TRAINING))
-    with pytest.warns(UserWarning, match="counted no validation in this run; runs over other objects than data"):
+    with pytest.warns(UserWarning, match="counted no validation.*, over the very object given as data, and"):
         _train(_stepper(), lambda trainer, evaluator: evaluator.run(TRAINING), data=VALIDATION)
 
 
@@ -418,3 +418,14 @@ def test_a_warmup_may_stand_beside_it() -> None:
     trainer.add_event_handler(Events.EPOCH_STARTED, lambda: rates.append(optimizer.param_groups[0]["lr"]))
     trainer.run(range(EPOCH_LENGTH), max_epochs=6)
     assert [*rates, optimizer.param_groups[0]["lr"]] == [0.5, 0.75, 1.0, 1.0, 0.5, 0.5, 0.25]
+
+
+def test_a_resumed_run_needs_the_plateaus_state() -> None:
+    """Without its best metric and bad epochs it would begin anew."""
+    stepper = _stepper()
+    trainer = _trainer(stepper.scheduler.optimizer)
+    trainer.logger.disabled = True
+    stepper.attach(trainer, Engine(lambda engine, batch: None))
+    trainer.load_state_dict({"epoch_length": 4, "max_epochs": 5, "iteration": 8})
+    with pytest.raises(RuntimeError, match="PlateauStepper needs its saved state to resume from iteration 8"):
+        trainer.run(TRAINING)

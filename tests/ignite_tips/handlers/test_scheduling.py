@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from ignite.engine import Engine, Events
+from ignite.handlers import LRScheduler as IgniteLRScheduler
 from torch.optim import LBFGS, SGD
 from torch.optim.lr_scheduler import (
     ChainedScheduler,
@@ -175,7 +176,7 @@ def _cosine(t_max: int) -> LRScheduler:
 @pytest.mark.parametrize(
     ("scheduler", "event", "message"),
     [
-        (_cosine(5), PER_UPDATE, "CosineAnnealingLR has T_max 5, but the run steps it 20 times" + EPOCHS_REMEDY),
+        (_cosine(5), PER_UPDATE, "CosineAnnealingLR has T_max 5, but the run steps it about 20 times" + EPOCHS_REMEDY),
         (_cosine(5), PER_BATCH, "CosineAnnealingLR has T_max 5, but the run steps it 20 times" + EPOCHS_REMEDY),
         (_cosine(20), PER_EPOCH, "CosineAnnealingLR has T_max 20, but the run steps it 5 times" + UPDATES_REMEDY),
         (_cosine(3), PER_EPOCH, "CosineAnnealingLR has T_max 3, but the run steps it 5 times$"),
@@ -184,15 +185,19 @@ def _cosine(t_max: int) -> LRScheduler:
             PER_EPOCH,
             "OneCycleLR has total_steps 20, but the run steps it 5 times" + UPDATES_REMEDY,
         ),
-        (PolynomialLR(_optimizer(), 5), PER_UPDATE, "PolynomialLR has total_iters 5, but the run steps it 20 times"),
+        (
+            PolynomialLR(_optimizer(), 5),
+            PER_UPDATE,
+            "PolynomialLR has total_iters 5, but the run steps it about 20 times",
+        ),
         (MultiStepLR(_optimizer(), [3, 12]), PER_EPOCH, "MultiStepLR has a milestone at 12, but the run steps it 5"),
         (with_warmup(_cosine(16), 4), PER_EPOCH, "CosineAnnealingLR has T_max 16, but the run steps it 1 times"),
-        (with_warmup(_cosine(2), 3), PER_UPDATE, "CosineAnnealingLR has T_max 2, but the run steps it 17 times"),
+        (with_warmup(_cosine(2), 3), PER_UPDATE, "CosineAnnealingLR has T_max 2, but the run steps it about 17 times"),
         (with_warmup(_cosine(2), 10), PER_EPOCH, "SequentialLR has a milestone at 10, but the run steps it 5 times"),
         (
             ChainedScheduler([_cosine(5)]),
             PER_UPDATE,
-            "CosineAnnealingLR has T_max 5, but the run steps it 20 times",
+            "CosineAnnealingLR has T_max 5, but the run steps it about 20 times",
         ),
     ],
 )
@@ -238,7 +243,7 @@ def test_one_cycle_too_short_is_an_error_at_the_start(event: Any, steps: int) ->
 def test_one_cycle_too_short_per_update() -> None:
     """Where updates have to be seen to be counted, it is said after an epoch, and the error names both lengths."""
     scheduler = OneCycleLR(_optimizer(), 1.0, total_steps=15)
-    said = pytest.warns(UserWarning, match="OneCycleLR has total_steps 15, but the run steps it 20 times")
+    said = pytest.warns(UserWarning, match="OneCycleLR has total_steps 15, but the run steps it about 20 times")
     error = pytest.raises(ValueError, match="has total_steps 15, but the run steps it 16 times by epoch 4 of 5; build")
     trainer = _trainer(scheduler.optimizer)
     SchedulerStepper(scheduler).attach(trainer, PER_UPDATE)
@@ -463,12 +468,14 @@ def test_keeps_nothing_alive() -> None:
 
 def test_an_epoch_begun_late_says_nothing_about_the_run() -> None:
     """Resumed within an epoch, or stepped only later on, what an epoch has of steps is not taken from the first."""
-    scheduler = _cosine(17)
+    scheduler = _cosine(20)
     trainer = _trainer(scheduler.optimizer)
     SchedulerStepper(scheduler).attach(trainer, PER_UPDATE)
+    scheduler.optimizer.step()
+    scheduler.load_state_dict({**scheduler.state_dict(), "last_epoch": 3})
     trainer.load_state_dict({"epoch_length": 4, "max_epochs": 5, "iteration": 3, **_update_counts(3)})
     trainer.run(range(4))
-    assert _steps(scheduler) == 17
+    assert _steps(scheduler) == 20
     begun = _cosine(20)
     begun.optimizer.step()
     begun.step()
@@ -492,3 +499,43 @@ def test_a_run_that_ended_within_an_epoch_misses_no_step() -> None:
     trainer.add_event_handler(Events.ITERATION_STARTED, lambda: steps.append(_steps(scheduler)))
     trainer.run(range(4), max_epochs=4)
     assert steps[0] == done
+
+
+def test_a_resumed_run_needs_the_schedulers_state() -> None:
+    """A scheduler that would begin anew is refused; one with its own state goes on, as in a second run of a trainer."""
+
+    def resume(scheduler: LRScheduler) -> Engine:
+        trainer = _trainer(scheduler.optimizer)
+        trainer.logger.disabled = True
+        SchedulerStepper(scheduler).attach(trainer)
+        trainer.load_state_dict({"epoch_length": 4, "max_epochs": 5, "iteration": 8, **_update_counts(8)})
+        trainer.run(range(4))
+        return trainer
+
+    with pytest.raises(RuntimeError, match="needs its saved state to resume from iteration 8, or its StepLR begins"):
+        resume(StepLR(_optimizer(), 3))
+    resumed = StepLR(_optimizer(), 3)
+    resumed.load_state_dict({**resumed.state_dict(), "last_epoch": 2})
+    trainer = resume(resumed)
+    assert _steps(resumed) == 5
+    SchedulerStepper(begun_later := ExponentialLR(resumed.optimizer, 0.9)).attach(trainer)
+    trainer.run(range(4), max_epochs=7)
+    assert _steps(begun_later) == 2
+
+
+def test_a_scheduler_that_others_step_too_is_said_once() -> None:
+    """A step of the user's own beside the handler's is told after the first epoch in which it was made."""
+    scheduler = StepLR(_optimizer(), 3)
+    trainer = _trainer(scheduler.optimizer)
+    SchedulerStepper(scheduler).attach(trainer)
+    trainer.add_event_handler(PER_EPOCH, lambda: scheduler.step())
+    with pytest.warns(UserWarning, match="must be alone in stepping its StepLR, but other code does too") as caught:
+        trainer.run(range(4), max_epochs=4)
+    assert len(caught) == 1
+
+
+def test_ignites_schedulers_are_told_from_torchs() -> None:
+    """Ignite's LRScheduler bears the name of torch's class: the error says whose it is, and what to pass."""
+    theirs = IgniteLRScheduler(StepLR(_optimizer(), 3))
+    with pytest.raises(TypeError, match="must be torch's, got Ignite's LRScheduler; pass the torch scheduler itself"):
+        SchedulerStepper(theirs)

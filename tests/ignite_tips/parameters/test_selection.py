@@ -187,6 +187,7 @@ def test_nested_freezes_unfreeze_in_reverse() -> None:
     assert net[1].training
 
 
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0")
 def test_torch_compile_follows_a_freeze_and_an_unfreeze() -> None:
     """A compiled model is compiled anew: frozen parameters get no gradient, held statistics stay."""
     net = make_net()

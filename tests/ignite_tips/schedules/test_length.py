@@ -42,7 +42,7 @@ def test_one_cycle_fails_exactly_when_torch_does(length: int, done: int, steps: 
 
 
 def _texts(scheduler: LRScheduler, steps: int) -> list[str]:
-    return [misfit.text for misfit in find_misfits(scheduler, steps)]
+    return [misfit.describe() for misfit in find_misfits(scheduler, steps)]
 
 
 def test_parts_are_held_to_their_own_share() -> None:
