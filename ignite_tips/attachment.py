@@ -34,6 +34,15 @@ class Attachment:
     def __bool__(self) -> bool:
         return bool(self._undo)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy's detach() would take off what the first one attached, and a pickle cannot hold an engine's handlers.
+        if self:
+            raise TypeError(
+                "a handler must be detached to be copied or pickled, got an attached one; save its state_dict(), or "
+                "call its detach() first"
+            )
+        return self.__dict__
+
     @contextmanager
     def renew(self) -> Iterator[None]:
         """Replace what is attached by what the block adds; if the block raises, all stays as it was."""

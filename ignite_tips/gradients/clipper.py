@@ -17,7 +17,9 @@ from torch.optim import Optimizer
 from ignite_tips._checks import check_choice, check_instance, check_integer, check_keys, check_number, check_tag
 from ignite_tips.attachment import Attachment, acts_last, is_passed_over
 from ignite_tips.events import OptimizerEvents, check_optimizer, current_step
+from ignite_tips.gradients.clippers_together import note_clipper, warn_of_conflict
 from ignite_tips.gradients.late_norms import LateNorms, can_be_dropped_by_device
+from ignite_tips.gradients.nonfinite_message import first_of, must_be_finite
 from ignite_tips.gradients.norms import (
     clip_coefficient,
     coefficient_on_host,
@@ -34,8 +36,6 @@ from ignite_tips.parameters.selection import check_belongs, unwrap_model
 __all__ = ["GradientClipper"]
 
 _WORTH_FOLDING = 1 << 16  # values
-_NAMED = 5  # parameters that a message names
-_MUST_BE_FINITE = "gradients must be finite, got {} in {}; parameters and optimizer state are as before it"
 
 
 class GradientClipper(ABC):
@@ -44,6 +44,7 @@ class GradientClipper(ABC):
     A subclass says in ``_shrink`` what becomes of gradients whose norms are known, finite unless they may propagate.
     """
 
+    _bound = ""  # what the gradients are clipped to, for messages
     _reads_norms = False  # whether a subclass needs the norm on the host to find the bound
 
     def __init__(
@@ -86,13 +87,18 @@ class GradientClipper(ABC):
     def attach(self, trainer: Engine) -> Self:
         """Clip before every update that the optimizer makes while ``trainer`` runs; attaching again replaces.
 
-        After the first epoch it warns if the optimizer, with parameters to train, made no update or had no gradient.
+        When the run starts it warns of a second clipper of its class for the optimizer, and of one of another optimizer
+        that writes the same metrics; after the first epoch, if the optimizer, with parameters to train, made no update
+        or had no gradient. Of a later epoch without updates it does not, for a pause may be meant, as in phases of two
+        optimizers: where the run replaces its optimizer, detach and attach a clipper of the new one.
 
         Raises:
             TypeError: if ``trainer`` is no Engine.
         """
         with self._attachment.renew():
             self._attachment.add_step_handler(trainer, self._optimizer, OptimizerEvents.STEP_STARTED, self._clip)
+            note = note_clipper(self, self._optimizer, trainer, metric=self._norm_name, bound=self._bound)
+            self._attachment.add_undo(note)
             self._attachment.add_handler(trainer, Events.STARTED, self._prepare)
             self._attachment.add_handler(trainer, Events.EPOCH_COMPLETED, self._end_epoch)
             self._attachment.add_handler(trainer, Events.COMPLETED, self._raise_late)
@@ -198,6 +204,7 @@ class GradientClipper(ABC):
         )
 
     def _prepare(self, engine: Engine) -> None:
+        warn_of_conflict(self, engine)
         self._late = None
         self._is_first_epoch = engine.state.iteration == 0
         self._look_for_peers()
@@ -266,7 +273,7 @@ class GradientClipper(ABC):
         late, self._late = self._late, None
         found = None if late is None else late.describe_nonfinite()
         if late is not None and found is not None:
-            raise RuntimeError(_MUST_BE_FINITE.format(f"NaN or inf in {found}", late.update))
+            raise RuntimeError(must_be_finite(f"NaN or inf in {found}", late.update, has_model=self._model is not None))
 
     def _describe(self, engine: Engine, step: OptimizerStep) -> str:
         return (
@@ -279,7 +286,7 @@ class GradientClipper(ABC):
         where = self._describe(engine, step)
         what, left = self._describe_nonfinite(), self._describe_buffers()
         if self._on_nonfinite == "raise":
-            raise RuntimeError(_MUST_BE_FINITE.format(what, where) + left)
+            raise RuntimeError(must_be_finite(what, where, has_model=self._model is not None, left=left))
         self._skipped += 1
         self._tell_skipped(engine)
         announce(engine, "skipped_update", f"{where} dropped: {what}{left}")
@@ -291,15 +298,10 @@ class GradientClipper(ABC):
             for parameter, name in parameter_names(self._optimizer, self._model).items()
             if parameter.grad is not None and (kinds := nonfinite_kinds(parameter.grad))
         ]
-        return _first_of(found) or "a norm too large for its dtype, or some on another rank"
+        return first_of(found) or "a norm too large for its dtype, or some on another rank"
 
     def _describe_buffers(self) -> str:
         """Say what stays though the update is not made, such as BatchNorm's running statistics of a NaN batch."""
         buffers = {} if self._model is None else dict(unwrap_model(self._model).named_buffers())
         found = [f"{kinds} in {name}" for name, buffer in buffers.items() if (kinds := nonfinite_kinds(buffer))]
-        return f"; the forward pass left {_first_of(found)}" if found else ""
-
-
-def _first_of(found: list[str]) -> str:
-    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-    return ", ".join(found[:_NAMED]) + more
+        return f"; the forward pass left {first_of(found)}" if found else ""

@@ -74,7 +74,7 @@ class AdaptiveGradientClipper(GradientClipper):
             raise ValueError(
                 f"exclude must leave a parameter of the optimizer to clip, got {', '.join(patterns)} for all of them"
             )
-        self._clipping, self._eps = clipping, eps
+        self._clipping, self._eps, self._bound = clipping, eps, f"clipping={clipping}"
         self._unit_norms: list[Tensor] = []
 
     @torch.no_grad()

@@ -46,7 +46,8 @@ class GradientNormClipper(GradientClipper):
             one alone may have an inf after they were reduced, take ShardedGradScaler and no fused optimizer.
         model: the one whose parameters the optimizer has; gives them their names in messages, unless the optimizer has
             them of ``model.named_parameters()``; its buffers that are not finite are named too.
-        tag: put before the names of the metrics, as in ``"generator/grad_norm"``; not empty.
+        tag: put before the names of the metrics, as in ``"generator/grad_norm"``; not empty. Without it the clippers of
+            several optimizers write the same names, and the last update's values stay.
         process_group: the ranks that train together and have to agree; None for all of them. "propagate" asks none.
 
     Raises:
@@ -94,7 +95,7 @@ class GradientNormClipper(GradientClipper):
             tag=tag,
             process_group=process_group,
         )
-        self._max_norm = max_norm
+        self._max_norm, self._bound = max_norm, f"max_norm={max_norm}"
         self._clipped_last = False
         self._surely_within = min(max_norm / _ROUNDING - EPSILON, float_info.max)
 
@@ -186,7 +187,7 @@ class GradientValueClipper(GradientClipper):
     ) -> None:
         check_number("clip_value", clip_value, gt=0, lt=inf)
         super().__init__(optimizer, on_nonfinite=on_nonfinite, model=model, tag=tag, process_group=process_group)
-        self._clip_value = clip_value
+        self._clip_value, self._bound = clip_value, f"clip_value={clip_value}"
 
     def _shrink(self, engine: Engine, gradients: list[list[Tensor]], norms: list[Tensor]) -> Tensor | float:
         on_host = self._gradients.on_host

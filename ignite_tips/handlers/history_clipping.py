@@ -79,7 +79,7 @@ class AutoClipper(_HistoryClipper):
         check_number("percentile", percentile, gt=0, le=100)
         check_integer("history_size", history_size, ge=1)
         super().__init__(optimizer, on_nonfinite=on_nonfinite, model=model, tag=tag, process_group=process_group)
-        self._rule = PercentileRule(percentile, history_size)
+        self._rule, self._bound = PercentileRule(percentile, history_size), f"percentile={percentile}"
 
 
 class ZClipper(_HistoryClipper):
@@ -132,5 +132,5 @@ class ZClipper(_HistoryClipper):
         check_number("max_norm", max_norm, gt=0)
         check_integer("warmup_steps", warmup_steps, ge=1)
         super().__init__(optimizer, on_nonfinite=on_nonfinite, model=model, tag=tag, process_group=process_group)
-        self._max_norm = max_norm
+        self._max_norm, self._bound = max_norm, f"z_threshold={z_threshold}, max_norm={max_norm}"
         self._rule = ZScoreRule(alpha, z_threshold, warmup_steps)

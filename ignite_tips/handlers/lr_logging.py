@@ -1,6 +1,7 @@
 """Per-group learning rates, and other options of param groups, in TensorBoard."""
 
 import re
+import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Self
@@ -11,9 +12,10 @@ from ignite.handlers.base_logger import BaseHandler, BaseLogger
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_callable, check_instance
-from ignite_tips.attachment import Attachment, check_events, looks_only
+from ignite_tips.attachment import Attachment, check_events, is_passed_over, looks_only
 from ignite_tips.events import OptimizerEvents, check_optimizer, current_step, is_optimizer_event
 from ignite_tips.parameters.group_options import GroupOptions
+from ignite_tips.parameters.option_claims import claim_names
 from ignite_tips.tensorboard.event_writing import add_chart
 from ignite_tips.tensorboard.scalar_sinks import ScalarSink
 
@@ -74,6 +76,7 @@ class LearningRateLogger(BaseHandler):
         self._global_step_transform = global_step_transform or _count_of_event
         self._attachment = Attachment()
         self._sink: ScalarSink | None = None
+        self._is_first_epoch = False
         self._in_use: dict[str, float] | None = None  # the values of the latest update
         self._due: Callable[[], None] | None = None  # waits for the next update
 
@@ -83,11 +86,13 @@ class LearningRateLogger(BaseHandler):
         """Log to ``logger`` at ``event``, or at each in a list of events.
 
         Without a logger the values go to ``trainer.state.metrics``, from where any of Ignite's loggers takes them.
+        After the first epoch it warns if the optimizer, with parameters to train, made no update.
 
         Raises:
             TypeError: if an argument has the wrong type, or the optimizer computes its gradients several times in one
                 update, as LBFGS.
-            ValueError: if the trainer does not know an event, or the event has no counter for the x axis.
+            ValueError: if the trainer does not know an event, the event has no counter for the x axis, or another one
+                attached to the trainer writes one of the names to ``logger`` already.
             RuntimeError: if the TensorBoard writer is closed.
         """
         members = check_events("event", event, trainer)
@@ -98,16 +103,20 @@ class LearningRateLogger(BaseHandler):
                     f"event must have a counter for the x axis, got {member.name}; give global_step_transform, or "
                     "an event of updates, iterations or epochs"
                 )
-        sink = self._new_sink(logger)
+        sink = ScalarSink(logger, only_changes=self._only_changes)
         with self._attachment.renew():
+            self._attachment.add_undo(claim_names(self._options, trainer, logger))
             for member in members:
                 handler = looks_only(partial(self._on_event, sink=sink, event=member))
                 self._attachment.add_step_handler(trainer, self._optimizer, member, handler)
             if any(member != OptimizerEvents.STEP_STARTED for member in members):
                 handler = looks_only(self._on_update)
                 self._attachment.add_step_handler(trainer, self._optimizer, OptimizerEvents.STEP_STARTED, handler)
+            self._attachment.add_handler(trainer, Events.STARTED, self._prepare)
+            self._attachment.add_handler(trainer, Events.EPOCH_COMPLETED, self._end_epoch)
             for ending in (Events.COMPLETED, Events.TERMINATE) if self._only_changes else ():
                 self._attachment.add_handler(trainer, ending, lambda engine: sink.flush())
+        self._add_charts(logger)
         self._sink, self._in_use, self._due = sink, None, None
         return self
 
@@ -121,13 +130,28 @@ class LearningRateLogger(BaseHandler):
 
         In STEP_STARTED they are those in use for the update, as after ``attach``.
         """
-        sink = self._sink if self._sink is not None and self._sink.logger is logger else self._new_sink(logger)
-        self._sink = sink
+        sink = self._sink
+        if sink is None or sink.logger is not logger:
+            self._sink = sink = ScalarSink(logger, only_changes=self._only_changes)
+            self._add_charts(logger)
         if not is_optimizer_event(event_name):
             sink.write(engine, event_name, self._global_step_transform(engine, event_name), self._options.read())
         elif current_step(engine).optimizer is self._optimizer:
             self._in_use = self._options.read()
             self._on_event(engine, sink, event_name)
+
+    def _prepare(self, engine: Engine) -> None:
+        self._is_first_epoch = engine.state.iteration == 0
+
+    def _end_epoch(self, engine: Engine) -> None:
+        is_first, self._is_first_epoch = self._is_first_epoch, False
+        if is_first and is_passed_over(engine, self._optimizer):
+            kind = type(self._optimizer).__name__
+            warnings.warn(
+                f"LearningRateLogger found no update of its {kind} in a whole epoch, and so no rate in use; log the "
+                "optimizer that the trainer steps",
+                stacklevel=2,
+            )
 
     def _on_event(self, engine: Engine, sink: ScalarSink, event: Any) -> None:
         step = self._global_step_transform(engine, event)
@@ -147,12 +171,10 @@ class LearningRateLogger(BaseHandler):
         if due is not None:
             due()
 
-    def _new_sink(self, logger: BaseLogger | None) -> ScalarSink:
-        sink = ScalarSink(logger, only_changes=self._only_changes)
+    def _add_charts(self, logger: BaseLogger | None) -> None:
         if isinstance(logger, TensorboardLogger):
             for option, prefix in self._options.prefixes.items():
                 add_chart(logger.writer, self._category, option, ["^" + re.escape(prefix)])
-        return sink
 
 
 def _count_of_event(engine: Engine, event: Any) -> int:

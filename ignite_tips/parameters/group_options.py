@@ -49,6 +49,10 @@ class GroupOptions:
         """Each option, and what its tags start with."""
         return dict(zip(self._options, self._prefixes, strict=True))
 
+    def names(self) -> list[str]:
+        """Return what ``read`` calls each option of each group, frozen ones too, without a tuple's indices."""
+        return [prefix + name for prefix in self._prefixes for name in group_names(self._optimizer)]
+
     def read(self) -> dict[str, float]:
         """Return the values by tag: the option, a slash, the group's name and, for a tuple, the index."""
         trained, names = [], []

@@ -124,6 +124,18 @@ def _clipper_of_stale_parameters(job: Job) -> None:
     job.run()
 
 
+def _two_clippers(job: Job) -> None:
+    tips.GradientNormClipper(job.optimizer, 1.0).attach(job.trainer)
+    tips.GradientNormClipper(job.optimizer, 5.0).attach(job.trainer)
+    job.run()
+
+
+def _clippers_of_two_optimizers(job: Job) -> None:
+    tips.GradientNormClipper(job.optimizer, 1.0).attach(job.trainer)
+    tips.GradientNormClipper(Job().optimizer, 1.0).attach(job.trainer)
+    job.run()
+
+
 def _group_added_later(job: Job) -> None:
     tips.SchedulerStepper(LambdaLR(job.optimizer, lambda step: 1.0)).attach(job.trainer)
     job.optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))]})
@@ -148,6 +160,16 @@ def _unfreezing_without_a_group(job: Job) -> None:
 
 def _freezer_of_a_script(job: Job) -> None:
     tips.ParameterFreezer(torch.jit.script(job.model), "0.*").attach(job.trainer)
+
+
+def _two_rate_loggers(job: Job) -> None:
+    tips.LearningRateLogger(job.optimizer).attach(job.trainer)
+    tips.LearningRateLogger(Job().optimizer).attach(job.trainer)
+
+
+def _rates_of_another_optimizer(job: Job) -> None:
+    tips.LearningRateLogger(Job().optimizer).attach(job.trainer)
+    job.run()
 
 
 def _loaded_before_attached(job: Job) -> None:
@@ -211,6 +233,15 @@ REFUSED: dict[Callable[[Job], None], str] = {
         "UserWarning: GradientNormClipper found no gradient for its SGD in a whole epoch; make the optimizer "
         "of the model's parameters, after fully_shard, which replaces them"
     ),
+    _two_clippers: (
+        "UserWarning: GradientNormClipper clips the trainer's SGD twice, with max_norm=1.0 and then with "
+        "max_norm=5.0, so that the smaller bound wins; keep the handler that is to go and call its detach(), "
+        "build the trainer anew, or give each a tag=... if both are meant"
+    ),
+    _clippers_of_two_optimizers: (
+        "UserWarning: GradientNormClipper of one SGD writes the metric 'grad_norm' as another optimizer's "
+        "GradientNormClipper; give each a tag=..."
+    ),
     _group_added_later: (
         "ValueError: LambdaLR was built for 1 param groups, but its optimizer has 2; make all groups up front"
     ),
@@ -228,6 +259,15 @@ REFUSED: dict[Callable[[Job], None], str] = {
     ),
     _freezer_of_a_script: (
         "TypeError: model must not be a ScriptModule, whose modules take no changes; freeze before scripting"
+    ),
+    _rates_of_another_optimizer: (
+        "UserWarning: LearningRateLogger found no update of its SGD in a whole epoch, and so no rate in use; "
+        "log the optimizer that the trainer steps"
+    ),
+    _two_rate_loggers: (
+        "ValueError: each LearningRateLogger must write names of its own, but another one attached to the "
+        "trainer writes 'lr/0' to the trainer's metrics already; give one of them tag=..., or keep the first "
+        "and call its detach()"
     ),
     _loaded_before_attached: (
         "RuntimeError: the trainer's state must be loaded after its handlers are attached, got one at "

@@ -1,10 +1,15 @@
 """What one attach put on engines and optimizers comes off again, whole."""
 
+import copy
+import pickle
+from collections.abc import Callable
+
 import pytest
 import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
+from ignite_tips import GradientNormClipper, LearningRateLogger
 from ignite_tips.attachment import Attachment
 from ignite_tips.events import OptimizerEvents
 
@@ -55,6 +60,22 @@ def test_ignites_own_handle_takes_off_the_equal_too() -> None:
     attachment.clear()
     engine.run(range(2))
     assert counter.count == 2
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, pickle.dumps])
+def test_an_attached_handler_is_not_copied(duplicate: Callable[[object], object]) -> None:
+    """Nor pickled: the copy would not be attached, and its detach() would take off the first one's; detached it can."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+    for handler in (GradientNormClipper(optimizer, 1.0), LearningRateLogger(optimizer)):
+        duplicate(handler)
+        handler.attach(_engine())
+        message = (
+            "must be detached to be copied or pickled, got an attached one; save its state_dict\\(\\), or call its"
+        )
+        with pytest.raises(TypeError, match=message):
+            duplicate(handler)
+        handler.detach()
+        duplicate(handler)
 
 
 def test_renewing_replaces() -> None:

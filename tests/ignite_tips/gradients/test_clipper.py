@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from ignite.engine import Engine
 from ignite.handlers.base_logger import BaseOutputHandler
 from torch import nn
 
@@ -46,6 +47,22 @@ def test_raise_names_parameters_and_update(clipper: str, value: float, mode: str
         trainer.run(poisoned(value))
     assert same(training, expected)
     assert trainer.state.optimizer_step == 2
+
+
+def test_raise_says_where_names_come_from() -> None:
+    """Where it has only places to tell: not with a model, nor with an optimizer that was given names."""
+    hint = "; give the clipper model=... to have parameters named"
+    for named, has_model in ((False, False), (True, False), (False, True)):
+        model = nn.Linear(6, 1)
+        optimizer = torch.optim.SGD(model.named_parameters() if named else model.parameters(), lr=0.1)
+        trainer = Engine(lambda engine, batch, step=optimizer.step: step())
+        trainer.logger.disabled = True
+        GradientNormClipper(optimizer, 1.0, model=model if has_model else None).attach(trainer)
+        model.bias.grad = torch.full_like(model.bias, math.nan)
+        with pytest.raises(RuntimeError, match="got NaN in ") as caught:
+            trainer.run([0])
+        assert str(caught.value).endswith(hint) is (not named and not has_model)
+        assert ("NaN in bias" in str(caught.value)) is (named or has_model)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -228,7 +245,7 @@ def test_an_optimizer_that_is_never_stepped_is_told_of(frozen: bool, recwarn: py
     training, other = Training(sgd), Training(sgd)
     other.model.requires_grad_(not frozen)
     trainer = training.trainer()
-    CLIPPERS["norm"](other.optimizer).attach(trainer)
+    CLIPPERS["norm"](other.optimizer, tag="other").attach(trainer)
     CLIPPERS["norm"](training.optimizer).attach(trainer)
     trainer.run(make_batches(), max_epochs=2)
     told = [str(warning.message) for warning in recwarn]

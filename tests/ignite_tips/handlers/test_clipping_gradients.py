@@ -135,8 +135,53 @@ def test_two_clippers_of_one_optimizer_compose() -> None:
         ]
         for clipper in clippers:
             clipper.attach(trainer)
-        trainer.run(make_batches())
+        sentence = (
+            "GradientNormClipper clips the trainer's AdamW twice, with max_norm=0.3 and then with max_norm=0.15, so"
+        )
+        with pytest.warns(UserWarning, match=sentence) as caught:
+            trainer.run(make_batches())
+        assert len(caught) == 1
         assert same(training, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("clipper", CLIPPERS)
+def test_a_second_clipper_of_one_class_is_told_of(clipper: str) -> None:
+    """When the run starts, as long as the first is attached and no tags say that both are meant."""
+    training = Training(sgd)
+    trainer = training.trainer()
+    first = CLIPPERS[clipper](training.optimizer).attach(trainer).attach(trainer)
+    trainer.run(make_batches())
+    second = CLIPPERS[clipper](training.optimizer).attach(trainer)
+    with pytest.warns(
+        UserWarning, match=r"clips the trainer's SGD twice, with .* its detach\(\), build the trainer anew"
+    ):
+        trainer.run(make_batches(), max_epochs=2)
+    first.detach()
+    trainer.run(make_batches(), max_epochs=3)
+    second.detach()
+    for tag in ("before", "after"):
+        CLIPPERS[clipper](training.optimizer, tag=tag).attach(trainer)
+    trainer.run(make_batches(), max_epochs=4)
+    assert trainer.state.epoch == 4
+
+
+def test_clippers_of_two_optimizers_that_write_one_metric_are_told_of() -> None:
+    """Whatever their classes, when the run starts; not when a tag tells them apart, nor on another trainer."""
+    one, other = Training(sgd), Training(adamw)
+    trainer = one.trainer(lambda _: other.optimizer.step())
+    GradientNormClipper(one.optimizer, 1.0).attach(trainer)
+    second = GradientValueClipper(other.optimizer, 1.0).attach(trainer)
+    sentence = (
+        "GradientValueClipper of one AdamW writes the metric 'grad_norm' as another optimizer's GradientNormClipper;"
+    )
+    next(iter(other.model.parameters())).grad = torch.ones_like(next(iter(other.model.parameters())))
+    with pytest.warns(UserWarning, match=sentence) as caught:
+        trainer.run(make_batches())
+    assert len(caught) == 1
+    second.attach(other.trainer()).detach()
+    GradientValueClipper(other.optimizer, 1.0, tag="other").attach(trainer)
+    trainer.run(make_batches(), max_epochs=2)
+    assert "other/grad_norm" in trainer.state.metrics
 
 
 def test_handlers_that_follow_see_clipped_gradients() -> None:

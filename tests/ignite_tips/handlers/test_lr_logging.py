@@ -1,8 +1,10 @@
 """LearningRateLogger: what TensorBoard's own reader finds in the files it leaves."""
 
+import gc
 import importlib
 import inspect
 import re
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -300,6 +302,68 @@ def test_several_optimizers_are_told_apart(tmp_path: Path) -> None:
         trainer.run(range(2))
     steps = _steps(tmp_path)
     assert (steps["first/lr/head"], steps["second/lr/head"]) == ([1, 3], [2, 4])
+
+
+def test_a_second_one_of_the_same_names_is_refused(tmp_path: Path) -> None:
+    """For one optimizer, as by a cell that is run again, or for two; what is attached stays, whole and alone."""
+    optimizer, other = _optimizer(), _optimizer()
+    trainer = _trainer(optimizer, other)
+    sentence = (
+        "each LearningRateLogger must write names of its own, but another one attached to the trainer writes "
+        "'lr/backbone' to {} already; give one of them tag=..., or keep the first and call its detach()"
+    )
+    with TensorboardLogger(log_dir=tmp_path) as tb_logger:
+        first = LearningRateLogger(optimizer).attach(trainer, tb_logger)
+        in_metrics = LearningRateLogger(optimizer).attach(trainer)
+        for second in (LearningRateLogger(optimizer), LearningRateLogger(other)):
+            with pytest.raises(ValueError, match=re.escape(sentence.format("this TensorboardLogger"))):
+                second.attach(trainer, tb_logger, Events.EPOCH_STARTED)
+            with pytest.raises(ValueError, match=re.escape(sentence.format("the trainer's metrics"))):
+                second.attach(trainer)
+        LearningRateLogger(other, param_names="weight_decay").attach(trainer, tb_logger)
+        trainer.run(range(2))
+        first.attach(trainer, tb_logger).detach()
+        in_metrics.detach()
+        LearningRateLogger(other).attach(trainer, tb_logger)
+        LearningRateLogger(other).attach(trainer)
+    assert _steps(tmp_path)["lr/head"] == [1, 3]
+
+
+def test_a_trainer_goes_on_with_the_logger_of_another(tmp_path: Path) -> None:
+    """The names are claimed for one trainer alone, and neither it nor the logger is kept alive."""
+    optimizer = _optimizer()
+    trainers = [_trainer(optimizer), _trainer(optimizer)]
+    tb_logger = TensorboardLogger(log_dir=tmp_path)
+    for trainer in trainers:
+        LearningRateLogger(optimizer).attach(trainer, tb_logger)
+        trainer.run(range(2))
+    tb_logger.close()
+    assert _steps(tmp_path)["lr/head"] == [1, 2, 1, 2]
+    alive = [weakref.ref(trainer) for trainer in trainers] + [weakref.ref(tb_logger)]
+    del trainer, trainers, tb_logger
+    gc.collect()
+    assert [reference() for reference in alive] == [None] * 3
+
+
+@pytest.mark.parametrize("event", [OptimizerEvents.STEP_STARTED, Events.EPOCH_STARTED, Events.ITERATION_COMPLETED])
+def test_an_optimizer_that_is_never_stepped_is_told_of_once(event: Any) -> None:
+    """After the first epoch, at whichever event it logs; not if all of it is frozen, nor in an epoch that follows."""
+    stepped, other = _optimizer(), _optimizer()
+    trainer = _trainer(stepped)
+    LearningRateLogger(other).attach(trainer, event=event)
+    sentence = (
+        "found no update of its AdamW in a whole epoch, and so no rate in use; log the optimizer that the trainer"
+    )
+    with pytest.warns(UserWarning, match=sentence) as caught:
+        trainer.run(range(2), max_epochs=3)
+    assert len(caught) == 1
+    trainer.run(range(2), max_epochs=4)
+    for group in other.param_groups:
+        for parameter in group["params"]:
+            parameter.requires_grad_(False)
+    trainer.state.max_epochs = None
+    trainer.run(range(2), max_epochs=1)
+    assert trainer.state.epoch == 1
 
 
 def test_it_serves_as_one_of_ignites_log_handlers(tmp_path: Path) -> None:

@@ -1,0 +1,35 @@
+"""What is said of gradients that are not finite."""
+
+import re
+from collections.abc import Sequence
+
+__all__ = ["first_of", "must_be_finite"]
+
+_NAMED = 5  # parameters that a message names
+_PLACE = re.compile(r"\bparameter \d+ of group ")
+
+
+def must_be_finite(found: str, update: str, *, has_model: bool, left: str = "") -> str:
+    """Return the error's sentence: what was found in which update, what else is left of it, where names come from.
+
+    Example:
+        >>> must_be_finite("NaN in parameter 0 of group 0", "update 1", has_model=False).split("; ")[-1]
+        'give the clipper model=... to have parameters named'
+    """
+    sentence = (
+        f"gradients must be finite, got {found} in {update}; parameters and optimizer state are as before it{left}"
+    )
+    if has_model or not _PLACE.search(found):
+        return sentence
+    return f"{sentence}; give the clipper model=... to have parameters named"
+
+
+def first_of(found: Sequence[str]) -> str:
+    """Return the first few, and how many more there are.
+
+    Example:
+        >>> first_of(list("abcdefg"))
+        'a, b, c, d, e and 2 more'
+    """
+    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    return ", ".join(found[:_NAMED]) + more
