@@ -130,7 +130,7 @@ class GradientNormClipper(GradientClipper):
             return None
         values = []
         for listed in norms:
-            value = hypot(*[norm.item() for norm in listed])
+            value = hypot(*map(Tensor.item, listed))
             if not value <= self._surely_within:  # neither is NaN
                 return None
             values.append(value)
