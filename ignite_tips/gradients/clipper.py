@@ -168,8 +168,9 @@ class GradientClipper(ABC):
         if self._has_peers and self._on_nonfinite != "propagate":
             norms = self._agree(norms)
         norm = norms[0] if len(norms) == 1 else total_norm(norms, self._norm_type)
-        told: Tensor | float = norm.item() if self._gradients.on_host else norm
-        decide = self._on_nonfinite != "propagate" and not self._left_to_device(engine, norm, each)
+        on_host = self._gradients.on_host
+        told: Tensor | float = norm.item() if on_host else norm
+        decide = self._on_nonfinite != "propagate" and (on_host or not self._left_to_device(engine, norm, each))
         if decide and not isfinite(told):
             self._refuse(engine, current_step(engine))
         factor = self._shrink(engine, gradients, norms)
@@ -258,7 +259,7 @@ class GradientClipper(ABC):
 
         Whether an update was skipped has to be known at its end, so "skip" waits for the device.
         """
-        if self._gradients.on_host or self._reads_norms or self._on_nonfinite == "skip":
+        if self._reads_norms or self._on_nonfinite == "skip":
             return False
         step = current_step(engine)
         if not step.can_fold or not can_be_dropped_by_device(self._optimizer):
