@@ -50,7 +50,8 @@ def test_a_driver_that_fails_is_said_and_can_be_passed_by(tmp_path: Path) -> Non
 def test_the_script_sees_the_chosen_gpus(tmp_path: Path) -> None:
     """The numbers of nvidia-smi reach the script, with the order that makes CUDA count like nvidia-smi."""
     (tmp_path / "s.py").write_text(
-        "import os; print(os.environ['CUDA_VISIBLE_DEVICES'], os.environ['CUDA_DEVICE_ORDER'])"
+        "import os; seen = os.environ['CUDA_VISIBLE_DEVICES'] + ' ' + os.environ['CUDA_DEVICE_ORDER']\n"
+        "os.write(1, f'{seen}\\n'.encode())"  # in one piece: the ranks write at once
     )
     machine = fake_nvml(gpu("GPU-aa", processes=1), gpu("GPU-bb"), gpu("GPU-cc"))
     assert launch(tmp_path, "--gpus", "free:1", "s.py", **machine).out == "1 PCI_BUS_ID\n"

@@ -13,7 +13,8 @@ _ECHO = """
 import json, os, sys
 names = "CUDA_VISIBLE_DEVICES CUDA_DEVICE_ORDER IGNITE_LAUNCH_STRATEGY IGNITE_LAUNCH_BACKEND OMP_NUM_THREADS RANK"
 names += " WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE GROUP_RANK"
-print(json.dumps([sys.argv, {name: os.environ.get(name) for name in names.split()}]))
+line = json.dumps([sys.argv, {name: os.environ.get(name) for name in names.split()}])
+os.write(1, f"{line}\\n".encode())  # in one piece, which print() does not: the ranks write at once
 """
 
 
