@@ -178,7 +178,7 @@ def _add_rows(table: Table, size: int, what: str, rounds: int) -> None:
         steps = max(3, 1_000 // tensors) if looks_at_tensors else max(10, 300 // groups)
         with tempfile.TemporaryDirectory() as name:
             folders = (Path(name, str(index)) for index in itertools.count())
-            make: Callable[[], Run] = lambda folders=folders: build(tensors, groups, next(folders))  # noqa: E731
+            make: Callable[[], Run] = lambda folders=folders: build(tensors, groups, next(folders))  # noqa: E731  # it binds this size
             seconds = interleaved(_loops(make, steps, by_hand, ours), rounds=rounds, number=1)
         cost = added(seconds, {one: (one, "without") for one in seconds if one != "without"}, steps)
         theirs = cost.get("by hand")

@@ -134,7 +134,7 @@ def in_lightning(
     quiet = {"enable_progress_bar": False, "enable_checkpointing": False, "enable_model_summary": False}
     trainer = pl.Trainer(accelerator="cpu", max_epochs=0, **({"logger": False} | quiet | options))
     module = Module()
-    loader = torch.utils.data.DataLoader(range(steps), batch_size=None)  # type: ignore[arg-type]
+    loader = torch.utils.data.DataLoader(range(steps), batch_size=None)  # type: ignore[arg-type]  # a range will do
 
     def run() -> None:
         trainer.fit_loop.max_epochs += 1

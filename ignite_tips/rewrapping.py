@@ -122,7 +122,7 @@ def _check_same_on_all_ranks(ddp: Any) -> None:
 def _builtin_comm_hook(ddp: Any) -> Any:
     # DDP keeps no reference to a built-in hook, only its name for the log.
     name = ddp._get_ddp_logging_data().get("comm_hook", "")
-    hooks: Any = dist.BuiltinCommHookType  # type: ignore[attr-defined]
+    hooks: Any = dist.BuiltinCommHookType  # type: ignore[attr-defined]  # its stub leaves it out
     return hooks.__members__.get(name.removeprefix("BuiltinCommHookType."))
 
 

@@ -153,7 +153,7 @@ class Engine(LocalElasticAgent):
         if self._pcontext is not None:
             # When one worker fails torch gives the others 30 seconds, whatever it was told.
             close = functools.partial(_close_with, self._pcontext, self._grace)
-            self._pcontext.close = close  # type: ignore[method-assign]
+            self._pcontext.close = close  # type: ignore[method-assign]  # torch has no setting for it
         return pids
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:

@@ -19,11 +19,10 @@ from ignite_tips.attachment import Attachment, acts_last, is_passed_over
 from ignite_tips.events import OptimizerEvents, check_optimizer, current_step
 from ignite_tips.gradients.clippers_together import note_clipper, warn_of_conflict
 from ignite_tips.gradients.late_norms import LateNorms, can_be_dropped_by_device
-from ignite_tips.gradients.nonfinite_message import first_of, must_be_finite
+from ignite_tips.gradients.nonfinite_message import describe_buffers, describe_gradients, must_be_finite
 from ignite_tips.gradients.norms import (
     clip_coefficient,
     coefficient_on_host,
-    nonfinite_kinds,
     scale_gradients,
     tensor_norms,
     total_norm,
@@ -31,7 +30,7 @@ from ignite_tips.gradients.norms import (
 from ignite_tips.gradients.optimizer_gradients import OptimizerGradients, parameter_names
 from ignite_tips.notices import announce
 from ignite_tips.optimizer_step import OptimizerStep
-from ignite_tips.parameters.selection import check_belongs, unwrap_model
+from ignite_tips.parameters.selection import check_belongs
 
 __all__ = ["GradientClipper"]
 
@@ -285,24 +284,11 @@ class GradientClipper(ABC):
     def _refuse(self, engine: Engine, step: OptimizerStep) -> NoReturn:
         """Raise, or drop the update, because of the gradients as they are."""
         where = self._describe(engine, step)
-        what, left = self._describe_nonfinite(), self._describe_buffers()
+        what = describe_gradients(parameter_names(self._optimizer, self._model))
+        left = describe_buffers(self._model)
         if self._on_nonfinite == "raise":
             raise RuntimeError(must_be_finite(what, where, has_model=self._model is not None, left=left))
         self._skipped += 1
         self._tell_skipped(engine)
         announce(engine, "skipped_update", f"{where} dropped: {what}{left}")
         step.drop()
-
-    def _describe_nonfinite(self) -> str:
-        found = [
-            f"{kinds} in {name}"
-            for parameter, name in parameter_names(self._optimizer, self._model).items()
-            if parameter.grad is not None and (kinds := nonfinite_kinds(parameter.grad))
-        ]
-        return first_of(found) or "a norm too large for its dtype, or some on another rank"
-
-    def _describe_buffers(self) -> str:
-        """Say what stays though the update is not made, such as BatchNorm's running statistics of a NaN batch."""
-        buffers = {} if self._model is None else dict(unwrap_model(self._model).named_buffers())
-        found = [f"{kinds} in {name}" for name, buffer in buffers.items() if (kinds := nonfinite_kinds(buffer))]
-        return f"; the forward pass left {first_of(found)}" if found else ""

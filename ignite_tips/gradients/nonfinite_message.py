@@ -1,9 +1,14 @@
 """What is said of gradients that are not finite."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-__all__ = ["first_of", "must_be_finite"]
+from torch import Tensor, nn
+
+from ignite_tips.gradients.norms import nonfinite_kinds
+from ignite_tips.parameters.selection import unwrap_model
+
+__all__ = ["describe_buffers", "describe_gradients", "first_of", "must_be_finite"]
 
 _NAMED = 5  # parameters that a message names
 _PLACE = re.compile(r"\bparameter \d+ of group ")
@@ -33,3 +38,20 @@ def first_of(found: Sequence[str]) -> str:
     """
     more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
     return ", ".join(found[:_NAMED]) + more
+
+
+def describe_gradients(names: Mapping[Tensor, str]) -> str:
+    """Say which of the parameters, by name, have a gradient that is not finite."""
+    found = [
+        f"{kinds} in {name}"
+        for parameter, name in names.items()
+        if parameter.grad is not None and (kinds := nonfinite_kinds(parameter.grad))
+    ]
+    return first_of(found) or "a norm too large for its dtype, or some on another rank"
+
+
+def describe_buffers(model: nn.Module | None) -> str:
+    """Say what stays though the update is not made, such as BatchNorm's running statistics of a NaN batch."""
+    buffers = {} if model is None else dict(unwrap_model(model).named_buffers())
+    found = [f"{kinds} in {name}" for name, buffer in buffers.items() if (kinds := nonfinite_kinds(buffer))]
+    return f"; the forward pass left {first_of(found)}" if found else ""

@@ -57,8 +57,7 @@ def _read(evaluator: Engine, metric: str | Callable[[Engine], Any], needed_by: s
     if callable(metric):
         try:
             value = metric(evaluator)
-        except Exception as error:
-            # any error of the user's function: it goes on as it is, with the place
+        except Exception as error:  # any of the user's function: it goes on as it is, with the place
             error.add_note(f"raised by the metric function of {needed_by}")
             raise
     elif metric in computed:

@@ -65,7 +65,7 @@ class ScalarSink:
             held()
 
     def _write_record(self, engine: Engine, event: Any, step: int, values: dict[str, float]) -> None:
-        writer = self.logger.writer  # type: ignore[union-attr]
+        writer = self.logger.writer  # type: ignore[union-attr]  # chosen only where there is one
         tags = list(values)
         if self._record.tags != tags:
             self._record = ScalarRecord(tags)
