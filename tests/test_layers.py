@@ -25,11 +25,12 @@ LAYER_2 = {
     "schedules.fit",
     "schedules.rivals",
     "schedules.validation_metric",
+    "step_tracking",
     "tensorboard.resumable_logger",
     "tensorboard.scalar_sinks",
 }
 # Files that others of their own layer may import, beside the files of one folder.
-SHARED = {"attachment", "distributed", "events", "notices", "optimizer_step", "rewrapping"}
+SHARED = {"attachment", "distributed", "events", "notices", "optimizer_step", "rewrapping", "step_tracking"}
 SHARED |= {"parameters.groups", "parameters.selection", "parameters.shards"}
 MODULES = sorted(path for path in (ROOT / "ignite_tips").rglob("*.py") if path.name != "__init__.py")
 
