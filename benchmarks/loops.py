@@ -31,8 +31,8 @@ class Still(Optimizer):
         """Leave everything as it is."""
 
 
-def parameters_of(sizes: Iterable[int]) -> list[torch.nn.Parameter]:
-    """Return parameters of these sizes with a gradient each, the same at every call."""
+def parameters_of(sizes: Iterable[int | tuple[int, ...]]) -> list[torch.nn.Parameter]:
+    """Return parameters of these sizes or shapes with a gradient each, the same at every call."""
     torch.manual_seed(0)
     parameters = [torch.nn.Parameter(torch.randn(size) * 0.01) for size in sizes]
     for parameter in parameters:

@@ -108,7 +108,7 @@ class OptimizerStep:
         for _, gradient in _gradients(self.optimizer):
             by_device.setdefault(gradient.device, []).append(gradient)
         for device, gradients in by_device.items():
-            torch._foreach_div_(gradients, scale.to(device, non_blocking=True))
+            torch._foreach_div_(gradients, scale.to(device, non_blocking=device.type != "cpu"))
         self._replace("grad_scale", None)
 
     def withhold_gradients(self) -> None:

@@ -125,8 +125,13 @@ class GradientClipper(ABC):
         self._skipped, self._skipped_told = check_integer("the state's skipped_updates", skipped, ge=0), 0
 
     @abstractmethod
-    def _shrink(self, engine: Engine, gradients: list[list[Tensor]], norms: list[Tensor]) -> Tensor | float:
-        """Clip lists of gradients with these norms; return the smallest factor that any was multiplied by."""
+    def _shrink(
+        self, engine: Engine, gradients: list[list[Tensor]], norms: list[Tensor], norm: Tensor | float
+    ) -> Tensor | float:
+        """Clip lists of gradients with these norms; return the smallest factor that any was multiplied by.
+
+        ``norm`` is that of all: a number where the host has it, which is wherever ``_reads_norms``.
+        """
 
     def _measure(self, gradients: list[list[Tensor]]) -> list[Sequence[Tensor]]:
         """Return the norms of the tensors in each list."""
@@ -134,10 +139,6 @@ class GradientClipper(ABC):
         if len(gradients) == 1:
             return [tensor_norms(gradients[0], norm_type, uniform=uniform)]
         return [tensor_norms(listed, norm_type, uniform=uniform) for listed in gradients]
-
-    def _norm_within_bounds(self, norms: list[Sequence[Tensor]]) -> float | None:
-        """Return the norm of all gradients if they are sure to be within bounds, at a lower price than to clip."""
-        return None
 
     def _collect(self) -> tuple[list[list[Tensor]], list[Sequence[Tensor]]]:
         """Return the gradients in lists, and their norms."""
@@ -153,11 +154,6 @@ class GradientClipper(ABC):
         if self._late is not None:
             self._raise_late(engine)
         gradients, each = self._collect()
-        metrics = engine.state.metrics
-        within = self._norm_within_bounds(each)
-        if within is not None:
-            metrics[self._norm_name], metrics[self._coefficient_name] = within, 1.0
-            return
         if self._gradients.expect_sparse(gradients):  # newer torch measures them, but cannot clamp them
             gradients, each = self._collect()
         norms = [
@@ -168,12 +164,19 @@ class GradientClipper(ABC):
             norms = self._agree(norms)
         norm = norms[0] if len(norms) == 1 else total_norm(norms, self._norm_type)
         on_host = self._gradients.on_host
-        told: Tensor | float = norm.item() if on_host else norm
-        decide = self._on_nonfinite != "propagate" and (on_host or not self._left_to_device(engine, norm, each))
-        if decide and not isfinite(told):
+        known: Tensor | float = norm.item() if on_host or self._reads_norms else norm
+        if (
+            self._on_nonfinite != "propagate"
+            and not (known is norm and self._left_to_device(engine, norm, each))
+            and not isfinite(known)
+        ):
             self._refuse(engine, current_step(engine))
-        factor = self._shrink(engine, gradients, norms)
-        metrics[self._norm_name], metrics[self._coefficient_name] = told, factor
+        factor = self._shrink(engine, gradients, norms, known)
+        self._tell(engine, known if on_host else norm, factor)
+
+    def _tell(self, engine: Engine, norm: Tensor | float, factor: Tensor | float) -> None:
+        metrics = engine.state.metrics
+        metrics[self._norm_name], metrics[self._coefficient_name] = norm, factor
 
     def _scale(
         self, engine: Engine, gradients: list[Tensor], norm: Tensor, bound: float, *, whole: bool
@@ -258,7 +261,7 @@ class GradientClipper(ABC):
 
         Whether an update was skipped has to be known at its end, so "skip" waits for the device.
         """
-        if self._reads_norms or self._on_nonfinite == "skip":
+        if self._on_nonfinite == "skip" or self._gradients.partly_on_host:
             return False
         step = current_step(engine)
         if not step.can_fold or not can_be_dropped_by_device(self._optimizer):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from ctypes import c_double, c_float
-from math import fsum, inf, sqrt
+from math import fsum, hypot, inf, sqrt
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ __all__ = [
     "gradient_norm",
     "largest_magnitude",
     "nonfinite_kinds",
-    "product_norm",
+    "norm_on_host",
     "scale_gradients",
     "smallest",
     "tensor_norms",
@@ -103,18 +103,18 @@ def total_norm(norms: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
     return total.detach() if total.requires_grad else total
 
 
-def product_norm(tensors: list[Tensor]) -> float:
-    """Return the 2-norm of contiguous tensors on the CPU by their dot products.
+def norm_on_host(vectors: list[Tensor], others: list[Tensor]) -> float:
+    """Return the 2-norm of tensors on the CPU, where it is read at once: of vectors by their dot products.
 
-    For large tensors that takes a third of the time of torch's norm and is nearer to the true value (8e-9 against 8e-7
+    Of large ones that takes a third of the time of torch's norm and is nearer to the true value (8e-9 against 8e-7
     off for 25 million values), and therefore not the same bit for bit. Infinite where a square overflows.
 
     Example:
-        >>> product_norm([torch.tensor([3.0]), torch.tensor([[4.0]])])
-        5.0
+        >>> norm_on_host([torch.tensor([2.0, 3.0])], [torch.tensor([[6.0]])])
+        7.0
     """
-    flat = (tensor.view(-1) for tensor in tensors)
-    return sqrt(fsum(torch.dot(values, values).item() for values in flat))
+    of_vectors = sqrt(fsum(map(Tensor.item, map(torch.dot, vectors, vectors))))
+    return hypot(of_vectors, *map(Tensor.item, torch._foreach_norm(others))) if others else of_vectors
 
 
 def tensor_norms(tensors: list[Tensor], norm_type: float = 2.0, *, uniform: bool = False) -> Sequence[Tensor]:
@@ -149,7 +149,7 @@ def _mixed_norms(tensors: list[Tensor], norm_type: float) -> list[Tensor]:
         else:
             part = torch.stack(torch._foreach_norm(alike, norm_type, dtype=accumulate))
             whole = part.full_tensor() if isinstance(part, DTensor) else part
-        norms.update(zip(places, whole.to(tensors[0].device, non_blocking=True), strict=True))
+        norms.update(zip(places, _brought_to(tensors[0].device, whole), strict=True))
     return [norms[place] for place in range(len(tensors))]
 
 
@@ -202,17 +202,20 @@ def scale_gradients(tensors: list[Tensor], coefficient: Tensor, *, uniform: bool
 def _scale_mixed(tensors: list[Tensor], coefficient: Tensor) -> None:
     for places in _alike(tensors):
         local = _local([tensors[place] for place in places])
-        torch._foreach_mul_(local, coefficient.to(local[0].device, non_blocking=True))
+        torch._foreach_mul_(local, _brought_to(local[0].device, coefficient))
+
+
+def _brought_to(device: torch.device, values: Tensor) -> Tensor:
+    # The host must not go on before what it reads has arrived; between devices the order of their work is enough.
+    return values.to(device, non_blocking=device.type != "cpu")
 
 
 def smallest(factors: Sequence[Tensor | float]) -> Tensor | float:
-    """Return the least factor: a number where all are."""
-    if len(factors) == 1:
-        return factors[0]
+    """Return the least factor, of numbers or of tensors; 1 where there is none."""
     tensors = [factor for factor in factors if isinstance(factor, Tensor)]
     if not tensors:
-        return min(factors)
-    return torch.stack([torch.as_tensor(factor, device=tensors[0].device) for factor in factors]).min()
+        return min(factors, default=1.0)
+    return torch.stack([_brought_to(tensors[0].device, factor) for factor in tensors]).min()
 
 
 def dense_values(tensors: Iterable[Tensor]) -> list[Tensor]:

@@ -7,11 +7,12 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from ignite_tips.gradients.norms import norm_on_host
 from ignite_tips.parameters.selection import unwrap_model
 
 __all__ = ["OptimizerGradients", "parameter_names"]
 
-_LARGE = 16_384  # values in a parameter
+_LARGE = 32_768  # values of a matrix from which on a view of it and its dot product take less time than its norm
 
 
 class OptimizerGradients:
@@ -26,7 +27,7 @@ class OptimizerGradients:
         device: that of the first parameter.
         size: the number of all parameters' values.
         on_host: whether all are on the CPU, where to read a value waits for nothing.
-        are_large: whether they are uniform, on the CPU and so large on average that dot products beat torch's norm.
+        partly_on_host: whether some are and some are not, so that the host waits in any case.
 
     Raises:
         TypeError: if parameters are shards that do not say so.
@@ -37,12 +38,13 @@ class OptimizerGradients:
         self.parameters: list[list[Tensor]] = []
         self.uniform = True
         self.on_host = True
+        self.partly_on_host = False
         self.size = 0
-        self.are_large = False
         self.device = torch.device("cpu")
         self._optimizer = optimizer
         self._per_group = per_group
         self._has_sparse = False
+        self._by_product: list[tuple[list[Tensor], list[Tensor], list[Tensor]]] = []
         self._seen: list[tuple[list[Tensor], int]] = []
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         if any(hasattr(parameter, "_fsdp_flattened") for parameter in parameters):
@@ -67,10 +69,14 @@ class OptimizerGradients:
         everything = list(chain.from_iterable(lists))
         self.parameters = lists if self._per_group else [everything]
         self.uniform = not self._has_sparse and _are_uniform(everything)
-        self.on_host = _are_on_host(everything)
+        self.on_host = all(parameter.is_cpu for parameter in everything)
+        self.partly_on_host = not self.on_host and any(parameter.is_cpu for parameter in everything)
         self.device = everything[0].device
         self.size = sum(parameter.numel() for parameter in everything)
-        self.are_large = self.uniform and self.on_host and self.size > _LARGE * len(everything)
+        is_real = everything[0].dtype in (torch.float32, torch.float64)
+        self._by_product = (
+            [_by_product(listed) for listed in self.parameters] if self.uniform and self.on_host and is_real else []
+        )
         return True
 
     def collect(self) -> list[list[Tensor]]:
@@ -86,6 +92,24 @@ class OptimizerGradients:
             return [[g for p in self.parameters[0] if (g := p.grad) is not None]]
         return [[g for p in parameters if (g := p.grad) is not None] for parameters in self.parameters]
 
+    def norms_on_host(self) -> list[float] | None:
+        """Return the 2-norm of each list at the lowest price, or None if that is no other than theirs who ask.
+
+        Off by rounding from torch's.
+        """
+        self.refresh()
+        try:
+            return [
+                norm_on_host(
+                    [g for p in vectors if (g := p.grad) is not None]
+                    + [g.view(-1) for p in large if (g := p.grad) is not None],
+                    [g for p in others if (g := p.grad) is not None],
+                )
+                for vectors, large, others in self._by_product
+            ] or None
+        except RuntimeError:  # a gradient is sparse, or a large one not contiguous
+            return None
+
     def expect_sparse(self, gradients: list[list[Tensor]]) -> bool:
         """Look for sparse gradients from now on, which costs a little, if there are any; return whether that is new."""
         if self._has_sparse:
@@ -93,7 +117,7 @@ class OptimizerGradients:
         for listed in gradients:
             for gradient in listed:  # any() would take thrice as long
                 if gradient.is_sparse:
-                    self._has_sparse, self.uniform, self.are_large = True, False, False
+                    self._has_sparse, self.uniform, self._by_product = True, False, []
                     return True
         return False
 
@@ -127,8 +151,12 @@ def _values(parameter: Tensor, gradient: Tensor) -> Tensor:
     return gradient._values()
 
 
-def _are_on_host(parameters: list[Tensor]) -> bool:
-    return all(parameter.is_cpu for parameter in parameters)
+def _by_product(parameters: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Return the vectors, what is large, and the others."""
+    vectors = [parameter for parameter in parameters if parameter.dim() == 1]
+    matrices = [parameter for parameter in parameters if parameter.dim() != 1]
+    large = [parameter for parameter in matrices if parameter.numel() > _LARGE]
+    return vectors, large, [parameter for parameter in matrices if parameter.numel() <= _LARGE]
 
 
 def _are_uniform(parameters: list[Tensor]) -> bool:

@@ -39,7 +39,7 @@ def clip_units(
     if on_host and not isinstance(too_large, DTensor) and not too_large.any():
         return 1.0
     factors = torch.where(too_large, largest / gradient_norms.clamp_min(_SMALLEST_NORM), 1.0)
-    smallest = whole(factors).min() if factors.numel() else torch.ones(())
+    smallest = whole(factors).min() if factors.numel() else factors.new_ones(())
     if on_host and smallest.item() >= 1:
         return 1.0
     gradient.mul_(factors.to(gradient.dtype) if factors.dim() else factors)

@@ -83,10 +83,12 @@ class AdaptiveGradientClipper(GradientClipper):
         return [tensor_norms([whole(norms) for norms in self._unit_norms])]
 
     @torch.no_grad()
-    def _shrink(self, engine: Engine, gradients: list[list[Tensor]], norms: list[Tensor]) -> Tensor | float:
+    def _shrink(
+        self, engine: Engine, gradients: list[list[Tensor]], norms: list[Tensor], norm: Tensor | float
+    ) -> Tensor | float:
         on_host = self._gradients.on_host
         with_gradients = (p for p in self._gradients.parameters[0] if p.grad is not None)
-        factors: list[Tensor | float] = [1.0]
+        factors: list[Tensor | float] = []
         for parameter, gradient, unit in zip(with_gradients, gradients[0], self._unit_norms, strict=True):
             if parameter not in self._excluded:
                 factors.append(

@@ -1,6 +1,6 @@
 """Gradient clipping to a given bound, of the norm or of each value."""
 
-from collections.abc import Sequence
+from itertools import chain
 from math import hypot, inf, isfinite
 from sys import float_info
 from typing import Any
@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from ignite_tips._checks import check_number
 from ignite_tips.events import current_step
 from ignite_tips.gradients.clipper import GradientClipper
-from ignite_tips.gradients.norms import EPSILON, clamp_gradients, largest_magnitude, product_norm, smallest
+from ignite_tips.gradients.norms import EPSILON, clamp_gradients, largest_magnitude, smallest
 
 __all__ = ["GradientNormClipper", "GradientValueClipper"]
 
@@ -30,7 +30,9 @@ class GradientNormClipper(GradientClipper):
     On a GPU "propagate" never waits for the device. "raise" waits for the norm of each update, unless the optimizer is
     fused: then the kernel leaves the update out, and the error comes at the next update or the end of the epoch
     (``STEP_COMPLETED`` has fired for it meanwhile). "skip" always waits, for no event may follow a dropped update.
-    The metrics are tensors there, which Ignite's loggers read when they write, and floats on the CPU.
+    Under GradScaler the events of a fused optimizer wait in every mode, to know whether it skips; and where some of
+    the parameters are on the CPU, the norm waits for the others. The metrics are tensors there, which Ignite's loggers
+    read when they write, and floats on the CPU.
 
     Args:
         optimizer: the one whose gradients are clipped; its params may be of several devices, dtypes or DTensors.
@@ -100,46 +102,34 @@ class GradientNormClipper(GradientClipper):
         self._surely_within = min(max_norm / _ROUNDING - EPSILON, float_info.max)
 
     def _clip(self, engine: Engine) -> None:
-        if not (self._gradients.are_large and self._clip_by_products(engine)):
+        if not self._clip_on_host(engine):
             super()._clip(engine)
 
-    def _clip_by_products(self, engine: Engine) -> bool:
+    def _clip_on_host(self, engine: Engine) -> bool:
         """Do all that is to do with a cheaper norm, where it serves; return whether it did."""
         if self._norm_type != 2.0 or self._has_peers:
             return False
-        gradients = self._gradients.collect()
-        if len(gradients) != 1 or not all(g.layout is torch.strided and g.is_contiguous() for g in gradients[0]):
+        # What was clipped is likely to be again, and unless it is folded by the very factor that torch would take.
+        if self._clipped_last and not self._folds(engine):
             return False
-        folds = self._folds(engine)
-        if self._clipped_last and not folds:
+        norms = self._gradients.norms_on_host()
+        if norms is None:
             return False
-        norm = product_norm(gradients[0])
+        norm = norms[0] if len(norms) == 1 else hypot(*norms)
         factor = 1.0
-        if not norm <= self._surely_within:
-            if not folds or not isfinite(norm):
-                return False  # to multiply by the very factor that torch would
+        if not all(one <= self._surely_within for one in norms):  # NaN is not
+            if len(norms) > 1 or not isfinite(norm) or not self._folds(engine):
+                return False
             factor = min(1.0, self._max_norm / (norm + EPSILON))
             current_step(engine).fold(grad_scale=torch.tensor(1 / factor))
-        metrics = engine.state.metrics
-        metrics[self._norm_name], metrics[self._coefficient_name] = norm, factor
+        self._tell(engine, norm, factor)
         return True
 
-    def _norm_within_bounds(self, norms: list[Sequence[Tensor]]) -> float | None:
-        if self._clipped_last or self._norm_type != 2.0 or self._has_peers or not self._gradients.on_host:
-            self._clipped_last = False
-            return None
-        values = []
-        for listed in norms:
-            value = hypot(*map(Tensor.item, listed))
-            if not value <= self._surely_within:  # neither is NaN
-                return None
-            values.append(value)
-        return value if len(values) == 1 else hypot(*values)
-
-    def _shrink(self, engine: Engine, gradients: list[list[Tensor]], norms: list[Tensor]) -> Tensor | float:
+    def _shrink(
+        self, engine: Engine, gradients: list[list[Tensor]], norms: list[Tensor], norm: Tensor | float
+    ) -> Tensor | float:
         if len(norms) == 1:
             factor = self._scale(engine, gradients[0], norms[0], self._max_norm, whole=True)
-            # What was clipped is likely to be again: the next update then does not look for a cheaper way first.
             self._clipped_last = self._gradients.on_host and bool(factor != 1.0)
             return factor
         return smallest(
@@ -157,7 +147,7 @@ class GradientValueClipper(GradientClipper):
     ``"grad_clip_coef"`` the factor of the value that was clipped most. No clipping is done in vain on the CPU.
 
     Args:
-        optimizer: the one whose gradients are clipped.
+        optimizer: the one whose gradients are clipped, of real parameters.
         clip_value: > 0, finite.
         on_nonfinite, model, tag, process_group: as for ``GradientNormClipper``; "propagate" keeps a NaN, as torch does,
             and makes of an infinite value ±``clip_value``.
@@ -187,11 +177,19 @@ class GradientValueClipper(GradientClipper):
     ) -> None:
         check_number("clip_value", clip_value, gt=0, lt=inf)
         super().__init__(optimizer, on_nonfinite=on_nonfinite, model=model, tag=tag, process_group=process_group)
+        for parameter in chain.from_iterable(group["params"] for group in optimizer.param_groups):
+            if parameter.is_complex():
+                raise TypeError(
+                    f"optimizer must have real parameters to clip each value of, got one of {parameter.dtype}; "
+                    "clip their norm with GradientNormClipper"
+                )
         self._clip_value, self._bound = clip_value, f"clip_value={clip_value}"
 
-    def _shrink(self, engine: Engine, gradients: list[list[Tensor]], norms: list[Tensor]) -> Tensor | float:
+    def _shrink(
+        self, engine: Engine, gradients: list[list[Tensor]], norms: list[Tensor], norm: Tensor | float
+    ) -> Tensor | float:
         on_host = self._gradients.on_host
-        if on_host and norms[0].item() * _ROUNDING <= self._clip_value:  # no value is larger than the norm
+        if on_host and norm * _ROUNDING <= self._clip_value:  # no value is larger than the norm
             return 1.0
         largest = largest_magnitude(gradients[0], uniform=self._gradients.uniform)
         factor = (self._clip_value / largest).clamp_(max=1.0)

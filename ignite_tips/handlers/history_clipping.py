@@ -1,7 +1,7 @@
 """Gradient clipping to bounds that follow from the norms so far."""
 
 from collections.abc import Mapping
-from math import inf
+from math import inf, isfinite
 from typing import Any
 
 from ignite.engine import Engine
@@ -31,9 +31,11 @@ class _HistoryClipper(GradientClipper):
         self._rule.load_state_dict(state["rule"])
         self._load_skipped(state["skipped_updates"])
 
-    def _shrink(self, engine: Engine, gradients: list[list[Tensor]], norms: list[Tensor]) -> Tensor | float:
-        norm = norms[0].item()
-        bound = self._rule.bound(norm) if norm - norm == 0 else norm  # what is not finite leaves no trace in the rule
+    def _shrink(
+        self, engine: Engine, gradients: list[list[Tensor]], norms: list[Tensor], norm: Tensor | float
+    ) -> Tensor | float:
+        norm = float(norm)
+        bound = self._rule.bound(norm) if isfinite(norm) else norm  # what is not finite leaves no trace in the rule
         return self._scale(engine, gradients[0], norms[0], min(bound, self._max_norm), whole=True)
 
 
