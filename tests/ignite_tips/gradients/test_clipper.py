@@ -2,29 +2,30 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 from ignite.engine import Engine
-from ignite.handlers.base_logger import BaseOutputHandler
 from torch import nn
 
-import ignite_tips.gradients.optimizer_gradients
 from ignite_tips import (
     GradientNormClipper,
 )
 from ignite_tips.events import OptimizerEvents
 from ignite_tips.notices import on_notice
-from tests.ignite_tips.handlers.clipping_support import CLIPPERS, KINDS, Batch, Training, adamw, make_batches, same, sgd
+from tests.ignite_tips.handlers.clipping_support import (
+    CLIPPERS,
+    KINDS,
+    Batch,
+    Training,
+    adamw,
+    make_batches,
+    poisoned,
+    same,
+    sgd,
+)
 
 MODES = {"ordinary": (sgd, KINDS["ordinary"]), "foreach": (adamw, KINDS["foreach"]), "fused": (adamw, KINDS["fused"])}
-
-
-def poisoned(value: float, at: int = 3) -> list[Batch]:
-    batches = make_batches(6)
-    batches[at - 1][0][0, 0] = value
-    return batches
 
 
 def without(batches: list[Batch], at: int = 3) -> list[Batch]:
@@ -143,77 +144,6 @@ def test_a_first_update_that_grad_scaler_skips_leaves_no_state() -> None:
     assert trainer.state.optimizer_step == 0
 
 
-@pytest.fixture
-def _like_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Treat the CPU as a device that the host must not wait for."""
-    monkeypatch.setattr(ignite_tips.gradients.optimizer_gradients, "_are_on_host", lambda parameters: False)
-
-
-@pytest.mark.usefixtures("_like_a_device")
-@pytest.mark.parametrize("clipper", ["norm", "value", "agc"])
-@pytest.mark.parametrize("make_optimizer", [sgd, adamw])
-def test_on_a_device_raise_speaks_at_the_next_update(
-    make_optimizer: Callable[..., torch.optim.Optimizer], clipper: str
-) -> None:
-    """With a fused optimizer on a device the kernel drops the update; the error comes before the next is made."""
-    expected = Training(make_optimizer, fused=True)
-    CLIPPERS[clipper](expected.optimizer).attach(trainer := expected.trainer())
-    trainer.run(make_batches()[:2])
-    training = Training(make_optimizer, fused=True)
-    CLIPPERS[clipper](training.optimizer, model=training.model).attach(trainer := training.trainer())
-    message = r"NaN or inf in 0.weight, 0.bias, 2.weight, 2.bias in update 3 of \w+ \(iteration 3, epoch 1\)"
-    with pytest.raises(RuntimeError, match=message):
-        trainer.run(poisoned(math.nan))
-    assert same(training, expected)
-    assert trainer.state.iteration == 4
-
-
-@pytest.mark.usefixtures("_like_a_device")
-def test_on_a_device_raise_speaks_at_the_end_of_an_epoch() -> None:
-    """An update left out by the device in the last iteration is told when the epoch ends."""
-    training = Training(adamw, fused=True)
-    GradientNormClipper(training.optimizer, 0.3).attach(trainer := training.trainer())
-    with pytest.raises(RuntimeError, match=r"in update 6 of AdamW \(iteration 6, epoch 1\)"):
-        trainer.run(poisoned(math.nan, at=6))
-
-
-@pytest.mark.usefixtures("_like_a_device")
-def test_first_fused_sgd_update_is_decided_on_the_host() -> None:
-    """Torch's fused SGD would keep uninitialised momentum if its first kernel skipped: no such update is begun."""
-    training = Training(sgd, fused=True)
-    GradientNormClipper(training.optimizer, 0.3).attach(trainer := training.trainer())
-    with pytest.raises(RuntimeError, match="in update 1 of SGD"):
-        trainer.run(poisoned(math.nan, at=1))
-    assert not training.optimizer.state_dict()["state"]
-
-
-@pytest.mark.usefixtures("_like_a_device")
-@pytest.mark.parametrize("clipper", ["norm", "value", "agc"])
-@pytest.mark.parametrize("on_nonfinite", ["raise", "propagate"])
-def test_on_a_device_nothing_is_read(clipper: str, on_nonfinite: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a fused optimizer on a device no value is read in an update; metrics are tensors, read by who wants them."""
-    training = Training(adamw, fused=True)
-    CLIPPERS[clipper](training.optimizer, on_nonfinite=on_nonfinite).attach(trainer := training.trainer())
-    reads: list[str] = []
-    training_step = training.optimizer.step
-
-    class Counting(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if func._schema.name in ("aten::_local_scalar_dense", "aten::is_nonzero", "aten::nonzero"):
-                reads.append(func._schema.name)
-            return func(*args, **(kwargs or {}))
-
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        with Counting():
-            return training_step(*args, **kwargs)
-
-    monkeypatch.setattr(training.optimizer, "step", counted)
-    state = trainer.run(make_batches()[:3])
-    assert reads == []
-    assert isinstance(state.metrics["grad_norm"], torch.Tensor)
-    assert state.metrics["grad_clip_coef"].dim() == 0
-
-
 def test_metrics_are_numbers_on_the_cpu() -> None:
     """On the CPU the metrics are floats, of the norm before clipping and the factor, also when nothing was clipped."""
     training = Training(sgd)
@@ -221,22 +151,6 @@ def test_metrics_are_numbers_on_the_cpu() -> None:
     metrics = trainer.run(make_batches()).metrics
     assert isinstance(metrics["net/grad_norm"], float)
     assert metrics["net/grad_clip_coef"] == 1.0
-
-
-@pytest.mark.usefixtures("_like_a_device")
-def test_a_progress_bar_reads_device_metrics() -> None:
-    """What is a tensor for the sake of a device is what Ignite's ProgressBar and loggers read as a number."""
-    training = Training(sgd)
-    GradientNormClipper(training.optimizer, 0.3, on_nonfinite="propagate").attach(trainer := training.trainer())
-    state = trainer.run(make_batches())
-    assert state.metrics["grad_norm"].dim() == 0
-
-    class Handler(BaseOutputHandler):
-        def __call__(self, engine: Any, logger: Any, event_name: Any) -> None: ...
-
-    handler = Handler("train", metric_names=["grad_norm", "grad_clip_coef"])
-    values = handler._setup_output_metrics_state_attrs(trainer)
-    assert {key[-1] for key in values} == {"grad_norm", "grad_clip_coef"}
 
 
 @pytest.mark.parametrize("frozen", [False, True])

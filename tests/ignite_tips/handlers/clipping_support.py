@@ -29,6 +29,12 @@ def make_batches(count: int = 8) -> list[Batch]:
     return [(torch.randn(4, 6, generator=generator), torch.randn(4, 1, generator=generator)) for _ in range(count)]
 
 
+def poisoned(value: float, at: int = 3) -> list[Batch]:
+    batches = make_batches(6)
+    batches[at - 1][0][0, 0] = value
+    return batches
+
+
 def sgd(model: nn.Module, **options: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01, **options)
 
@@ -62,23 +68,26 @@ class Training:
         *,
         precision: str = "fp32",
         accumulate: int = 1,
+        device: str = "cpu",
         **options: Any,
     ) -> None:
-        self.model = make_model()
+        self.device = device
+        self.model = make_model().to(device)
         self.optimizer = make_optimizer(self.model, **options)
         self.precision = precision
         self.accumulate = accumulate
-        self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**7, enabled=precision == "fp16")
+        self.scaler = torch.amp.GradScaler(device, init_scale=2.0**7, enabled=precision == "fp16")
 
     def backward(self, batch: Batch) -> Tensor:
         dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
-        with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
-            loss = nn.functional.mse_loss(self.model(batch[0]).float(), batch[1]) / self.accumulate
+        x, y = (one.to(self.device, non_blocking=True) for one in batch)  # as a loop that never waits
+        with torch.autocast(self.device, dtype=dtype, enabled=dtype is not None):
+            loss = nn.functional.mse_loss(self.model(x).float(), y) / self.accumulate
         self.scaler.scale(loss).backward()
         return loss
 
     def trainer(self, before_step: Callable[["Training"], None] | None = None) -> Engine:
-        def update(engine: Engine, batch: Batch) -> float:
+        def update(engine: Engine, batch: Batch) -> Tensor:
             loss = self.backward(batch)
             if engine.state.iteration % self.accumulate == 0:
                 if before_step is not None:
@@ -86,7 +95,7 @@ class Training:
                 self.scaler.step(self.optimizer)
                 self.scaler.update()
                 self.optimizer.zero_grad()
-            return loss.item()
+            return loss.detach()
 
         return Engine(update)
 
