@@ -18,10 +18,11 @@ from ignite_tips._checks import check_choice, check_instance, check_integer, che
 from ignite_tips.attachment import Attachment, acts_last, is_passed_over
 from ignite_tips.events import OptimizerEvents, check_optimizer, current_step
 from ignite_tips.gradients.clippers_together import note_clipper, warn_of_conflict
-from ignite_tips.gradients.late_norms import LateNorms, can_be_dropped_by_device
+from ignite_tips.gradients.late_norms import DeviceDrops, LateNorms, nonfinite_flag
 from ignite_tips.gradients.nonfinite_message import describe_buffers, describe_gradients, must_be_finite
 from ignite_tips.gradients.norms import (
     clip_coefficient,
+    clip_divisor,
     coefficient_on_host,
     scale_gradients,
     tensor_norms,
@@ -79,6 +80,7 @@ class GradientClipper(ABC):
         self._has_peers = False
         self._is_first_epoch = False
         self._late: LateNorms | None = None
+        self._drops = DeviceDrops(optimizer)
         self._skipped = 0
         self._skipped_told = 0
         self._attachment = Attachment()
@@ -182,19 +184,17 @@ class GradientClipper(ABC):
         self, engine: Engine, gradients: list[Tensor], norm: Tensor, bound: float, *, whole: bool
     ) -> Tensor | float:
         """Scale gradients of this norm into the bound; ``whole``: they are all that the optimizer has."""
-        value: Tensor | float
-        if self._gradients.on_host:
-            value = coefficient_on_host(norm, bound)
-            if value >= 1:
-                return 1.0
-            factor = torch.scalar_tensor(value, dtype=norm.dtype)
-        else:
-            factor = value = clip_coefficient(norm, bound)
+        on_host = self._gradients.on_host
+        value = coefficient_on_host(norm, bound) if on_host else 0.0
+        if value >= 1:
+            return 1.0
         if whole and self._folds(engine):
-            current_step(engine).fold(grad_scale=factor.reciprocal())
-        else:
-            scale_gradients(gradients, factor, uniform=self._gradients.uniform)
-        return value
+            scale = clip_divisor(norm, bound)
+            current_step(engine).fold(grad_scale=scale)
+            return value if on_host else scale.reciprocal()
+        factor = torch.scalar_tensor(value, dtype=norm.dtype) if on_host else clip_coefficient(norm, bound)
+        scale_gradients(gradients, factor, uniform=self._gradients.uniform)
+        return value if on_host else factor
 
     def _folds(self, engine: Engine) -> bool:
         # In one kernel with the update, which spares a pass over the gradients; for few of them on the CPU that pass
@@ -264,12 +264,17 @@ class GradientClipper(ABC):
         if self._on_nonfinite == "skip" or self._gradients.partly_on_host:
             return False
         step = current_step(engine)
-        if not step.can_fold or not can_be_dropped_by_device(self._optimizer):
+        if not step.can_fold or not self._drops.are_safe(self._gradients.parameters):
             return False
-        step.fold(found_inf=norm.isfinite().logical_not().float())
-        names = parameter_names(self._optimizer, self._model)
-        with_gradient = [names[p] for listed in self._gradients.parameters for p in listed if p.grad is not None]
-        self._late = LateNorms(self._describe(engine, step), norm, list(chain.from_iterable(each)), with_gradient)
+        step.fold(found_inf=nonfinite_flag(norm))
+        listed = list(chain.from_iterable(each))
+        owners = self._gradients.owners(len(listed))
+
+        def names() -> list[str]:
+            all_names = parameter_names(self._optimizer, self._model)
+            return [all_names[parameter] for parameter in owners]
+
+        self._late = LateNorms(self._describe(engine, step), norm, listed, names)
         return True
 
     def _raise_late(self, engine: Engine) -> None:

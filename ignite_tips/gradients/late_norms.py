@@ -1,47 +1,65 @@
 """Norms that the host reads one update later, so that it does not wait for the device."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import isfinite
 
 import torch
 from torch import Tensor
 from torch.optim import SGD, Optimizer
 
-__all__ = ["LateNorms", "can_be_dropped_by_device"]
+__all__ = ["DeviceDrops", "LateNorms", "nonfinite_flag"]
 
 
 class LateNorms:
-    """A copy of norms on its way to the host."""
+    """The norm of all gradients, on its way to the host, and those of each, which are fetched if it is not finite."""
 
-    def __init__(self, update: str, norm: Tensor, each: Sequence[Tensor], names: Sequence[str]) -> None:
-        """Start to copy the norm of all gradients and those of ``each``, which belong to parameters of these names."""
+    def __init__(self, update: str, norm: Tensor, each: Sequence[Tensor], names: Callable[[], Sequence[str]]) -> None:
+        """Start to copy ``norm``; ``names`` tells whose norms ``each`` are."""
         self.update = update
+        self._each = each
         self._names = names
-        norms = torch.stack([norm, *(one.to(norm.dtype) for one in each)])
-        self._copied = torch.empty(norms.shape, dtype=norms.dtype, pin_memory=norms.is_cuda)
-        self._copied.copy_(norms, non_blocking=True)
-        self._event = None if norms.is_cpu else torch.Event(norms.device)
-        if self._event is not None:
-            self._event.record()
+        self._copied = torch.empty((), dtype=norm.dtype, pin_memory=norm.is_cuda)
+        self._copied.copy_(norm, non_blocking=True)
+        self._event = torch.Event(norm.device)
+        self._event.record()
 
     def describe_nonfinite(self) -> str | None:
         """Return whose norms are not finite, or None if all is finite; wait for the copy if it is under way."""
-        if self._event is not None:
-            self._event.synchronize()
-        norm, *each = self._copied.tolist()
-        if isfinite(norm):
+        self._event.synchronize()
+        if isfinite(self._copied.item()):
             return None
-        found = [name for name, one in zip(self._names, each, strict=True) if not isfinite(one)]
+        each = torch.stack([norm.double() for norm in self._each]).tolist() if self._each else []
+        found = [name for name, one in zip(self._names(), each, strict=True) if not isfinite(one)]
         return ", ".join(found) or "none here, but on another rank or by a sum too large for its dtype"
 
 
-def can_be_dropped_by_device(optimizer: Optimizer) -> bool:
-    """Whether fused kernels that skip an update leave the optimizer's state as it was.
+class DeviceDrops:
+    """Whether fused kernels that skip an update leave an optimizer's state as it was.
 
     torch's fused SGD makes its momentum buffers of uninitialised memory and, if the kernel then skips, keeps them.
     """
-    return not isinstance(optimizer, SGD) or all(
-        group["momentum"] == 0
-        or all(p.grad is None or "momentum_buffer" in optimizer.state.get(p, ()) for p in group["params"])
-        for group in optimizer.param_groups
-    )
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._optimizer = optimizer
+        self._complete: object = None  # the state in which every parameter was found to have its buffer
+
+    def are_safe(self, parameters: Sequence[Sequence[Tensor]]) -> bool:
+        """Answer for the next update; ``parameters`` are the optimizer's, in lists that are the same while they are."""
+        state = self._optimizer.state
+        if not isinstance(self._optimizer, SGD) or self._complete == (id(state), id(parameters)):
+            return True
+        momentum = [p for group in self._optimizer.param_groups if group["momentum"] != 0 for p in group["params"]]
+        without = [p for p in momentum if "momentum_buffer" not in state.get(p, ())]
+        if not without:
+            self._complete = (id(state), id(parameters))
+        return all(p.grad is None for p in without)
+
+
+def nonfinite_flag(norm: Tensor) -> Tensor:
+    """Return what fused kernels take for ``found_inf``: 1 if the norm is not finite, else 0, in float32.
+
+    Example:
+        >>> nonfinite_flag(torch.tensor(float("inf"))), nonfinite_flag(torch.tensor(2.0))
+        (tensor(1.), tensor(0.))
+    """
+    return norm.mul(0).ne_(0).float()  # two kernels, where isfinite() takes four

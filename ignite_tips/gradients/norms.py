@@ -14,6 +14,7 @@ __all__ = [
     "EPSILON",
     "clamp_gradients",
     "clip_coefficient",
+    "clip_divisor",
     "clip_gradient_norm",
     "coefficient_on_host",
     "dense_values",
@@ -169,6 +170,11 @@ def clip_coefficient(norm: Tensor, max_norm: float) -> Tensor:
     """Return min(1, max_norm / (norm + 1e-6)); NaN for a NaN norm, as in torch."""
     # A number divided by a tensor is that in torch too: by the reciprocal.
     return (norm + EPSILON).reciprocal_().mul_(max_norm).clamp_(max=1.0)
+
+
+def clip_divisor(norm: Tensor, max_norm: float) -> Tensor:
+    """Return max(1, (norm + 1e-6) / max_norm) in float32, what fused kernels divide by; NaN for a NaN norm."""
+    return (norm + EPSILON).div_(max_norm).clamp_(min=1.0).float()
 
 
 def coefficient_on_host(norm: Tensor, max_norm: float) -> float:

@@ -1,6 +1,7 @@
 """An optimizer's gradients as lists, whose parameters are collected once."""
 
 from itertools import chain
+from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from ignite_tips.parameters.selection import unwrap_model
 
 __all__ = ["OptimizerGradients", "parameter_names"]
 
+_IS_SPARSE = attrgetter("is_sparse")
 _LARGE = 32_768  # values of a matrix from which on a view of it and its dot product take less time than its norm
 
 
@@ -45,6 +47,7 @@ class OptimizerGradients:
         self._per_group = per_group
         self._has_sparse = False
         self._by_product: list[tuple[list[Tensor], list[Tensor], list[Tensor]]] = []
+        self._everything: list[Tensor] = []
         self._seen: list[tuple[list[Tensor], int]] = []
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         if any(hasattr(parameter, "_fsdp_flattened") for parameter in parameters):
@@ -66,7 +69,7 @@ class OptimizerGradients:
                 return False
         self._seen = [(group["params"], len(group["params"])) for group in groups]
         lists = [list(params) for params, _ in self._seen]
-        everything = list(chain.from_iterable(lists))
+        self._everything = everything = list(chain.from_iterable(lists))
         self.parameters = lists if self._per_group else [everything]
         self.uniform = not self._has_sparse and _are_uniform(everything)
         self.on_host = all(parameter.is_cpu for parameter in everything)
@@ -92,23 +95,26 @@ class OptimizerGradients:
             return [[g for p in self.parameters[0] if (g := p.grad) is not None]]
         return [[g for p in parameters if (g := p.grad) is not None] for parameters in self.parameters]
 
-    def norms_on_host(self) -> list[float] | None:
-        """Return the 2-norm of each list at the lowest price, or None if that is no other than theirs who ask.
+    def owners(self, count: int) -> list[Tensor]:
+        """Return the parameters of the ``count`` gradients that ``collect`` returned, in their order."""
+        everything = self._everything
+        return everything if len(everything) == count else [p for p in everything if p.grad is not None]
 
-        Off by rounding from torch's.
-        """
+    def norms_on_host(self) -> list[float] | None:
+        """Return the 2-norm of each list, but for rounding, or None where there is no cheaper way than torch's."""
         self.refresh()
+        norms = []
         try:
-            return [
-                norm_on_host(
-                    [g for p in vectors if (g := p.grad) is not None]
-                    + [g.view(-1) for p in large if (g := p.grad) is not None],
-                    [g for p in others if (g := p.grad) is not None],
-                )
-                for vectors, large, others in self._by_product
-            ] or None
+            for vectors, large, others in self._by_product:
+                flat = [g for p in vectors if (g := p.grad) is not None]
+                flat += [g.view(-1) for p in large if (g := p.grad) is not None]
+                rest = [g for p in others if (g := p.grad) is not None]
+                if any(map(_IS_SPARSE, rest)):  # newer torch has a norm of them
+                    return None
+                norms.append(norm_on_host(flat, rest))
         except RuntimeError:  # a gradient is sparse, or a large one not contiguous
             return None
+        return norms or None
 
     def expect_sparse(self, gradients: list[list[Tensor]]) -> bool:
         """Look for sparse gradients from now on, which costs a little, if there are any; return whether that is new."""

@@ -121,23 +121,24 @@ class GradientNormClipper(GradientClipper):
             if len(norms) > 1 or not isfinite(norm) or not self._folds(engine):
                 return False
             factor = min(1.0, self._max_norm / (norm + EPSILON))
-            current_step(engine).fold(grad_scale=torch.tensor(1 / factor))
+            current_step(engine).fold(grad_scale=torch.tensor(1 / factor, dtype=torch.float32))
         self._tell(engine, norm, factor)
         return True
 
     def _shrink(
         self, engine: Engine, gradients: list[list[Tensor]], norms: list[Tensor], norm: Tensor | float
     ) -> Tensor | float:
+        factor: Tensor | float
         if len(norms) == 1:
             factor = self._scale(engine, gradients[0], norms[0], self._max_norm, whole=True)
-            self._clipped_last = self._gradients.on_host and bool(factor != 1.0)
-            return factor
-        return smallest(
-            [
-                self._scale(engine, listed, norm, self._max_norm, whole=False)
-                for listed, norm in zip(gradients, norms, strict=True)
+        else:
+            factors = [
+                self._scale(engine, listed, one, self._max_norm, whole=False)
+                for listed, one in zip(gradients, norms, strict=True)
             ]
-        )
+            factor = smallest(factors)
+        self._clipped_last = self._gradients.on_host and bool(factor != 1.0)
+        return factor
 
 
 class GradientValueClipper(GradientClipper):

@@ -10,6 +10,8 @@ from ignite.engine import Engine
 from ignite.handlers.base_logger import BaseOutputHandler
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from ignite_tips import GradientNormClipper
 from tests import device
@@ -111,6 +113,80 @@ def test_what_waits_waits_once(clipper: str, kind: str, on_nonfinite: str) -> No
     training = on_device(**KINDS[kind])
     CLIPPERS[clipper](training.optimizer, on_nonfinite=on_nonfinite).attach(trainer := training.trainer())
     assert [len(waits) for waits in waits_by_update(training, trainer, make_batches())] == [1] * 8
+
+
+class Operations(TorchDispatchMode):
+    """Counts what is asked of the device: what a GPU would start a kernel or a copy for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        tensors = tree_leaves((args, kwargs, result))
+        self.count += any(isinstance(one, torch.Tensor) and one.device.type == device.NAME for one in tensors)
+        return result
+
+
+def operations(kind: str, layers: int, make_clipper: Callable[..., Any] | None, *, by_hand: bool = False) -> int:
+    """Return how many operations the second update of so many layers takes, clipping included."""
+    model = nn.Sequential(*(nn.Linear(3, 3) for _ in range(layers))).to(device.NAME)
+    optimizer = adamw(model, **KINDS[kind])
+    counts = []
+
+    def update(engine: Engine, x: torch.Tensor) -> None:
+        optimizer.zero_grad()
+        model(x).square().sum().backward()
+        with Operations() as operations:
+            if by_hand:
+                clip_grad_norm_(model.parameters(), 0.3)
+            optimizer.step()
+        counts.append(operations.count)
+
+    trainer = Engine(update)
+    if make_clipper is not None:
+        make_clipper(optimizer).attach(trainer)
+    trainer.run([torch.ones(2, 3, device=device.NAME)] * 2)
+    return counts[1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "on_nonfinite", "more"),
+    [("foreach", "propagate", 0), ("fused", "propagate", -1), ("fused", "skip", 0), ("fused", "raise", 3)],
+)
+@pytest.mark.parametrize("clipper", ["norm", "value"])
+def test_what_it_asks_of_the_device_does_not_grow(clipper: str, kind: str, on_nonfinite: str, more: int) -> None:
+    """With the layers; of the norm it is as much as clip_grad_norm_ asks, less the pass over gradients where folded.
+
+    "raise" of a fused optimizer adds a flag in two operations, a copy, and torch's own correction of the step counts.
+    """
+
+    def make(optimizer: torch.optim.Optimizer) -> Any:
+        return CLIPPERS[clipper](optimizer, on_nonfinite=on_nonfinite)
+
+    few, many = (operations(kind, layers, make) - operations(kind, layers, None) for layers in (2, 9))
+    assert few == many
+    if clipper == "norm":
+        assert few == operations(kind, 2, None, by_hand=True) - operations(kind, 2, None) + more
+
+
+@pytest.mark.parametrize("clipper", ["norm", "value", "agc"])
+def test_names_are_looked_up_for_messages_alone(clipper: str) -> None:
+    """No update goes through the model's parameters by name, not even one whose error would come later."""
+    training = on_device(fused=True)
+    CLIPPERS[clipper](training.optimizer, model=training.model).attach(trainer := training.trainer())
+    looked_up: list[int] = []
+    named_parameters = training.model.named_parameters
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        looked_up.append(trainer.state.iteration)
+        return named_parameters(*args, **kwargs)
+
+    training.model.named_parameters = watched  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match=r"NaN or inf in 0\.weight"):
+        trainer.run(poisoned(math.nan, at=4))
+    assert looked_up == [5]
 
 
 @pytest.mark.parametrize("clipper", CLIPPERS)

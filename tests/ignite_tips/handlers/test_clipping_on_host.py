@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from ignite.engine import Engine
 from torch import Tensor, nn
 
-from ignite_tips import GradientNormClipper
+from ignite_tips import AutoClipper, GradientNormClipper
 
 LARGE = (200, 200)
 SHAPES: dict[str, list[tuple[int, ...]]] = {
@@ -93,6 +94,39 @@ def test_every_gradient_is_measured(dtype: torch.dtype, layout: str, max_norm: f
     values = [torch.randn(shape, dtype=dtype) for shape in [*SHAPES["mixed"], *SHAPES["mixed"]]][4:]
     expected = torch.nn.utils.get_total_norm([LAYOUTS[layout](value * 2).detach() for value in values]).item()
     assert trainer.state.metrics["grad_norm"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("default", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "make_clipper",
+    [
+        lambda optimizer: GradientNormClipper(optimizer, 9.0),
+        lambda optimizer: GradientNormClipper(optimizer, 9.0, norm_type=1.0),
+        lambda optimizer: AutoClipper(optimizer, 1),
+    ],
+    ids=["2-norm", "1-norm", "auto"],
+)
+def test_double_precision_is_folded_too(
+    make_clipper: Callable[[torch.optim.Optimizer], Any], default: torch.dtype
+) -> None:
+    """Fused kernels take the factor in float32 whatever they update, and whatever tensors are made of by default."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        parameter = nn.Parameter(torch.zeros(LARGE[0], 400, dtype=torch.float64))
+        optimizer = torch.optim.SGD([parameter], lr=1.0, fused=True)
+
+        def update(engine: Engine, batch: float) -> None:
+            parameter.grad = torch.full_like(parameter, batch)
+            optimizer.step()
+
+        trainer = Engine(update)
+        make_clipper(optimizer).attach(trainer)
+        metrics = trainer.run([1.0, 1.0, 2.0]).metrics
+    finally:
+        torch.set_default_dtype(before)
+    assert metrics["grad_clip_coef"] < 1
+    assert parameter.detach().abs().max() < 4
 
 
 @pytest.mark.parametrize("fused", [False, True], ids=["ordinary", "fused"])
