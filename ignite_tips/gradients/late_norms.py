@@ -41,17 +41,21 @@ class DeviceDrops:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer = optimizer
-        self._complete: object = None  # the state in which every parameter was found to have its buffer
+        self._complete: tuple[object, object, int] | None = None  # where every parameter was found to have its buffer
 
     def are_safe(self, parameters: Sequence[Sequence[Tensor]]) -> bool:
         """Answer for the next update; ``parameters`` are the optimizer's, in lists that are the same while they are."""
-        state = self._optimizer.state
-        if not isinstance(self._optimizer, SGD) or self._complete == (id(state), id(parameters)):
+        if not isinstance(self._optimizer, SGD):
             return True
+        state = self._optimizer.state
+        if self._complete is not None:
+            known_state, known_parameters, size = self._complete
+            if known_state is state and known_parameters is parameters and size == len(state):
+                return True
         momentum = [p for group in self._optimizer.param_groups if group["momentum"] != 0 for p in group["params"]]
         without = [p for p in momentum if "momentum_buffer" not in state.get(p, ())]
         if not without:
-            self._complete = (id(state), id(parameters))
+            self._complete = (state, parameters, len(state))
         return all(p.grad is None for p in without)
 
 

@@ -1,8 +1,12 @@
 """Norms of a tensor's units, such as output channels, and their clipping by the norms of the weights."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+
+from ignite_tips.gradients.norms import smallest
 
 __all__ = ["clip_units", "unit_norms", "whole"]
 
@@ -24,26 +28,66 @@ def unit_norms(tensor: Tensor) -> Tensor:
 
 
 def clip_units(
-    weights: Tensor, gradient: Tensor, gradient_norms: Tensor, clipping: float, eps: float, *, on_host: bool
+    weights: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    norms: Sequence[Tensor],
+    clipping: float,
+    eps: float,
+    *,
+    on_host: bool,
 ) -> Tensor | float:
-    """Scale a gradient in place so that each unit's norm is at most ``clipping`` times that of its weights.
+    """Scale gradients in place so that each unit's norm is at most ``clipping`` times that of its weights.
 
-    To be called under ``torch.no_grad``.
+    The units of all tensors are worked on together, as one vector. To be called under ``torch.no_grad``.
+
+    Args:
+        weights: what the gradients belong to.
+        gradients: dense tensors.
+        norms: the ``unit_norms`` of the gradients.
+        clipping: λ, as for ``AdaptiveGradientClipper``.
+        eps: ε, likewise.
+        on_host: whether all is on the CPU, so that values can be read and nothing is multiplied in vain.
 
     Returns:
-        The smallest factor of a unit, over all ranks: a number if the values are ``on_host``, so that nothing is
-        multiplied in vain.
+        The smallest factor of a unit, over all ranks: a number if ``on_host``.
     """
-    largest = unit_norms(weights).clamp_min(eps) * clipping
-    too_large = gradient_norms > largest
-    if on_host and not isinstance(too_large, DTensor) and not too_large.any():
-        return 1.0
-    factors = torch.where(too_large, largest / gradient_norms.clamp_min(_SMALLEST_NORM), 1.0)
-    smallest = whole(factors).min() if factors.numel() else factors.new_ones(())
-    if on_host and smallest.item() >= 1:
-        return 1.0
-    gradient.mul_(factors.to(gradient.dtype) if factors.dim() else factors)
-    return smallest.item() if on_host else smallest
+    factors: list[Tensor | float] = []
+    for places in _together(norms):
+        of_weights = _joined([unit_norms(weights[place]) for place in places])
+        of_gradients = _joined([norms[place] for place in places])
+        if not of_gradients.numel():
+            continue
+        largest = of_weights.clamp_min(eps) * clipping
+        too_large = of_gradients > largest
+        factor = torch.where(too_large, largest / of_gradients.clamp_min(_SMALLEST_NORM), 1.0)
+        least = whole(factor).min()
+        factors.append(least.item() if on_host else least)
+        if on_host and factors[-1] == 1.0:
+            continue
+        parts = torch.split(factor, [norms[place].numel() for place in places]) if len(places) > 1 else [factor]
+        clipped = _segments(too_large, parts) if on_host and len(places) > 1 else range(len(places))
+        for index in clipped:
+            gradient, part = gradients[places[index]], parts[index].view_as(norms[places[index]])
+            gradient.mul_(part.to(gradient.dtype) if part.dim() else part)
+    return smallest(factors)
+
+
+def _together(norms: Sequence[Tensor]) -> list[list[int]]:
+    """Return the places of norms that can be one vector: plain ones of one device and dtype; a DTensor stays alone."""
+    lists: dict[object, list[int]] = {}
+    for place, norm in enumerate(norms):
+        lists.setdefault(place if isinstance(norm, DTensor) else (norm.device, norm.dtype), []).append(place)
+    return list(lists.values())
+
+
+def _joined(norms: list[Tensor]) -> Tensor:
+    return norms[0] if len(norms) == 1 else torch.cat([norm.view(-1) for norm in norms])
+
+
+def _segments(flags: Tensor, parts: Sequence[Tensor]) -> list[int]:
+    """Return which of the parts, into which ``flags`` is split, have one that is set."""
+    ends = torch.tensor([part.numel() for part in parts]).cumsum(0)
+    return sorted(set(torch.bucketize(flags.nonzero().view(-1), ends, right=True).tolist()))
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from ignite_tips._checks import check_instance, check_names, check_number
 from ignite_tips.gradients.clipper import GradientClipper
-from ignite_tips.gradients.norms import smallest, tensor_norms
+from ignite_tips.gradients.norms import tensor_norms
 from ignite_tips.gradients.unit_norms import clip_units, unit_norms, whole
 from ignite_tips.parameters.selection import select_parameters
 
@@ -86,16 +86,14 @@ class AdaptiveGradientClipper(GradientClipper):
     def _shrink(
         self, engine: Engine, gradients: list[list[Tensor]], norms: list[Tensor], norm: Tensor | float
     ) -> Tensor | float:
-        on_host = self._gradients.on_host
-        with_gradients = (p for p in self._gradients.parameters[0] if p.grad is not None)
-        factors: list[Tensor | float] = []
-        for parameter, gradient, unit in zip(with_gradients, gradients[0], self._unit_norms, strict=True):
-            if parameter not in self._excluded:
-                factors.append(
-                    clip_units(_weights(parameter), gradient, unit, self._clipping, self._eps, on_host=on_host)
-                )
+        owners = self._gradients.owners(len(gradients[0]))
+        units = zip(owners, gradients[0], self._unit_norms, strict=True)
+        kept = [(_weights(owner), *others) for owner, *others in units if owner not in self._excluded]
         self._unit_norms = []
-        return smallest(factors)
+        if not kept:
+            return 1.0
+        weights, clipped, of_units = zip(*kept, strict=True)
+        return clip_units(weights, clipped, of_units, self._clipping, self._eps, on_host=self._gradients.on_host)
 
 
 def _weights(parameter: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Gradient clipping to bounds that follow from the norms so far."""
 
 from collections.abc import Mapping
-from math import inf, isfinite
+from math import inf
 from typing import Any
 
 from ignite.engine import Engine
@@ -35,12 +35,16 @@ class _HistoryClipper(GradientClipper):
         self, engine: Engine, gradients: list[list[Tensor]], norms: list[Tensor], norm: Tensor | float
     ) -> Tensor | float:
         norm = float(norm)
-        bound = self._rule.bound(norm) if isfinite(norm) else norm  # what is not finite leaves no trace in the rule
+        # What is not finite leaves no trace in the rule; nor does 0, as of a model that is frozen whole: a history of
+        # zeros would bound all that follows to zero.
+        bound = self._rule.bound(norm) if 0 < norm < inf else inf
         return self._scale(engine, gradients[0], norms[0], min(bound, self._max_norm), whole=True)
 
 
 class AutoClipper(_HistoryClipper):
     """Clip the gradients' 2-norm to the ``percentile`` of the last ``history_size`` norms, this one included.
+
+    Norms of 0 and such as are not finite do not count.
 
     Acts on ``OptimizerEvents.STEP_STARTED``: there the gradients are final. The metrics are those of
     ``GradientNormClipper``. The bound is found on the host: a GPU is waited for once an update, in every mode.
@@ -87,7 +91,8 @@ class AutoClipper(_HistoryClipper):
 class ZClipper(_HistoryClipper):
     """Clip a 2-norm whose z-score over the running mean and deviation of norms is above ``z_threshold``.
 
-    For ``warmup_steps`` updates norms are collected and ``max_norm`` alone bounds them. From then on an outlier
+    For ``warmup_steps`` updates norms are collected and ``max_norm`` alone bounds them; norms of 0 and such as are not
+    finite do not count. From then on an outlier
     is clipped to μ + z_t·σ / (z / z_t), and everything to ``max_norm``. Acts on ``OptimizerEvents.STEP_STARTED``: there
     the gradients are final. The metrics are those of ``GradientNormClipper``. The bound is found on the host: a GPU is
     waited for once an update, in every mode.

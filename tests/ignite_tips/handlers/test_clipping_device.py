@@ -301,6 +301,35 @@ def test_first_fused_sgd_update_is_decided_on_the_host() -> None:
     assert not training.optimizer.state_dict()["state"]
 
 
+@pytest.mark.parametrize("lose", ["load_state_dict", "clear", "add_param_group"])
+def test_momentum_that_is_lost_is_made_on_a_decision_of_the_host(lose: str) -> None:
+    """However buffers came to be missing again after updates that the device was left to decide."""
+    training = on_device(sgd, fused=True)
+    GradientNormClipper(training.optimizer, 0.3).attach(trainer := training.trainer())
+    waits = waits_by_update(training, trainer, make_batches()[:3])
+    if lose == "load_state_dict":
+        fresh = on_device(sgd, fused=True).optimizer.state_dict()
+        training.optimizer.load_state_dict(fresh)
+    elif lose == "clear":
+        training.optimizer.state.clear()
+    else:
+        extra = nn.Parameter(torch.ones(2, device=device.NAME))
+        extra.grad = torch.ones(2, device=device.NAME)
+        training.optimizer.add_param_group({"params": [extra]})
+    trainer.run(make_batches()[:3], max_epochs=2)
+    assert [len(one) for one in waits] == [1, 0, 0, 1, 0, 0]
+
+
+@pytest.mark.parametrize("clipper", ["norm", "value", "agc"])
+def test_the_late_error_names_those_that_had_a_gradient(clipper: str) -> None:
+    """Also where others have none."""
+    training = on_device(fused=True)
+    training.model[0].requires_grad_(False)
+    CLIPPERS[clipper](training.optimizer, model=training.model).attach(trainer := training.trainer())
+    with pytest.raises(RuntimeError, match=r"got NaN or inf in 2\.weight, 2\.bias in update 3"):
+        trainer.run(poisoned(math.nan))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("on_nonfinite", ["raise", "propagate"])
 def test_what_grad_scaler_skips_is_no_update(on_nonfinite: str, kind: str) -> None:

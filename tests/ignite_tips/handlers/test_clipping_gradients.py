@@ -67,6 +67,69 @@ def test_nonfinite_sparse_gradients_are_named() -> None:
 
 
 @pytest.mark.parametrize("clipper", CLIPPERS)
+def test_parameters_without_a_gradient_are_passed_over(clipper: str) -> None:
+    """As if the optimizer did not have them, wherever they stand; nor does one without values matter."""
+    trained = []
+    for all_parameters in (False, True):
+        training = Training(sgd)
+        training.model[0].weight.requires_grad_(False)
+        training.model[2].bias.requires_grad_(False)
+        if not all_parameters:
+            kept = [parameter for parameter in training.model.parameters() if parameter.requires_grad]
+            training.optimizer = sgd(nn.ParameterList(kept))
+        else:
+            training.optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(0, 3))]})
+            training.optimizer.param_groups[1]["params"][0].grad = torch.zeros(0, 3)
+        CLIPPERS[clipper](training.optimizer).attach(trainer := training.trainer())
+        metrics = trainer.run(make_batches()[:1]).metrics
+        trained.append((training.model, metrics["grad_norm"], metrics["grad_clip_coef"]))
+    (expected, norm, factor), (model, *told) = trained
+    assert told == pytest.approx([norm, factor], rel=1e-6)
+    assert all(map(torch.equal, model.parameters(), expected.parameters()))
+
+
+@pytest.mark.parametrize("clipper", ["auto", "z"])
+def test_a_model_that_was_frozen_whole_trains_on(clipper: str) -> None:
+    """Updates without a gradient leave no trace in what a bound is found by, which they would bring to zero."""
+    trained = []
+    for frozen in (0, 4):
+        training = Training(sgd)
+        training.model.requires_grad_(frozen == 0)
+        handler = CLIPPERS[clipper](training.optimizer)
+
+        def update(engine: Engine, batch: Batch, training: Training = training, frozen: int = frozen) -> None:
+            if engine.state.iteration > frozen:
+                training.model.requires_grad_(True)
+                training.backward(batch)
+            training.optimizer.step()
+            training.optimizer.zero_grad()
+
+        handler.attach(trainer := Engine(update))
+        metrics = trainer.run(make_batches()[:4] * (2 if frozen else 1)).metrics
+        trained.append((training, handler.state_dict(), metrics))
+    (expected, state, metrics), (training, told, others) = trained
+    assert same(training, expected)
+    assert str(told) == str(state)
+    assert others == metrics
+    assert metrics["grad_clip_coef"] > 0
+
+
+@pytest.mark.parametrize("clipper", CLIPPERS)
+def test_an_optimizer_of_empty_parameters_is_left_alone(clipper: str) -> None:
+    """There is nothing to clip, and nothing to take the smallest of."""
+    empty = nn.Parameter(torch.zeros(0, 3))
+    optimizer = torch.optim.SGD([empty], lr=0.1)
+
+    def update(engine: Engine, batch: int) -> None:
+        empty.grad = torch.zeros(0, 3)
+        optimizer.step()
+
+    CLIPPERS[clipper](optimizer).attach(trainer := Engine(update))
+    metrics = trainer.run([0, 1]).metrics
+    assert (metrics["grad_norm"], metrics["grad_clip_coef"]) == (0, 1)
+
+
+@pytest.mark.parametrize("clipper", CLIPPERS)
 def test_several_dtypes_are_clipped(clipper: str) -> None:
     """Parameters of several dtypes, 16-bit ones among them, are clipped together."""
     parameters = [
