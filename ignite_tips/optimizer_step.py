@@ -107,8 +107,9 @@ class OptimizerStep:
         by_device: dict[torch.device, list[torch.Tensor]] = {}
         for _, gradient in _gradients(self.optimizer):
             by_device.setdefault(gradient.device, []).append(gradient)
+        inverse = scale.double().reciprocal().float()  # as GradScaler's unscale_ does, to the last bit
         for device, gradients in by_device.items():
-            torch._foreach_div_(gradients, scale.to(device, non_blocking=device.type != "cpu"))
+            torch._foreach_mul_(gradients, inverse.to(device, non_blocking=device.type != "cpu"))
         self._replace("grad_scale", None)
 
     def withhold_gradients(self) -> None:

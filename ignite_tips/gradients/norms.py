@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from ctypes import c_double, c_float
 from math import fsum, hypot, inf, sqrt
+from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ __all__ = [
     "total_norm",
 ]
 
+_REQUIRES_GRAD = attrgetter("requires_grad")
 _WORTH_EXTREMES = 512  # values in a tensor
 EPSILON = 1e-6  # torch.nn.utils.clip_grad_norm_ adds it to the norm, so that a zero norm divides nothing by zero
 _NUMBERS: dict[torch.dtype, type[c_float] | type[c_double]] = {torch.float32: c_float, torch.float64: c_double}
@@ -198,7 +200,7 @@ def clamp_gradients(tensors: list[Tensor], clip_value: float) -> None:
 
 def scale_gradients(tensors: list[Tensor], coefficient: Tensor, *, uniform: bool = False) -> None:
     """Multiply dense tensors in place by ``coefficient``, a tensor of no dimension."""
-    if uniform and tensors and not tensors[0].requires_grad:  # no graph to keep out of, as nearly always
+    if uniform and tensors and not any(map(_REQUIRES_GRAD, tensors)):  # no graph to keep out of, as nearly always
         torch._foreach_mul_(tensors, coefficient)
     else:
         _scale_mixed(tensors, coefficient)

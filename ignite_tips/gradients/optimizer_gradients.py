@@ -21,7 +21,8 @@ class OptimizerGradients:
     """The gradients that an optimizer is about to use.
 
     The lists of parameters are made at the first use and again only when the optimizer's groups have changed: one
-    was added, replaced, or has more or fewer parameters.
+    was added, replaced, or has more or fewer parameters; or when the first parameter, and so the model, was moved to
+    another device or dtype. One that is exchanged for another in its group's list goes unseen.
 
     Attributes:
         parameters: one list of all parameters, or with ``per_group`` one list for each param group.
@@ -48,6 +49,7 @@ class OptimizerGradients:
         self._has_sparse = False
         self._by_product: list[tuple[list[Tensor], list[Tensor], list[Tensor]]] = []
         self._everything: list[Tensor] = []
+        self._kind: tuple[torch.dtype, torch.device] | None = None
         self._seen: list[tuple[list[Tensor], int]] = []
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         if any(hasattr(parameter, "_fsdp_flattened") for parameter in parameters):
@@ -55,28 +57,32 @@ class OptimizerGradients:
                 "optimizer must have whole parameters or DTensors, got shards of FullyShardedDataParallel; "
                 "use torch.distributed.fsdp.fully_shard, whose parameters say what they are shards of"
             )
-        if not parameters:
-            raise ValueError("optimizer must have at least one parameter, got none in any of its param groups")
+        _check_some(parameters)
+        self._first = parameters[0]
 
     def refresh(self) -> bool:
         """Make the lists of parameters anew if the groups have changed; return whether they have."""
         groups = self._optimizer.param_groups
-        if len(groups) == len(self._seen):
+        if len(groups) == len(self._seen) and (self._first.dtype, self._first.device) == self._kind:
             for group, (params, count) in zip(groups, self._seen):  # noqa: B905  # strict= costs more than the rest
                 if group["params"] is not params or len(params) != count:
                     break
             else:
                 return False
+        lists = [list(group["params"]) for group in groups]
+        everything = list(chain.from_iterable(lists))
+        _check_some(everything)
         self._seen = [(group["params"], len(group["params"])) for group in groups]
-        lists = [list(params) for params, _ in self._seen]
-        self._everything = everything = list(chain.from_iterable(lists))
+        self._everything = everything
+        self._first = everything[0]
         self.parameters = lists if self._per_group else [everything]
         self.uniform = not self._has_sparse and _are_uniform(everything)
         self.on_host = all(parameter.is_cpu for parameter in everything)
         self.partly_on_host = not self.on_host and any(parameter.is_cpu for parameter in everything)
-        self.device = everything[0].device
+        self.device = self._first.device
+        self._kind = (self._first.dtype, self.device)
         self.size = sum(parameter.numel() for parameter in everything)
-        is_real = everything[0].dtype in (torch.float32, torch.float64)
+        is_real = self._first.dtype in (torch.float32, torch.float64)
         self._by_product = (
             [_by_product(listed) for listed in self.parameters] if self.uniform and self.on_host and is_real else []
         )
@@ -147,6 +153,11 @@ def parameter_names(optimizer: Optimizer, model: nn.Module | None = None) -> dic
         ]
         names.update((p, in_model.get(p, name)) for p, name in zip(group["params"], given, strict=True))
     return names
+
+
+def _check_some(parameters: list[Tensor]) -> None:
+    if not parameters:
+        raise ValueError("optimizer must have at least one parameter, got none in any of its param groups")
 
 
 def _values(parameter: Tensor, gradient: Tensor) -> Tensor:

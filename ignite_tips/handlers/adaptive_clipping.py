@@ -99,6 +99,11 @@ class AdaptiveGradientClipper(GradientClipper):
 def _weights(parameter: Tensor) -> Tensor:
     """Return the weights that the gradient's values belong to: of a sparse gradient, the rows that it has."""
     gradient = parameter.grad
-    if gradient is None or not gradient.is_sparse:
+    if gradient is None or not gradient.is_sparse or parameter.dim() < 2:
         return parameter
+    if gradient.sparse_dim() > 1:
+        raise TypeError(
+            f"AdaptiveGradientClipper must have sparse gradients of whole rows, got one of {gradient.sparse_dim()} "
+            "sparse dimensions; exclude its parameter, or clip the norm with GradientNormClipper"
+        )
     return parameter.detach()[tuple(gradient._indices())]

@@ -124,6 +124,21 @@ def test_grad_scaler_with_and_without_unscale(
     assert state.metrics["grad_norm"] == pytest.approx(norms[-1], rel=1e-6)
 
 
+@pytest.mark.parametrize("clipper", CLIPPERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_scale_is_taken_off_as_by_unscale(kind: str, clipper: str) -> None:
+    """To the last bit, also one that is no power of two: it is the same whether or not the user unscales."""
+    trained = []
+    for unscale in (True, False):
+        training = Training(adamw, precision="fp16", **KINDS[kind])
+        training.scaler = torch.amp.GradScaler("cpu", init_scale=77.7)
+        trainer = training.trainer(lambda one, unscale=unscale: one.scaler.unscale_(one.optimizer) if unscale else None)
+        CLIPPERS[clipper](training.optimizer).attach(trainer)
+        trainer.run(make_batches())
+        trained.append(training)
+    assert same(*trained)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_grad_scaler_skips_is_no_error(kind: str) -> None:
     """An update that GradScaler skips for an overflow is none for the clipper: no error, no count of its own."""

@@ -88,6 +88,93 @@ def test_parameters_without_a_gradient_are_passed_over(clipper: str) -> None:
     assert all(map(torch.equal, model.parameters(), expected.parameters()))
 
 
+@pytest.mark.parametrize("clipper", CLIPPERS)
+def test_a_model_may_change_its_dtype(clipper: str) -> None:
+    """Between two updates, as by ``model.bfloat16()``, which keeps the parameters and changes what they hold."""
+    trained = []
+    for before in (torch.float32, torch.bfloat16):
+        parameters = [nn.Parameter(torch.ones(3, 2, dtype=before)), nn.Parameter(torch.ones(2, dtype=before))]
+        optimizer = torch.optim.SGD(parameters, lr=0.5)
+
+        def update(engine: Engine, batch: float, parameters: Any = parameters, optimizer: Any = optimizer) -> None:
+            for parameter in parameters:
+                if batch > 1:
+                    parameter.grad, parameter.data = None, parameter.data.bfloat16()
+                parameter.grad = torch.full_like(parameter, batch)
+            optimizer.step()
+
+        CLIPPERS[clipper](optimizer).attach(trainer := Engine(update))
+        trained.append((trainer.run([1.0, 8.0]).metrics, [p.tolist() for p in parameters]))
+    (changed, values), (always, expected) = trained
+    assert changed["grad_norm"] == pytest.approx(always["grad_norm"], rel=1e-2)
+    for one, other in zip(values, expected, strict=True):
+        torch.testing.assert_close(torch.tensor(one), torch.tensor(other), rtol=0.01, atol=0.02)
+
+
+@pytest.mark.parametrize("clipper", CLIPPERS)
+def test_gradients_with_a_graph_are_clipped_outside_of_it(clipper: str) -> None:
+    """Some have one, others not, as after ``backward(create_graph=True)``: it is as it was, and so is what they are."""
+    parameters = [nn.Parameter(torch.ones(3)) for _ in range(3)]
+    optimizer = torch.optim.SGD(parameters, lr=0.5)
+    leaf = torch.full((3,), 4.0, requires_grad=True)
+
+    def update(engine: Engine, batch: int) -> None:
+        parameters[0].grad, parameters[1].grad, parameters[2].grad = torch.ones(3), leaf * 2, leaf
+        optimizer.step()
+
+    CLIPPERS[clipper](optimizer).attach(trainer := Engine(update))
+    functions: list[Any] = []
+    trainer.add_event_handler(
+        OptimizerEvents.STEP_STARTED, lambda: functions.extend(type(p.grad.grad_fn).__name__ for p in parameters)
+    )
+    assert trainer.run([0]).metrics["grad_clip_coef"] <= 1
+    assert functions == ["NoneType", "MulBackward0", "NoneType"]
+
+
+def test_sparse_gradients_of_vectors_and_of_single_values() -> None:
+    """AGC: a vector is one unit, whichever of its values the gradient has; what is sparse within rows is refused."""
+    factors = []
+    for sparse in (False, True):
+        vector = nn.Parameter(torch.ones(4))
+        optimizer = torch.optim.SGD([vector], lr=0.1)
+
+        def update(
+            engine: Engine, batch: int, vector: Any = vector, optimizer: Any = optimizer, s: bool = sparse
+        ) -> None:
+            gradient = torch.tensor([0.0, 3.0, 0.0, 4.0])
+            vector.grad = gradient.to_sparse() if s else gradient
+            optimizer.step()
+
+        CLIPPERS["agc"](optimizer).attach(trainer := Engine(update))
+        factors.append(trainer.run([0]).metrics["grad_clip_coef"])
+    assert factors[0] == pytest.approx(factors[1]) == pytest.approx(0.01 * 2 / 5)
+
+    matrix = nn.Parameter(torch.ones(2, 2))
+    optimizer = torch.optim.SGD([matrix], lr=0.1)
+
+    def update_matrix(engine: Engine, batch: int) -> None:
+        matrix.grad = torch.eye(2).to_sparse()
+        optimizer.step()
+
+    CLIPPERS["agc"](optimizer).attach(trainer := Engine(update_matrix))
+    sentence = (
+        "AdaptiveGradientClipper must have sparse gradients of whole rows, got one of 2 sparse dimensions; exclude"
+    )
+    with pytest.raises(TypeError, match=sentence):
+        trainer.run([0])
+    assert torch.equal(matrix, torch.ones(2, 2))
+
+
+def test_an_optimizer_that_lost_its_parameters_is_refused() -> None:
+    """In mid-run too."""
+    training = Training(sgd)
+    trainer = training.trainer(lambda one: one.optimizer.param_groups[0]["params"].clear())
+    trainer.logger.disabled = True
+    GradientNormClipper(training.optimizer, 1.0).attach(trainer)
+    with pytest.raises(ValueError, match="optimizer must have at least one parameter, got none in any of its param"):
+        trainer.run(make_batches())
+
+
 @pytest.mark.parametrize("clipper", ["auto", "z"])
 def test_a_model_that_was_frozen_whole_trains_on(clipper: str) -> None:
     """Updates without a gradient leave no trace in what a bound is found by, which they would bring to zero."""
