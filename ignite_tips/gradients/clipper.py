@@ -21,6 +21,8 @@ from ignite_tips.gradients.clippers_together import note_clipper, warn_of_confli
 from ignite_tips.gradients.late_norms import DeviceDrops, LateNorms, nonfinite_flag
 from ignite_tips.gradients.nonfinite_message import describe_buffers, describe_gradients, must_be_finite
 from ignite_tips.gradients.norms import (
+    LARGEST_DIVISOR,
+    brought_to,
     clip_coefficient,
     clip_divisor,
     coefficient_on_host,
@@ -107,8 +109,13 @@ class GradientClipper(ABC):
         return self
 
     def detach(self) -> None:
-        """Clip no more; without an attachment, do nothing."""
+        """Clip no more; without an attachment, do nothing.
+
+        Raises:
+            RuntimeError: if the device left out the last update, for a gradient that was not finite; it is detached.
+        """
         self._attachment.clear()
+        self._raise_late()
 
     def state_dict(self) -> dict[str, Any]:
         """Return ``"skipped_updates"``, the number of dropped updates."""
@@ -154,14 +161,17 @@ class GradientClipper(ABC):
 
     def _clip(self, engine: Engine) -> None:
         if self._late is not None:
-            self._raise_late(engine)
+            self._raise_late()
         gradients, each = self._collect()
         if self._gradients.expect_sparse(gradients):  # newer torch measures them, but cannot clamp them
             gradients, each = self._collect()
+        device = self._gradients.device
         norms = [
-            total_norm(listed, self._norm_type) if listed else torch.zeros((), device=self._gradients.device)
+            total_norm(listed, self._norm_type) if listed else torch.zeros((), dtype=torch.float32, device=device)
             for listed in each
         ]
+        if len(norms) > 1:  # of groups that may lie on several devices
+            norms = [brought_to(device, norm) for norm in norms]
         if self._has_peers and self._on_nonfinite != "propagate":
             norms = self._agree(norms)
         norm = norms[0] if len(norms) == 1 else total_norm(norms, self._norm_type)
@@ -188,11 +198,14 @@ class GradientClipper(ABC):
         value = coefficient_on_host(norm, bound) if on_host else 0.0
         if value >= 1:
             return 1.0
-        if whole and self._folds(engine):
+        if whole and self._folds(engine) and not (on_host and value * LARGEST_DIVISOR < 1):
             scale = clip_divisor(norm, bound)
             current_step(engine).fold(grad_scale=scale)
             return value if on_host else scale.reciprocal()
-        factor = torch.scalar_tensor(value, dtype=norm.dtype) if on_host else clip_coefficient(norm, bound)
+        if on_host:
+            factor = torch.scalar_tensor(value, dtype=norm.dtype, device="cpu")
+        else:
+            factor = clip_coefficient(norm, bound)
         scale_gradients(gradients, factor, uniform=self._gradients.uniform)
         return value if on_host else factor
 
@@ -214,7 +227,7 @@ class GradientClipper(ABC):
         self._tell_skipped(engine)
 
     def _end_epoch(self, engine: Engine) -> None:
-        self._raise_late(engine)
+        self._raise_late()
         is_first, self._is_first_epoch = self._is_first_epoch, False
         if not is_first or self._skipped:
             return
@@ -277,7 +290,7 @@ class GradientClipper(ABC):
         self._late = LateNorms(self._describe(engine, step), norm, listed, names)
         return True
 
-    def _raise_late(self, engine: Engine) -> None:
+    def _raise_late(self, _engine: Engine | None = None) -> None:
         late, self._late = self._late, None
         found = None if late is None else late.describe_nonfinite()
         if late is not None and found is not None:

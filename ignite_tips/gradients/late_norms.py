@@ -18,7 +18,7 @@ class LateNorms:
         self.update = update
         self._each = each
         self._names = names
-        self._copied = torch.empty((), dtype=norm.dtype, pin_memory=norm.is_cuda)
+        self._copied = torch.empty((), dtype=norm.dtype, device="cpu", pin_memory=norm.is_cuda)
         self._copied.copy_(norm, non_blocking=True)
         self._event = torch.Event(norm.device)
         self._event.record()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from math import floor, inf, sqrt
 from typing import Any
 
-from torch import Tensor, float64, tensor
+from torch import Tensor, float64, strided, tensor
 
 from ignite_tips._checks import check_instance, check_keys, check_number, describe
 
@@ -89,7 +89,7 @@ class ZScoreRule:
         warmup, mean, variance = state["warmup"], state["mean"], state["variance"]
         check_instance("the state's warmup", warmup, list, "a list of norms")
         for norm in warmup:
-            check_number("each of the state's warmup", norm, ge=0, lt=inf)
+            check_number("each of the state's warmup", norm, gt=0, lt=inf)
         if mean is not None:
             check_number("the state's mean", mean, ge=0, lt=inf)
         elif len(warmup) >= self._warmup_steps:  # the end of the warm-up would never come
@@ -103,6 +103,11 @@ class ZScoreRule:
 
 def _as_floats(norms: Any) -> list[float]:
     check_instance("the state's norms", norms, Tensor, "a tensor")
-    if norms.dim() != 1 or not bool((norms.isfinite() & (norms >= 0)).all()):
-        raise ValueError(f"the state's norms must be finite and >= 0, in one dimension, got {describe(norms)}")
+    if not norms.is_floating_point() or norms.layout is not strided or norms.is_meta:
+        raise TypeError(
+            f"the state's norms must be a dense tensor of floating-point numbers, got one of {norms.dtype}, "
+            f"{norms.layout} on {norms.device}"
+        )
+    if norms.dim() != 1 or not bool((norms.isfinite() & (norms > 0)).all()):
+        raise ValueError(f"the state's norms must be finite and > 0, in one dimension, got {describe(norms)}")
     return [float(norm) for norm in norms.tolist()]

@@ -13,6 +13,8 @@ from ignite_tips._checks import check_instance, check_iterable, check_number
 
 __all__ = [
     "EPSILON",
+    "LARGEST_DIVISOR",
+    "brought_to",
     "clamp_gradients",
     "clip_coefficient",
     "clip_divisor",
@@ -31,6 +33,7 @@ __all__ = [
 
 _REQUIRES_GRAD = attrgetter("requires_grad")
 _WORTH_EXTREMES = 512  # values in a tensor
+LARGEST_DIVISOR = torch.finfo(torch.float32).max
 EPSILON = 1e-6  # torch.nn.utils.clip_grad_norm_ adds it to the norm, so that a zero norm divides nothing by zero
 _NUMBERS: dict[torch.dtype, type[c_float] | type[c_double]] = {torch.float32: c_float, torch.float64: c_double}
 
@@ -38,9 +41,10 @@ _NUMBERS: dict[torch.dtype, type[c_float] | type[c_double]] = {torch.float32: c_
 def gradient_norm(tensors: Tensor | Iterable[Tensor], norm_type: float = 2.0) -> Tensor:
     """Return the p-norm of all tensors' values, as if they were one vector.
 
-    The operations are those of ``torch.nn.utils.get_total_norm``, so the value is the same bit for bit, with three
-    differences: 16-bit values are summed in float32, sparse tensors count as what they stand for, and
-    DTensors, also beside plain tensors, give the norm over all ranks, as a plain tensor (every rank has to call).
+    The operations are those of ``torch.nn.utils.get_total_norm``, so the value is the same bit for bit, with four
+    differences: norms of several dtypes are added in the tensors' order, 16-bit values are summed in float32, sparse
+    tensors count as what they stand for, and DTensors, also beside plain tensors, give the norm over all ranks, as a
+    plain tensor (every rank has to call).
 
     Args:
         tensors: one tensor or several, of any shapes, devices and dtypes.
@@ -101,7 +105,7 @@ def clip_gradient_norm(tensors: Tensor | Iterable[Tensor], max_norm: float, norm
 def total_norm(norms: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
     """Return the norm of all from the norms of each (see ``tensor_norms``)."""
     if not norms:
-        return torch.tensor(0.0)
+        return torch.zeros((), dtype=torch.float32, device="cpu")
     total: Tensor = torch.linalg.vector_norm(torch.stack(tuple(norms)), norm_type)
     return total.detach() if total.requires_grad else total
 
@@ -152,7 +156,7 @@ def _mixed_norms(tensors: list[Tensor], norm_type: float) -> list[Tensor]:
         else:
             part = torch.stack(torch._foreach_norm(alike, norm_type, dtype=accumulate))
             whole = part.full_tensor() if isinstance(part, DTensor) else part
-        norms.update(zip(places, _brought_to(tensors[0].device, whole), strict=True))
+        norms.update(zip(places, brought_to(tensors[0].device, whole), strict=True))
     return [norms[place] for place in range(len(tensors))]
 
 
@@ -175,8 +179,8 @@ def clip_coefficient(norm: Tensor, max_norm: float) -> Tensor:
 
 
 def clip_divisor(norm: Tensor, max_norm: float) -> Tensor:
-    """Return max(1, (norm + 1e-6) / max_norm) in float32, what fused kernels divide by; NaN for a NaN norm."""
-    return (norm + EPSILON).div_(max_norm).clamp_(min=1.0).float()
+    """Return max(1, (norm + 1e-6) / max_norm), what fused kernels divide by, in float32; NaN for a NaN norm."""
+    return (norm + EPSILON).div_(max_norm).clamp_(1.0, LARGEST_DIVISOR).float()
 
 
 def coefficient_on_host(norm: Tensor, max_norm: float) -> float:
@@ -210,11 +214,12 @@ def scale_gradients(tensors: list[Tensor], coefficient: Tensor, *, uniform: bool
 def _scale_mixed(tensors: list[Tensor], coefficient: Tensor) -> None:
     for places in _alike(tensors):
         local = _local([tensors[place] for place in places])
-        torch._foreach_mul_(local, _brought_to(local[0].device, coefficient))
+        torch._foreach_mul_(local, brought_to(local[0].device, coefficient))
 
 
-def _brought_to(device: torch.device, values: Tensor) -> Tensor:
-    # The host must not go on before what it reads has arrived; between devices the order of their work is enough.
+def brought_to(device: torch.device, values: Tensor) -> Tensor:
+    """Return ``values`` on ``device``, where what uses them next finds them arrived."""
+    # The host must not go on before what it reads is there; between devices the order of their work is enough.
     return values.to(device, non_blocking=device.type != "cpu")
 
 
@@ -223,7 +228,7 @@ def smallest(factors: Sequence[Tensor | float]) -> Tensor | float:
     tensors = [factor for factor in factors if isinstance(factor, Tensor)]
     if not tensors:
         return min(factors, default=1.0)
-    return torch.stack([_brought_to(tensors[0].device, factor) for factor in tensors]).min()
+    return torch.stack([brought_to(tensors[0].device, factor) for factor in tensors]).min()
 
 
 def dense_values(tensors: Iterable[Tensor]) -> list[Tensor]:

@@ -1,7 +1,7 @@
 """An optimizer's gradients as lists, whose parameters are collected once."""
 
 from itertools import chain
-from operator import attrgetter
+from operator import attrgetter, is_
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,8 @@ class OptimizerGradients:
     """The gradients that an optimizer is about to use.
 
     The lists of parameters are made at the first use and again only when the optimizer's groups have changed: one
-    was added, replaced, or has more or fewer parameters; or when the first parameter, and so the model, was moved to
-    another device or dtype. One that is exchanged for another in its group's list goes unseen.
+    was added, replaced, or has more or fewer parameters; a parameter stands in another's place; or the
+    first parameter, and so the model, was moved to another device or dtype.
 
     Attributes:
         parameters: one list of all parameters, or with ``per_group`` one list for each param group.
@@ -50,7 +50,7 @@ class OptimizerGradients:
         self._by_product: list[tuple[list[Tensor], list[Tensor], list[Tensor]]] = []
         self._everything: list[Tensor] = []
         self._kind: tuple[torch.dtype, torch.device] | None = None
-        self._seen: list[tuple[list[Tensor], int]] = []
+        self._seen: list[list[Tensor]] = []
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         if any(hasattr(parameter, "_fsdp_flattened") for parameter in parameters):
             raise TypeError(
@@ -64,15 +64,16 @@ class OptimizerGradients:
         """Make the lists of parameters anew if the groups have changed; return whether they have."""
         groups = self._optimizer.param_groups
         if len(groups) == len(self._seen) and (self._first.dtype, self._first.device) == self._kind:
-            for group, (params, count) in zip(groups, self._seen):  # noqa: B905  # strict= costs more than the rest
-                if group["params"] is not params or len(params) != count:
+            for group, seen in zip(groups, self._seen):  # noqa: B905  # strict= costs more than the rest
+                params = group["params"]
+                if len(params) != len(seen) or not all(map(is_, params, seen)):
                     break
             else:
                 return False
         lists = [list(group["params"]) for group in groups]
         everything = list(chain.from_iterable(lists))
         _check_some(everything)
-        self._seen = [(group["params"], len(group["params"])) for group in groups]
+        self._seen = lists
         self._everything = everything
         self._first = everything[0]
         self.parameters = lists if self._per_group else [everything]
@@ -118,7 +119,7 @@ class OptimizerGradients:
                 if any(map(_IS_SPARSE, rest)):  # newer torch has a norm of them
                     return None
                 norms.append(norm_on_host(flat, rest))
-        except RuntimeError:  # a gradient is sparse, or a large one not contiguous
+        except (RuntimeError, OverflowError):  # a gradient is sparse, or a large one not contiguous; or the sum is inf
             return None
         return norms or None
 
@@ -180,6 +181,7 @@ def _are_uniform(parameters: list[Tensor]) -> bool:
     kinds = {(parameter.device, parameter.dtype, isinstance(parameter, DTensor)) for parameter in parameters}
     return (
         len(kinds) == 1
+        and all(getattr(parameter, "grad_dtype", None) in (None, parameter.dtype) for parameter in parameters)
         and all(parameter.numel() for parameter in parameters)
         and all(dtype.itemsize > 2 and not distributed for _, dtype, distributed in kinds)
     )

@@ -86,7 +86,7 @@ def _joined(norms: list[Tensor]) -> Tensor:
 
 def _segments(flags: Tensor, parts: Sequence[Tensor]) -> list[int]:
     """Return which of the parts, into which ``flags`` is split, have one that is set."""
-    ends = torch.tensor([part.numel() for part in parts]).cumsum(0)
+    ends = torch.tensor([part.numel() for part in parts], device="cpu").cumsum(0)
     return sorted(set(torch.bucketize(flags.nonzero().view(-1), ends, right=True).tolist()))
 
 

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from ignite_tips._checks import check_number
 from ignite_tips.events import current_step
 from ignite_tips.gradients.clipper import GradientClipper
-from ignite_tips.gradients.norms import EPSILON, clamp_gradients, largest_magnitude, smallest
+from ignite_tips.gradients.norms import EPSILON, LARGEST_DIVISOR, clamp_gradients, largest_magnitude, smallest
 
 __all__ = ["GradientNormClipper", "GradientValueClipper"]
 
@@ -40,9 +40,10 @@ class GradientNormClipper(GradientClipper):
         norm_type: p > 0 of the p-norm, ``math.inf`` for the largest magnitude.
         per_group: True clips each param group by its own norm; the metrics are then the norm of all and the smallest
             factor.
-        on_nonfinite: what a NaN or infinite gradient does, on whichever rank. ``"raise"``: a RuntimeError names the
-            parameters and the update; parameters and optimizer state stay as they were. ``"skip"``: the update is
-            dropped whole and counted in the metric ``"skipped_updates"``. ``"propagate"``: it is used, as in torch.
+        on_nonfinite: what a NaN or infinite gradient does, on whichever rank, or a norm too large for its dtype.
+            ``"raise"``: a RuntimeError names the parameters and the update; parameters and optimizer state stay as they
+            were. ``"skip"``: the update is dropped whole and counted in the metric ``"skipped_updates"``.
+            ``"propagate"``: it is used, as in torch.
             What the forward pass did is done: a NaN in a batch stays in BatchNorm's running statistics, until its
             ``reset_running_stats()``. GradScaler skips before a clipper acts, each rank by its own gradients: where
             one alone may have an inf after they were reduced, take ShardedGradScaler and no fused optimizer.
@@ -118,10 +119,11 @@ class GradientNormClipper(GradientClipper):
         norm = norms[0] if len(norms) == 1 else hypot(*norms)
         factor = 1.0
         if not all(one <= self._surely_within for one in norms):  # NaN is not
-            if len(norms) > 1 or not isfinite(norm) or not self._folds(engine):
+            is_foldable = isfinite(norm) and norm <= self._max_norm * LARGEST_DIVISOR
+            if len(norms) > 1 or not is_foldable or not self._folds(engine):
                 return False
             factor = min(1.0, self._max_norm / (norm + EPSILON))
-            current_step(engine).fold(grad_scale=torch.tensor(1 / factor, dtype=torch.float32))
+            current_step(engine).fold(grad_scale=torch.tensor(1 / factor, dtype=torch.float32, device="cpu"))
         self._tell(engine, norm, factor)
         return True
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ignite_tips.gradients.norm_rules import PercentileRule, ZScoreRule
 
-NORMS = st.lists(st.floats(0, 1e9), min_size=1, max_size=30)
+NORMS = st.lists(st.floats(0, 1e9, exclude_min=True), min_size=1, max_size=30)
 
 
 @settings(max_examples=100, deadline=None)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from ignite.handlers.base_logger import BaseOutputHandler
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
@@ -385,6 +385,60 @@ def test_every_clipper_takes_two_devices(clipper: str, kind: str) -> None:
     assert factors[0] == pytest.approx(factors[1], rel=1e-5)
     for one, two in zip(*trained, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("on_nonfinite", ["raise", "propagate"])
+def test_groups_on_two_devices_are_clipped_each(on_nonfinite: str) -> None:
+    """With per_group each group has a norm on its own device; the metric is that of both."""
+    parameters = [nn.Parameter(torch.zeros(4, device=where)) for where in (device.NAME, "cpu")]
+    optimizer = torch.optim.SGD([{"params": [parameter]} for parameter in parameters], lr=1.0)
+
+    def update(engine: Engine, batch: int) -> None:
+        for parameter, value in zip(parameters, (1.5, 2.0), strict=True):
+            parameter.grad = torch.full_like(parameter, value)
+        optimizer.step()
+
+    clipper = GradientNormClipper(optimizer, 2.0, per_group=True, on_nonfinite=on_nonfinite)
+    clipper.attach(trainer := Engine(update))
+    metrics = trainer.run([0]).metrics
+    assert (float(metrics["grad_norm"]), float(metrics["grad_clip_coef"])) == pytest.approx((5.0, 0.5))
+    for parameter in parameters:
+        assert parameter.tolist() == pytest.approx([-1.0] * 4)
+
+
+@pytest.mark.parametrize("clipper", CLIPPERS)
+@pytest.mark.parametrize("where", ["cpu", device.NAME])
+@pytest.mark.parametrize("kind", ["foreach", "fused"])
+def test_the_default_device_does_not_matter(kind: str, where: str, clipper: str) -> None:
+    """What is made on the host is made there, also where tensors are made on the device by default."""
+    expected, training = (Training(adamw, device=where, **KINDS[kind]) for _ in range(2))
+    CLIPPERS[clipper](expected.optimizer).attach(trainer := expected.trainer())
+    trainer.run(make_batches())
+    CLIPPERS[clipper](training.optimizer).attach(trainer := training.trainer())
+    batches = make_batches()
+    with torch.device(device.NAME):
+        waits = waits_by_update(training, trainer, batches)
+    assert same(training, expected)
+    if where == device.NAME and kind == "fused" and clipper in ("norm", "value", "agc"):
+        assert waits == [[]] * 8
+
+
+def test_detaching_tells_of_an_update_that_was_left_out() -> None:
+    """The error that would have come at the next update comes then; it is detached all the same."""
+    training = on_device(fused=True)
+    clipper = GradientNormClipper(training.optimizer, 0.3).attach(trainer := training.trainer())
+    told: list[str] = []
+
+    def detach(engine: Engine) -> None:
+        if engine.state.iteration == 3:
+            with pytest.raises(RuntimeError, match=r"NaN or inf in .* in update 3 of AdamW") as caught:
+                clipper.detach()
+            told.append(str(caught.value))
+
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, detach)
+    trainer.run(poisoned(math.nan))
+    assert len(told) == 1
+    clipper.detach()
 
 
 def test_loggers_read_device_metrics() -> None:

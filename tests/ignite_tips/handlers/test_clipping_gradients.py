@@ -266,6 +266,21 @@ def test_groups_added_later_are_clipped() -> None:
     assert same(training, expected)
 
 
+def test_a_parameter_in_the_place_of_another_is_clipped() -> None:
+    """In the same list of a group, which neither grows nor is made anew."""
+    parameters = [nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))]
+    optimizer = torch.optim.SGD(parameters[:1], lr=1.0)
+
+    def update(engine: Engine, batch: int) -> None:
+        optimizer.param_groups[0]["params"][0] = parameters[batch]
+        parameters[batch].grad = torch.tensor([100.0])
+        optimizer.step()
+
+    GradientNormClipper(optimizer, 1.0).attach(trainer := Engine(update))
+    trainer.run([0, 1])
+    assert [parameter.item() for parameter in parameters] == pytest.approx([-1.0, -1.0])
+
+
 def test_two_clippers_of_one_optimizer_compose() -> None:
     """Of two clippers both act, the second on what the first has left, with fused optimizers too."""
     for options in KINDS.values():

@@ -129,6 +129,77 @@ def test_double_precision_is_folded_too(
     assert parameter.detach().abs().max() < 4
 
 
+@pytest.mark.filterwarnings("ignore:GradientNormClipper found no gradient")
+@pytest.mark.parametrize("default", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("per_group", [False, True])
+def test_a_list_without_gradients_has_a_norm_of_zero(per_group: bool, default: torch.dtype) -> None:
+    """Whatever tensors are made of by default."""
+    parameters = [nn.Parameter(torch.zeros(4)) for _ in range(2)]
+    optimizer = torch.optim.SGD([{"params": [parameter]} for parameter in parameters], lr=1.0)
+
+    def update(engine: Engine, batch: float) -> None:
+        parameters[1].grad = torch.full((4,), batch, dtype=torch.float32) if batch else None
+        optimizer.step()
+
+    GradientNormClipper(optimizer, 1.0, per_group=per_group, norm_type=1.0).attach(trainer := Engine(update))
+    torch.set_default_dtype(default)
+    try:
+        norms = [trainer.run([batch], max_epochs=1).metrics["grad_norm"] for batch in (0.0, 2.0)]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert norms == pytest.approx([0.0, 8.0])
+    assert parameters[1].tolist() == pytest.approx([-0.25] * 4)
+
+
+@pytest.mark.parametrize("on_nonfinite", ["skip", "propagate"])
+def test_a_norm_too_large_for_its_dtype_is_infinite(on_nonfinite: str) -> None:
+    """As torch's is, though the squares of the two vectors are not."""
+    parameters = [nn.Parameter(torch.zeros(1, dtype=torch.float64)) for _ in range(2)]
+    optimizer = torch.optim.SGD(parameters, lr=1.0)
+
+    def update(engine: Engine, batch: int) -> None:
+        for parameter in parameters:
+            parameter.grad = torch.full_like(parameter, 1e154)
+        optimizer.step()
+
+    GradientNormClipper(optimizer, 1.0, on_nonfinite=on_nonfinite).attach(trainer := Engine(update))
+    state = trainer.run([0])
+    assert (state.optimizer_step, state.metrics["skipped_updates"]) == ((0, 1) if on_nonfinite == "skip" else (1, 0))
+    assert parameters[0].tolist() == [0.0]
+
+
+def test_a_divisor_too_large_for_the_kernel_is_not_folded() -> None:
+    """Fused kernels take it in float32; float64 gradients may need more."""
+    weight = nn.Parameter(torch.zeros(70_000, dtype=torch.float64))
+    optimizer = torch.optim.SGD([weight], lr=1.0, fused=True)
+
+    def update(engine: Engine, batch: int) -> None:
+        weight.grad = torch.full_like(weight, 1e37)
+        optimizer.step()
+
+    GradientNormClipper(optimizer, 1.0).attach(trainer := Engine(update))
+    trainer.run([0])
+    assert weight.norm().item() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gradients_of_their_own_dtype_are_measured_in_float32(dtype: torch.dtype) -> None:
+    """As ``grad_dtype`` lets those of float32 parameters be of 16 bits."""
+    parameters = [nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(4, 4))]
+    optimizer = torch.optim.SGD(parameters, lr=1.0, foreach=False)
+    for parameter in parameters:
+        parameter.grad_dtype = dtype
+
+    def update(engine: Engine, batch: int) -> None:
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter, dtype=dtype)
+        optimizer.step()
+
+    GradientNormClipper(optimizer, 1.0).attach(trainer := Engine(update))
+    assert trainer.run([0]).metrics["grad_norm"] == pytest.approx(math.sqrt(19), rel=1e-6)
+    assert parameters[0].tolist() == pytest.approx([-1 / math.sqrt(19)] * 3, rel=0.01)
+
+
 @pytest.mark.parametrize("fused", [False, True], ids=["ordinary", "fused"])
 @pytest.mark.parametrize("shapes", SHAPES)
 @pytest.mark.parametrize("value", [math.nan, math.inf])
