@@ -17,6 +17,7 @@ LAYER_2 = {
     "distributed",
     "events",
     "gradients.clipper",
+    "gradients.idleness",
     "notices",
     "parameters.model_part",
     "parameters.triggers",

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_choice, check_instance, check_integer, check_keys, check_number, check_tag
-from ignite_tips.attachment import Attachment, acts_last, is_passed_over
+from ignite_tips.attachment import Attachment, acts_last
 from ignite_tips.events import OptimizerEvents, check_optimizer, current_step
 from ignite_tips.gradients.clippers_together import note_clipper, warn_of_conflict
+from ignite_tips.gradients.idleness import describe_idleness
 from ignite_tips.gradients.late_norms import DeviceDrops, LateNorms, nonfinite_flag
 from ignite_tips.gradients.nonfinite_message import describe_buffers, describe_gradients, must_be_finite
 from ignite_tips.gradients.norms import (
@@ -37,7 +38,7 @@ from ignite_tips.parameters.selection import check_belongs
 
 __all__ = ["GradientClipper"]
 
-_WORTH_FOLDING = 1 << 16  # values
+_CPU = torch.device("cpu")  # whatever the default device is
 
 
 class GradientClipper(ABC):
@@ -198,23 +199,20 @@ class GradientClipper(ABC):
         value = coefficient_on_host(norm, bound) if on_host else 0.0
         if value >= 1:
             return 1.0
-        if whole and self._folds(engine) and not (on_host and value * LARGEST_DIVISOR < 1):
+        fits = not on_host or value * LARGEST_DIVISOR >= 1
+        if whole and fits and self._gradients.worth_folding and self._folds(engine):
             scale = clip_divisor(norm, bound)
             current_step(engine).fold(grad_scale=scale)
             return value if on_host else scale.reciprocal()
-        if on_host:
-            factor = torch.scalar_tensor(value, dtype=norm.dtype, device="cpu")
-        else:
-            factor = clip_coefficient(norm, bound)
+        dtype = norm.dtype
+        factor = torch.scalar_tensor(value, dtype=dtype, device=_CPU) if on_host else clip_coefficient(norm, bound)
         scale_gradients(gradients, factor, uniform=self._gradients.uniform)
         return value if on_host else factor
 
     def _folds(self, engine: Engine) -> bool:
-        # In one kernel with the update, which spares a pass over the gradients; for few of them on the CPU that pass
-        # is cheaper than what it takes. A handler that follows would see the gradients as they were.
+        # In one kernel with the update. A handler that follows would see the gradients as they were.
         return (
-            self._gradients.uniform
-            and (self._gradients.size > _WORTH_FOLDING or not self._gradients.on_host)
+            self._gradients.worth_folding  # which its callers in every update look at first, to spare the call
             and current_step(engine).can_fold
             and acts_last(engine, self._optimizer, self._clip)
         )
@@ -231,24 +229,11 @@ class GradientClipper(ABC):
         is_first, self._is_first_epoch = self._is_first_epoch, False
         if not is_first or self._skipped:
             return
-        kind = type(self._optimizer).__name__
-        if is_passed_over(engine, self._optimizer):
-            what = f"no update of its {kind} in a whole epoch; clip the optimizer that the trainer steps"
-        elif self._has_nothing_to_clip(engine):
-            what = f"no gradient for its {kind} in a whole epoch; make the optimizer of the model's parameters, after "
-            what += "fully_shard, which replaces them"
-        else:
-            return
-        warnings.warn(f"{type(self).__name__} found {what}", stacklevel=2)
-
-    def _has_nothing_to_clip(self, engine: Engine) -> bool:
-        """Whether the last update had no gradient, nor is one there now, though parameters are to be trained."""
-        parameters = list(chain.from_iterable(self._gradients.parameters))
-        return (
-            any(parameter.requires_grad for parameter in parameters)
-            and all(parameter.grad is None for parameter in parameters)
-            and bool(engine.state.metrics.get(self._norm_name) == 0)
+        what = describe_idleness(
+            engine, self._optimizer, self._gradients.parameters, engine.state.metrics.get(self._norm_name)
         )
+        if what is not None:
+            warnings.warn(f"{type(self).__name__} found {what}", stacklevel=2)
 
     def _tell_skipped(self, engine: Engine) -> None:
         # Clippers of several optimizers add up; what a loaded state counts is told once.

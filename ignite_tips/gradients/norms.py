@@ -35,7 +35,10 @@ _REQUIRES_GRAD = attrgetter("requires_grad")
 _WORTH_EXTREMES = 512  # values in a tensor
 LARGEST_DIVISOR = torch.finfo(torch.float32).max
 EPSILON = 1e-6  # torch.nn.utils.clip_grad_norm_ adds it to the norm, so that a zero norm divides nothing by zero
-_NUMBERS: dict[torch.dtype, type[c_float] | type[c_double]] = {torch.float32: c_float, torch.float64: c_double}
+_NUMBERS: dict[torch.dtype, tuple[type[c_float] | type[c_double], float]] = {
+    torch.float32: (c_float, c_float(EPSILON).value),
+    torch.float64: (c_double, EPSILON),
+}
 
 
 def gradient_norm(tensors: Tensor | Iterable[Tensor], norm_type: float = 2.0) -> Tensor:
@@ -188,8 +191,8 @@ def coefficient_on_host(norm: Tensor, max_norm: float) -> float:
 
     A double-precision sum, quotient or product of float32 numbers, rounded to float32, is what float32 hardware gives.
     """
-    rounded = _NUMBERS[norm.dtype]
-    reciprocal = rounded(1.0 / rounded(norm.item() + rounded(EPSILON).value).value).value
+    rounded, epsilon = _NUMBERS[norm.dtype]
+    reciprocal = rounded(1.0 / rounded(norm.item() + epsilon).value).value
     return rounded(reciprocal * rounded(max_norm).value).value
 
 

@@ -14,6 +14,7 @@ from ignite_tips.parameters.selection import unwrap_model
 __all__ = ["OptimizerGradients", "parameter_names"]
 
 _IS_SPARSE = attrgetter("is_sparse")
+_WORTH_FOLDING = 1 << 16  # values
 _LARGE = 32_768  # values of a matrix from which on a view of it and its dot product take less time than its norm
 
 
@@ -22,13 +23,14 @@ class OptimizerGradients:
 
     The lists of parameters are made at the first use and again only when the optimizer's groups have changed: one
     was added, replaced, or has more or fewer parameters; a parameter stands in another's place; or the
-    first parameter, and so the model, was moved to another device or dtype.
+    first parameter, and so the model, was given another dtype or moved to or from the CPU.
 
     Attributes:
         parameters: one list of all parameters, or with ``per_group`` one list for each param group.
         uniform: whether all are plain tensors of one device and one dtype of more than 16 bits, none sparse or empty.
         device: that of the first parameter.
-        size: the number of all parameters' values.
+        worth_folding: whether a fused kernel may scale them for less than a pass over them takes, which for few on the
+            CPU is next to nothing.
         on_host: whether all are on the CPU, where to read a value waits for nothing.
         partly_on_host: whether some are and some are not, so that the host waits in any case.
 
@@ -42,14 +44,15 @@ class OptimizerGradients:
         self.uniform = True
         self.on_host = True
         self.partly_on_host = False
-        self.size = 0
+        self.worth_folding = False
         self.device = torch.device("cpu")
         self._optimizer = optimizer
         self._per_group = per_group
         self._has_sparse = False
         self._by_product: list[tuple[list[Tensor], list[Tensor], list[Tensor]]] = []
         self._everything: list[Tensor] = []
-        self._kind: tuple[torch.dtype, torch.device] | None = None
+        self._dtype: torch.dtype | None = None
+        self._first_on_host = True
         self._seen: list[list[Tensor]] = []
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         if any(hasattr(parameter, "_fsdp_flattened") for parameter in parameters):
@@ -63,7 +66,8 @@ class OptimizerGradients:
     def refresh(self) -> bool:
         """Make the lists of parameters anew if the groups have changed; return whether they have."""
         groups = self._optimizer.param_groups
-        if len(groups) == len(self._seen) and (self._first.dtype, self._first.device) == self._kind:
+        first = self._first
+        if len(groups) == len(self._seen) and first.dtype is self._dtype and first.is_cpu is self._first_on_host:
             for group, seen in zip(groups, self._seen):  # noqa: B905  # strict= costs more than the rest
                 params = group["params"]
                 if len(params) != len(seen) or not all(map(is_, params, seen)):
@@ -81,8 +85,9 @@ class OptimizerGradients:
         self.on_host = all(parameter.is_cpu for parameter in everything)
         self.partly_on_host = not self.on_host and any(parameter.is_cpu for parameter in everything)
         self.device = self._first.device
-        self._kind = (self._first.dtype, self.device)
-        self.size = sum(parameter.numel() for parameter in everything)
+        self._dtype, self._first_on_host = self._first.dtype, self._first.is_cpu
+        size = sum(parameter.numel() for parameter in everything)
+        self.worth_folding = self.uniform and (size > _WORTH_FOLDING or not self.on_host)
         is_real = self._first.dtype in (torch.float32, torch.float64)
         self._by_product = (
             [_by_product(listed) for listed in self.parameters] if self.uniform and self.on_host and is_real else []
@@ -130,7 +135,7 @@ class OptimizerGradients:
         for listed in gradients:
             for gradient in listed:  # any() would take thrice as long
                 if gradient.is_sparse:
-                    self._has_sparse, self.uniform, self._by_product = True, False, []
+                    self._has_sparse, self.uniform, self.worth_folding, self._by_product = True, False, False, []
                     return True
         return False
 

@@ -111,7 +111,7 @@ class GradientNormClipper(GradientClipper):
         if self._norm_type != 2.0 or self._has_peers:
             return False
         # What was clipped is likely to be again, and unless it is folded by the very factor that torch would take.
-        if self._clipped_last and not self._folds(engine):
+        if self._clipped_last and not (self._gradients.worth_folding and self._folds(engine)):
             return False
         norms = self._gradients.norms_on_host()
         if norms is None:
