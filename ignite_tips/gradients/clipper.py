@@ -185,11 +185,8 @@ class GradientClipper(ABC):
         ):
             self._refuse(engine, current_step(engine))
         factor = self._shrink(engine, gradients, norms, known)
-        self._tell(engine, known if on_host else norm, factor)
-
-    def _tell(self, engine: Engine, norm: Tensor | float, factor: Tensor | float) -> None:
         metrics = engine.state.metrics
-        metrics[self._norm_name], metrics[self._coefficient_name] = norm, factor
+        metrics[self._norm_name], metrics[self._coefficient_name] = known if on_host else norm, factor
 
     def _scale(
         self, engine: Engine, gradients: list[Tensor], norm: Tensor, bound: float, *, whole: bool

@@ -103,16 +103,17 @@ class GradientNormClipper(GradientClipper):
         self._surely_within = min(max_norm / _ROUNDING - EPSILON, float_info.max)
 
     def _clip(self, engine: Engine) -> None:
-        if not self._clip_on_host(engine):
+        # What was clipped is likely to be again, and unless it is folded by the very factor that torch would take.
+        if (
+            (self._clipped_last and not (self._gradients.worth_folding and self._folds(engine)))
+            or self._norm_type != 2.0
+            or self._has_peers
+            or not self._clip_on_host(engine)
+        ):
             super()._clip(engine)
 
     def _clip_on_host(self, engine: Engine) -> bool:
         """Do all that is to do with a cheaper norm, where it serves; return whether it did."""
-        if self._norm_type != 2.0 or self._has_peers:
-            return False
-        # What was clipped is likely to be again, and unless it is folded by the very factor that torch would take.
-        if self._clipped_last and not (self._gradients.worth_folding and self._folds(engine)):
-            return False
         norms = self._gradients.norms_on_host()
         if norms is None:
             return False
@@ -124,7 +125,8 @@ class GradientNormClipper(GradientClipper):
                 return False
             factor = min(1.0, self._max_norm / (norm + EPSILON))
             current_step(engine).fold(grad_scale=torch.tensor(1 / factor, dtype=torch.float32, device="cpu"))
-        self._tell(engine, norm, factor)
+        metrics = engine.state.metrics
+        metrics[self._norm_name], metrics[self._coefficient_name] = norm, factor
         return True
 
     def _shrink(
