@@ -248,7 +248,8 @@ def test_raise_speaks_at_the_end_of_an_epoch() -> None:
     training = on_device(fused=True)
     GradientNormClipper(training.optimizer, 0.3).attach(trainer := training.trainer())
     with pytest.raises(RuntimeError, match=r"in update 6 of AdamW \(iteration 6, epoch 1\)"):
-        trainer.run(poisoned(math.nan, at=6))
+        trainer.run(poisoned(math.nan, at=6), max_epochs=2)
+    assert trainer.state.iteration == 6  # not at the first update of the next epoch
 
 
 @pytest.mark.parametrize("kind", ["ordinary", "foreach"])
