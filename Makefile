@@ -6,7 +6,7 @@ CONSTRAINTS := constraints.txt
 READY := $(VENV)/ready
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
-.PHONY: demo test test-lowest test-newest soak check bench docs screenshots clean
+.PHONY: demo test test-lowest test-newest soak check bench gpu gpu-dry-run docs screenshots clean
 
 demo: $(READY)
 	$(BIN)/ignite-launch --nproc 2 examples/digits.py
@@ -34,6 +34,23 @@ check: $(READY)
 bench: $(READY)
 	$(PIP) --editable '.[bench]'
 	$(BIN)/python -m benchmarks
+
+# All that waits for a GPU; writes benchmarks/RESULTS-GPU.md. With WHEELS=folder it runs in $(PYTHON)'s own environment,
+# beside which it puts the folder's wheels, and asks no network.
+gpu:
+	$(PYTHON) -m tools.gpu --check
+ifdef WHEELS
+	$(PYTHON) -m tools.gpu --wheels $(WHEELS)
+else
+	$(MAKE) $(READY)
+	$(PIP) --editable '.[bench]'
+	$(BIN)/python -m tools.gpu
+endif
+
+# The same without a GPU, on what stands in for one; writes to build/gpu/.
+gpu-dry-run: $(READY)
+	$(PIP) --editable '.[bench]'
+	$(BIN)/python -m tools.gpu --dry-run
 
 # Needs Chromium and its driver, as the browser tests do.
 screenshots: $(READY)

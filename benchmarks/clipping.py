@@ -5,7 +5,7 @@ gradients back first, which costs all the same.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
@@ -44,7 +44,7 @@ def measure(quick: bool) -> list[Table]:
         for active in (False, True):
             for fused in (False, True):
                 kind = ("active" if active else "inactive", "fused" if fused else "foreach")
-                loops = _loops(shapes, steps, active=active, fused=fused)
+                loops = clipping_loops(shapes, steps, active=active, fused=fused)
                 seconds = interleaved(loops, rounds=3 if quick else rounds, number=1)
                 pairs = {one: (one, "without") for one in (PEERS[0], "ours")}
                 pairs |= {one: (one, f"{one}, without") for one in PEERS[1:] if one in loops}
@@ -57,26 +57,36 @@ def measure(quick: bool) -> list[Table]:
     return [table, peers]
 
 
-def _loops(shapes: list[tuple[int, ...]], steps: int, *, active: bool, fused: bool) -> dict[str, Loop]:
+def clipping_loops(
+    shapes: list[tuple[int, ...]],
+    steps: int,
+    *,
+    active: bool,
+    fused: bool,
+    device: str = "cpu",
+    modes: Sequence[str] = ("raise",),
+) -> dict[str, Loop]:
+    """Return runs without clipping, by hand, with ours in each mode, and for few tensors the peers' two each."""
     max_norm = math.sqrt(sum(map(math.prod, shapes))) * (0.5 if active else 100)
 
     def make(framework: Callable[..., Loop], **options: Any) -> Loop:
-        parameters = parameters_of(shapes)
+        parameters = parameters_of(shapes, device)
         optimizer = AdamW(parameters, lr=1e-6, fused=fused, foreach=not fused)
         own = [parameter.grad for parameter in parameters if parameter.grad is not None]
         gradients = [gradient.clone() for gradient in own]
         before = [lambda: torch._foreach_copy_(own, gradients)] if active else []
         if options.pop("by_hand", False):
             before.append(lambda: clip_grad_norm_(parameters, max_norm))
-        if options.pop("ours", False):
-            options["attach"] = GradientNormClipper(optimizer, max_norm).attach
+        if mode := options.pop("on_nonfinite", None):
+            options["attach"] = GradientNormClipper(optimizer, max_norm, on_nonfinite=mode).attach
         return framework(optimizer, steps, before=before, **options)
 
     loops = {
         "without": make(in_ignite),
         "by hand": make(in_ignite, by_hand=True),
-        "ours": make(in_ignite, ours=True),
     }
+    for mode in modes:
+        loops["ours" if mode == "raise" else f"ours, {mode}"] = make(in_ignite, on_nonfinite=mode)
     if len(shapes) > 10:
         return loops
     return loops | {

@@ -31,10 +31,10 @@ class Still(Optimizer):
         """Leave everything as it is."""
 
 
-def parameters_of(sizes: Iterable[int | tuple[int, ...]]) -> list[torch.nn.Parameter]:
+def parameters_of(sizes: Iterable[int | tuple[int, ...]], device: str = "cpu") -> list[torch.nn.Parameter]:
     """Return parameters of these sizes or shapes with a gradient each, the same at every call."""
     torch.manual_seed(0)
-    parameters = [torch.nn.Parameter(torch.randn(size) * 0.01) for size in sizes]
+    parameters = [torch.nn.Parameter((torch.randn(size) * 0.01).to(device)) for size in sizes]
     for parameter in parameters:
         parameter.grad = torch.randn_like(parameter)
     return parameters
@@ -132,7 +132,8 @@ def in_lightning(
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     quiet = {"enable_progress_bar": False, "enable_checkpointing": False, "enable_model_summary": False}
-    trainer = pl.Trainer(accelerator="cpu", max_epochs=0, **({"logger": False} | quiet | options))
+    accelerator = "cpu" if optimizer.param_groups[0]["params"][0].is_cpu else "gpu"
+    trainer = pl.Trainer(accelerator=accelerator, devices=1, max_epochs=0, **({"logger": False} | quiet | options))
     module = Module()
     loader = torch.utils.data.DataLoader(range(steps), batch_size=None)  # type: ignore[arg-type]  # a range will do
 
@@ -149,8 +150,8 @@ def in_accelerate(
     """The loop that Accelerate's users write, clipping and scheduling where they are asked for."""
     from accelerate import Accelerator
 
-    accelerator = Accelerator(cpu=True)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    accelerator = Accelerator(cpu=parameters[0].is_cpu)
     prepared = accelerator.prepare(optimizer)
     after = [] if scheduler is None else [accelerator.prepare(scheduler).step]
     if max_norm is not None:

@@ -1,14 +1,18 @@
 """A training loop with all tips on: ours against a hand-written loop, Ignite's own handlers, Lightning and Accelerate.
 
 Every loop does the same work in each update: forward, backward, clipping by norm, an optimizer step, a step of the
-learning-rate schedule, and the rates of three param groups written to TensorBoard.
+learning-rate schedule, and the learning rates of three param groups written to TensorBoard. A run ends when all that
+it logged is in the file, so that no writer's thread works in the time of the next. Two loops without any tip show what
+the tips add.
 """
 
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from math import isnan
 from statistics import median
 from typing import Any
 
@@ -21,7 +25,7 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from benchmarks.tables import Bar, Table
-from benchmarks.timing import Times, interleaved, ratio
+from benchmarks.timing import Times, added, interleaved, ratio
 from ignite_tips import (
     GradientNormClipper,
     LearningRateLogger,
@@ -41,10 +45,20 @@ class Task:
     """What is trained: three parts, a batch, and how many updates are timed at once."""
 
     name: str
-    build: Callable[[], nn.Sequential]
+    build: Callable[[], nn.Module]
     batch: Batch
     updates: int
     rounds: int
+    device: str = "cpu"
+
+    def model(self) -> nn.Module:
+        """Return a new model on the device."""
+        return self.build().to(self.device)
+
+    def wait(self) -> None:
+        """Wait until the device has done all that it was asked for."""
+        if self.device != "cpu":
+            torch.accelerator.synchronize()
 
 
 def mlp() -> nn.Sequential:
@@ -112,8 +126,30 @@ def _optimizer(model: nn.Module, fused: bool) -> torch.optim.Optimizer:
     return torch.optim.AdamW(_parameters(model), lr=0.01, fused=fused)
 
 
+def bare_by_hand(task: Task, folder: str, fused: bool) -> Loop:
+    model, loss_fn = task.model(), nn.CrossEntropyLoss()
+    optimizer = _optimizer(model, fused)
+
+    def run() -> None:
+        for _ in range(task.updates):
+            model.train()
+            optimizer.zero_grad()
+            loss_fn(model(task.batch[0]), task.batch[1]).backward()
+            optimizer.step()
+
+    return run
+
+
+def bare_ignite(task: Task, folder: str, fused: bool) -> Loop:
+    model = task.model()
+    optimizer = _optimizer(model, fused)
+    trainer = create_supervised_trainer(model, optimizer, nn.CrossEntropyLoss(), output_transform=_nothing)
+    data = [task.batch] * task.updates
+    return lambda: trainer.run(data)
+
+
 def by_hand(task: Task, folder: str, fused: bool) -> Loop:
-    model, loss_fn = task.build(), nn.CrossEntropyLoss()
+    model, loss_fn = task.model(), nn.CrossEntropyLoss()
     optimizer = _optimizer(model, fused)
     scheduler = StepLR(optimizer, 1000)
     writer = SummaryWriter(folder)
@@ -131,23 +167,25 @@ def by_hand(task: Task, folder: str, fused: bool) -> Loop:
             for group in optimizer.param_groups:
                 writer.add_scalar(f"lr/{group['name']}", group["lr"], step)
             scheduler.step()
+        writer.flush()
 
     return run
 
 
-def with_our_handlers(task: Task, folder: str, fused: bool) -> Loop:
-    model = task.build()
+def with_our_handlers(task: Task, folder: str, fused: bool, on_nonfinite: str = "raise") -> Loop:
+    model = task.model()
     optimizer = _optimizer(model, fused)
     trainer = create_supervised_trainer(model, optimizer, nn.CrossEntropyLoss(), output_transform=_nothing)
-    GradientNormClipper(optimizer, MAX_NORM).attach(trainer)
+    GradientNormClipper(optimizer, MAX_NORM, on_nonfinite=on_nonfinite).attach(trainer)
     SchedulerStepper(StepLR(optimizer, 1000)).attach(trainer, OptimizerEvents.STEP_COMPLETED)
-    LearningRateLogger(optimizer).attach(trainer, ResumableTensorboardLogger(folder, trainer))
+    logger = ResumableTensorboardLogger(folder, trainer)
+    LearningRateLogger(optimizer).attach(trainer, logger)
     data = [task.batch] * task.updates
-    return lambda: trainer.run(data)
+    return lambda: (trainer.run(data), logger.flush())
 
 
 def with_ignites_handlers(task: Task, folder: str, fused: bool) -> Loop:
-    model, loss_fn = task.build(), nn.CrossEntropyLoss()
+    model, loss_fn = task.model(), nn.CrossEntropyLoss()
     optimizer = _optimizer(model, fused)
 
     def update(engine: Engine, batch: Batch) -> None:
@@ -162,7 +200,7 @@ def with_ignites_handlers(task: Task, folder: str, fused: bool) -> Loop:
     tb_logger.attach_opt_params_handler(trainer, Events.ITERATION_STARTED, optimizer=optimizer)
     trainer.add_event_handler(Events.ITERATION_COMPLETED, LRScheduler(StepLR(optimizer, 1000)))
     data = [task.batch] * task.updates
-    return lambda: trainer.run(data)
+    return lambda: (trainer.run(data), tb_logger.writer.flush())
 
 
 def with_lightning(task: Task, folder: str, fused: bool) -> Loop:
@@ -175,7 +213,7 @@ def with_lightning(task: Task, folder: str, fused: bool) -> Loop:
     class Module(pl.LightningModule):
         def __init__(self) -> None:
             super().__init__()
-            self.model = task.build()
+            self.model = task.model()
 
         def training_step(self, batch: Batch, index: int) -> Tensor:
             return nn.functional.cross_entropy(self.model(batch[0]), batch[1])
@@ -188,7 +226,8 @@ def with_lightning(task: Task, folder: str, fused: bool) -> Loop:
             }
 
     trainer = pl.Trainer(
-        accelerator="cpu",
+        accelerator="cpu" if task.device == "cpu" else "gpu",
+        devices=1,
         max_epochs=0,
         gradient_clip_val=MAX_NORM,
         callbacks=[LearningRateMonitor("step")],
@@ -204,6 +243,7 @@ def with_lightning(task: Task, folder: str, fused: bool) -> Loop:
     def run() -> None:
         trainer.fit_loop.max_epochs += 1
         trainer.fit(module, loader)
+        trainer.logger.experiment.flush()
 
     return run
 
@@ -211,9 +251,9 @@ def with_lightning(task: Task, folder: str, fused: bool) -> Loop:
 def with_accelerate(task: Task, folder: str, fused: bool) -> Loop:
     from accelerate import Accelerator
 
-    accelerator = Accelerator(cpu=True, log_with="tensorboard", project_dir=folder)
+    accelerator = Accelerator(cpu=task.device == "cpu", log_with="tensorboard", project_dir=folder)
     accelerator.init_trackers("run")
-    model, loss_fn = task.build(), nn.CrossEntropyLoss()
+    model, loss_fn = task.model(), nn.CrossEntropyLoss()
     optimizer = _optimizer(model, fused)
     model, optimizer, scheduler = accelerator.prepare(model, optimizer, StepLR(optimizer, 1000))
     step = 0
@@ -229,6 +269,7 @@ def with_accelerate(task: Task, folder: str, fused: bool) -> Loop:
             step += 1
             accelerator.log({f"lr/{group['name']}": group["lr"] for group in optimizer.param_groups}, step)
             scheduler.step()
+        accelerator.get_tracker("tensorboard").writer.flush()
 
     return run
 
@@ -237,63 +278,94 @@ def _nothing(*_: object) -> None:
     return None
 
 
+BARE, BARE_IGNITE = "hand-written PyTorch, no tips", "Ignite, no tips"
+HAND, OURS = "hand-written PyTorch", "Ignite with our handlers"
 LOOPS: dict[str, Callable[[Task, str, bool], Loop]] = {
-    "hand-written PyTorch": by_hand,
-    "Ignite with our handlers": with_our_handlers,
+    BARE: bare_by_hand,
+    BARE_IGNITE: bare_ignite,
+    HAND: by_hand,
+    OURS: with_our_handlers,
     "Ignite with its own handlers": with_ignites_handlers,
     "Lightning with its callbacks": with_lightning,
     "Accelerate": with_accelerate,
 }
-
-
-# The most that ours may take of the hand-written loop's time, and of Ignite's with its own handlers and Lightning's.
-BARS = {"small MLP": 0.75, "ResNet-like, 25 M parameters": 1.0, "transformer block": 1.0}
+# The most that ours may take of the time of Ignite with its own handlers, and of Lightning.
 AHEAD_OF = ("Ignite with its own handlers", "Lightning with its callbacks")
-HAND, OURS = "hand-written PyTorch", "Ignite with our handlers"
+# The most that ours may add to the hand-written loop, of what the tips by hand add; Ignite's own cost included.
+ADDED_BAR = 0.5
 
 
-def times(task: Task, fused: bool, rounds: int) -> Times:
+def times(task: Task, fused: bool, rounds: int, loops: dict[str, Callable[[Task, str, bool], Loop]] = LOOPS) -> Times:
+    with started(task, fused, loops) as runs:
+        return interleaved(runs, rounds=rounds, number=1)
+
+
+@contextmanager
+def started(task: Task, fused: bool, loops: dict[str, Callable[[Task, str, bool], Loop]]) -> Iterator[dict[str, Loop]]:
+    """Yield a run of each loop, which ends when the device is done."""
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        loops: dict[str, Loop] = {}
-        for name, make in LOOPS.items():
+        runs: dict[str, Loop] = {}
+        for name, make in loops.items():
             torch.manual_seed(0)
-            loops[name] = make(task, f"{folder}/{name}", fused)
-        return interleaved(loops, rounds=rounds, number=1)
+            runs[name] = _waited_for(task, make(task, f"{folder}/{name}", fused))
+        yield runs
+
+
+def _waited_for(task: Task, run: Loop) -> Loop:
+    return lambda: (run(), task.wait())
+
+
+def loops_table() -> Table:
+    """Return a table for ``add_loops``; the picture draws it."""
+    columns = {"task": "", "AdamW": "", "loop": "", "µs an update": ",.0f", "÷ hand-written": ".2f"}
+    return Table(
+        "loops",
+        columns | {"ours ÷ it": ".2f", "bar": ""},
+        caption="All tips on, one update: forward, backward, clipping, the optimizer's step, a step of the schedule, "
+        "and three groups' learning rates in TensorBoard.",
+        note="Medians; the ratios, taken round by round, with their quartiles. The bar is for the ratio of ours to "
+        "that loop's time.",
+    )
+
+
+def add_loops(table: Table, task: Task, kind: str, seconds: Times, bars: dict[str, float]) -> None:
+    """Add a row for each loop; ``bars`` are for the ratio of ours to a loop."""
+    for name, values in seconds.items():
+        beside = ratio(seconds[OURS], values)
+        bar = Bar(bars[name], beside.middle) if name in bars else None
+        micro = median(values) / task.updates * 1e6
+        ours_to_it = None if name == OURS else beside
+        table.add(task.name, kind, name, micro, ratio(values, seconds[HAND]), ours_to_it, bar)
+
+
+def tips_table(what: str) -> Table:
+    """Return a table for ``add_tips``."""
+    columns = {"task": "", "AdamW": "", "loop": "", "by hand add, µs": ",.0f", "ours add, µs": ",.0f"}
+    return Table(
+        "tips",
+        columns | {"ratio": ".2f", "bar": ""},
+        caption=f"What the tips add to an update: by hand to the hand-written loop, ours to {what}.",
+        note="Medians; the ratio, taken round by round, with its quartiles.",
+    )
+
+
+def add_tips(table: Table, task: Task, kind: str, seconds: Times, ours: str, base: str, bar: float) -> None:
+    """Add a row: what the loop ``ours`` takes more than ``base``, beside what the tips by hand add."""
+    cost = added(seconds, {"by hand": (HAND, BARE), "ours": (ours, base)}, task.updates)
+    beside = ratio(cost["ours"], cost["by hand"])
+    within = None if isnan(beside.middle) else Bar(bar, beside.middle)
+    table.add(task.name, kind, ours, median(cost["by hand"]), median(cost["ours"]), beside, within)
 
 
 def measure(quick: bool) -> list[Table]:
     torch.set_num_threads(1)  # a second one only adds noise to updates this short
-    loops = Table(
-        "loops",
-        {
-            "task": "",
-            "AdamW": "",
-            "loop": "",
-            "µs an update": ",.0f",
-            "÷ hand-written": ".2f",
-            "ours ÷ it": ".2f",
-            "bar": "",
-        },
-        caption="All tips on, one update: forward, backward, clipping, the optimizer's step, a step of the schedule, "
-        "and three groups' rates in TensorBoard. One thread.",
-        note="Medians; the ratios, taken round by round, with their quartiles. The bar is for the ratio of ours to "
-        "that loop's time.",
-    )
+    loops, tips = loops_table(), tips_table("the same loop, Ignite's own cost included")
     for task in tasks():
         for fused in (False, True):
             kind = "fused" if fused else "ordinary"
             seconds = times(task, fused, 3 if quick else task.rounds)
-            for name, values in seconds.items():
-                beside = ratio(seconds[OURS], values)
-                bar = {HAND: BARS[task.name], **dict.fromkeys(AHEAD_OF, 1.0)}.get(name)
-                loops.add(
-                    task.name,
-                    kind,
-                    name,
-                    median(values) / task.updates * 1e6,
-                    ratio(values, seconds[HAND]),
-                    None if name == OURS else beside,
-                    None if bar is None else Bar(bar, beside.middle),
-                )
-    return [loops]
+            add_loops(loops, task, kind, seconds, dict.fromkeys(AHEAD_OF, 1.0))
+            if task.name == "small MLP":  # of larger ones the tips are lost in the noise
+                add_tips(tips, task, kind, seconds, OURS, BARE, ADDED_BAR)
+    return [loops, tips]

@@ -1,18 +1,23 @@
 """Run one benchmark and write its tables to a file: ``python -m benchmarks.worker NAME FILE [--quick]``.
 
-Each benchmark has a process of its own, so that none finds what another left behind.
+Each benchmark has a process of its own, so that none finds what another left behind. One that yields its tables as they
+grow has them written each time, so that something is left if it is cut off.
 """
 
 import importlib
 import sys
+from inspect import isgenerator
 from pathlib import Path
 
 from benchmarks.tables import dumps
 
 
 def main(name: str, file: str, *options: str) -> None:
-    tables = importlib.import_module(f"benchmarks.{name}").measure(quick="--quick" in options)
-    Path(file).write_text(dumps(tables))
+    measured = importlib.import_module(f"benchmarks.{name}").measure(quick="--quick" in options)
+    for tables in measured if isgenerator(measured) else [measured]:
+        unfinished = Path(file + ".new")
+        unfinished.write_text(dumps(tables))
+        unfinished.rename(file)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import functools
 import sys
 import weakref
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, NoReturn, Protocol
 
 import torch
@@ -150,9 +151,11 @@ class StepHooks:
         self._listener = weakref.ref(listener)
         self._step: OptimizerStep | None = None
         self._depth = 0  # of the step() under way in calls of base classes' step()
+        # torch.compile of a step would trace handlers into its graph, and cannot where they set what kernels read.
+        untraced: Callable[[Any], Any] = torch.compiler.disable
         self._handles = (
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
+            optimizer.register_step_pre_hook(untraced(self._before_step)),
+            optimizer.register_step_post_hook(untraced(self._after_step)),
         )
 
     def remove(self) -> None:
@@ -226,11 +229,20 @@ def _is_nested(optimizer: Optimizer) -> bool:
 
     Where a subclass's step() calls that of a base class, torch runs the hooks once more, inside the first.
     """
-    wrapper = sys._getframe(2)  # torch's function around step(), which runs the hooks
-    frame = wrapper.f_back
-    while frame is not None and not (frame.f_code is wrapper.f_code and frame.f_locals.get("self") is optimizer):
+    wrapper = _frame_of(optimizer, sys._getframe(2))  # torch's function around step(), which runs the hooks
+    outer = wrapper
+    while outer is not None:
+        outer = _frame_of(optimizer, outer.f_back)
+        if outer is not None and wrapper is not None and outer.f_code is wrapper.f_code:
+            return True
+    return False
+
+
+def _frame_of(optimizer: Optimizer, frame: FrameType | None) -> FrameType | None:
+    """Return the first frame from here outwards that is the optimizer's own."""
+    while frame is not None and frame.f_locals.get("self") is not optimizer:
         frame = frame.f_back
-    return frame is not None
+    return frame
 
 
 def _gradients(optimizer: Optimizer) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -1,4 +1,4 @@
-"""What tests share: several processes over gloo, with a time limit and none left behind."""
+"""What tests share: several processes in one group, with a time limit and none left behind."""
 
 import contextlib
 import multiprocessing
@@ -20,14 +20,16 @@ _PRELOAD += ["torch", "torch._dynamo"]  # an optimizer's first step imports the 
 _CONTEXT.set_forkserver_preload(_PRELOAD)
 
 
-def run_distributed(worker: Callable[..., Any], world_size: int, *args: Any, timeout: float = 60.0) -> list[Any]:
-    """Call ``worker(rank, world_size, *args)`` in processes of one gloo group and return what each returned.
+def run_distributed(
+    worker: Callable[..., Any], world_size: int, *args: Any, timeout: float = 60.0, backend: str = "gloo"
+) -> list[Any]:
+    """Call ``worker(rank, world_size, *args)`` in processes of one group and return what each returned.
 
     ``worker`` is a function at the top of a test module; what it returns is saved with ``torch.save``.
     """
     with tempfile.TemporaryDirectory() as folder:
         processes = [
-            _CONTEXT.Process(target=_work, args=(worker, rank, world_size, folder, args, timeout))
+            _CONTEXT.Process(target=_work, args=(worker, rank, world_size, folder, args, timeout, backend))
             for rank in range(world_size)
         ]
         for process in processes:
@@ -58,15 +60,19 @@ def _wait(processes: list[Any], timeout: float) -> None:
         running = [process for process in running if process.exitcode is None]
 
 
-def _work(worker: Callable[..., Any], rank: int, world_size: int, folder: str, args: Any, timeout: float) -> None:
+def _work(
+    worker: Callable[..., Any], rank: int, world_size: int, folder: str, args: Any, timeout: float, backend: str
+) -> None:
     import traceback
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    if backend == "nccl":
+        torch.cuda.set_device(rank)
     try:
         store = dist.FileStore(str(Path(folder, "store")), world_size)
         dist.init_process_group(
-            "gloo", store=store, rank=rank, world_size=world_size, timeout=timedelta(seconds=timeout)
+            backend, store=store, rank=rank, world_size=world_size, timeout=timedelta(seconds=timeout)
         )
         result = worker(rank, world_size, *args)
         torch.save(result, Path(folder, f"{rank}.result"))

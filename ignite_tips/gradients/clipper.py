@@ -83,6 +83,7 @@ class GradientClipper(ABC):
         self._has_peers = False
         self._is_first_epoch = False
         self._late: LateNorms | None = None
+        self._spent: LateNorms | None = None
         self._drops = DeviceDrops(optimizer)
         self._skipped = 0
         self._skipped_told = 0
@@ -269,13 +270,15 @@ class GradientClipper(ABC):
             all_names = parameter_names(self._optimizer, self._model)
             return [all_names[parameter] for parameter in owners]
 
-        self._late = LateNorms(self._describe(engine, step), norm, listed, names)
+        self._late = LateNorms(self._describe(engine, step), norm, listed, names, self._spent)
         return True
 
     def _raise_late(self, _engine: Engine | None = None) -> None:
         late, self._late = self._late, None
-        found = None if late is None else late.describe_nonfinite()
-        if late is not None and found is not None:
+        if late is None:
+            return
+        found, self._spent = late.describe_nonfinite(), late
+        if found is not None:
             raise RuntimeError(must_be_finite(f"NaN or inf in {found}", late.update, has_model=self._model is not None))
 
     def _describe(self, engine: Engine, step: OptimizerStep) -> str:

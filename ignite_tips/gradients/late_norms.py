@@ -13,14 +13,25 @@ __all__ = ["DeviceDrops", "LateNorms", "nonfinite_flag"]
 class LateNorms:
     """The norm of all gradients, on its way to the host, and those of each, which are fetched if it is not finite."""
 
-    def __init__(self, update: str, norm: Tensor, each: Sequence[Tensor], names: Callable[[], Sequence[str]]) -> None:
-        """Start to copy ``norm``; ``names`` tells whose norms ``each`` are."""
+    def __init__(
+        self,
+        update: str,
+        norm: Tensor,
+        each: Sequence[Tensor],
+        names: Callable[[], Sequence[str]],
+        spent: "LateNorms | None" = None,
+    ) -> None:
+        """Start to copy ``norm``; ``names`` tells whose norms ``each`` are, ``spent`` was read and gives its memory."""
         self.update = update
         self._each = each
         self._names = names
-        self._copied = torch.empty((), dtype=norm.dtype, device="cpu", pin_memory=norm.is_cuda)
+        self._kind = (norm.dtype, norm.device)
+        if spent is not None and spent._kind == self._kind:  # pinned memory and events take long to make
+            self._copied, self._event = spent._copied, spent._event
+        else:
+            self._copied = torch.empty((), dtype=norm.dtype, device="cpu", pin_memory=norm.is_cuda)
+            self._event = torch.Event(norm.device)
         self._copied.copy_(norm, non_blocking=True)
-        self._event = torch.Event(norm.device)
         self._event.record()
 
     def describe_nonfinite(self) -> str | None:

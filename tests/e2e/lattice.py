@@ -34,14 +34,12 @@ class Point:
     optimizer: str = "SGD"
     accumulation: int = 1
     trainer: str = "supervised"
+    device: str = "cpu"
+    processes: int = 1
 
     def __str__(self) -> str:
         parts = [self.strategy, self.precision, self.optimizer, f"accumulation {self.accumulation}", self.trainer]
         return ", ".join(parts)
-
-    @property
-    def is_distributed(self) -> bool:
-        return WORLD_SIZES[self.strategy] > 1
 
     @property
     def refusal(self) -> str | None:
@@ -51,12 +49,12 @@ class Point:
         return None
 
 
-def points(strategy: str) -> Iterator[Point]:
+def points(strategy: str, device: str = "cpu", processes: int | None = None) -> Iterator[Point]:
     """All combinations of a strategy, each to be trained whole and resumed, or refused."""
     optimizers = ("SGD", "fused SGD", *(("fused AdamW",) if strategy == "FSDP2" else ()))
     trainers = ("supervised", "custom", "two optimizers")
     for axes in itertools.product(("fp32", "bf16", "fp16"), optimizers, (1, 3), trainers):
-        yield Point(strategy, *axes)
+        yield Point(strategy, *axes, device, processes or WORLD_SIZES[strategy])
 
 
 class Network(nn.Module):
@@ -73,17 +71,18 @@ class Network(nn.Module):
 
 def make_network(point: Point) -> Network:
     torch.manual_seed(7)
-    network = Network()
+    network = Network().to(point.device)
     if point.strategy == "FSDP2":
-        mesh = init_device_mesh("cpu", (WORLD_SIZES[point.strategy],))
+        mesh = init_device_mesh(point.device, (point.processes,))
         fully_shard(network.body, mesh=mesh)
         fully_shard(network, mesh=mesh)
     return network
 
 
-def make_batches(seed: int, rank: int, count: int = BATCHES) -> list[Batch]:
+def make_batches(point: Point, seed: int, rank: int, count: int = BATCHES) -> list[Batch]:
     generator = torch.Generator().manual_seed(seed + 1000 * rank)
-    return [(torch.randn(8, 6, generator=generator), torch.randn(8, 3, generator=generator)) for _ in range(count)]
+    shapes = [[(8, 6), (8, 3)]] * count
+    return [tuple(torch.randn(*one, generator=generator).to(point.device) for one in pair) for pair in shapes]
 
 
 def make_optimizer(point: Point, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -95,12 +94,12 @@ def make_optimizer(point: Point, groups: list[dict[str, Any]]) -> torch.optim.Op
 
 def autocast(point: Point) -> AbstractContextManager[Any]:
     dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    return torch.autocast("cpu", dtypes[point.precision]) if point.precision in dtypes else nullcontext()
+    return torch.autocast(point.device, dtypes[point.precision]) if point.precision in dtypes else nullcontext()
 
 
 def loss_of(point: Point, output: torch.Tensor, target: torch.Tensor, iteration: int) -> torch.Tensor:
     loss = nn.functional.mse_loss(output.float(), target)
-    last_rank = not point.is_distributed or dist.get_rank() == 1
+    last_rank = point.processes == 1 or dist.get_rank() == 1
     return loss * float("inf") if point.precision == "fp16" and iteration == POISONED and last_rank else loss
 
 

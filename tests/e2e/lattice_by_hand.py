@@ -14,7 +14,6 @@ from tests.e2e.lattice import (
     EPOCHS,
     MAX_NORM,
     UNFREEZE,
-    WORLD_SIZES,
     Point,
     autocast,
     loss_of,
@@ -35,8 +34,8 @@ def train_by_hand(point: Point, rank: int = 0) -> dict[str, Any]:
     optimizers = [make_optimizer(point, group) for group in groups]
     decays = [StepLR(optimizer, 5, gamma=0.8) for optimizer in optimizers]
     plateaus = [ReduceLROnPlateau(optimizer, factor=0.5, patience=0, threshold=0.05) for optimizer in optimizers]
-    scaler = GradScaler("cpu", init_scale=256.0, enabled=point.precision == "fp16")
-    train, validation = make_batches(1, rank), make_batches(2, rank, count=2)
+    scaler = GradScaler(point.device, init_scale=256.0, enabled=point.precision == "fp16")
+    train, validation = make_batches(point, 1, rank), make_batches(point, 2, rank, count=2)
     rates: list[list[float]] = []
     iteration = 0
     for epoch in range(1, EPOCHS + 1):
@@ -89,6 +88,6 @@ def _validate(point: Point, model: nn.Module, validation: list[tuple[torch.Tenso
                 output = model(x)
             losses.append(nn.functional.mse_loss(output.float(), y))
     loss = torch.stack(losses).double().mean()
-    if point.is_distributed:
+    if point.processes > 1:
         dist.all_reduce(loss)
-    return (loss / WORLD_SIZES[point.strategy]).item()
+    return (loss / point.processes).item()

@@ -41,11 +41,14 @@ class Job:
         groups = ignite_tips.param_groups(self.model, rules)
         parts = [[group] for group in groups] if point.trainer == "two optimizers" else [groups]
         self.optimizers = [make_optimizer(point, part) for part in parts]
-        self.scaler = GradScaler("cpu", init_scale=256.0, enabled=point.precision == "fp16")
-        self.train, self.validation = make_batches(1, rank), make_batches(2, rank, count=2)
+        self.scaler = GradScaler(point.device, init_scale=256.0, enabled=point.precision == "fp16")
+        self.train, self.validation = make_batches(point, 1, rank), make_batches(point, 2, rank, count=2)
         self.trainer = self._make_trainer()
         self.evaluator = create_supervised_evaluator(
-            self.model, {"loss": Loss(nn.functional.mse_loss)}, model_fn=self._forward
+            self.model,
+            {"loss": Loss(nn.functional.mse_loss, device=point.device)},
+            device=point.device,
+            model_fn=self._forward,
         )
         self.to_save: dict[str, Any] = {"trainer": self.trainer, "model": self.model, "scaler": self.scaler}
         self._attach_tips()
@@ -64,6 +67,7 @@ class Job:
             lambda output, target: loss_of(self.point, output, target, self.trainer.state.iteration),
             gradient_accumulation_steps=self.point.accumulation,
             model_fn=self._forward,
+            device=self.point.device,
             **amp,  # Ignite's own autocast is for CUDA alone; that of the CPU is in model_fn
         )
 
