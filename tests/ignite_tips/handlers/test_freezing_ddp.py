@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ignite_tips.handlers.freezing import ParameterFreezer
+from tests.oracles import TRAINED_IN_DOUBLE
 from tests.support import run_distributed
 
 pytestmark = pytest.mark.distributed
@@ -177,4 +178,4 @@ def test_random_scripts_keep_the_ranks_equal(world_size: int) -> None:
             if world_size == 2:
                 assert torch.equal(first, expected)
             else:  # gloo adds four ranks' gradients in an order of its own
-                assert torch.allclose(first, expected, rtol=0, atol=1e-6)
+                assert torch.allclose(first, expected, rtol=0, atol=TRAINED_IN_DOUBLE)

@@ -13,13 +13,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ignite_tips.handlers.freezing import ParameterFreezer
 from ignite_tips.handlers.gradual_unfreezing import GradualUnfreezer
+from tests.oracles import TRAINED_IN_DOUBLE
 from tests.support import run_distributed
 
 
 def make_net() -> nn.Sequential:
     torch.manual_seed(0)
     body = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
-    return nn.Sequential(body, nn.ReLU(), nn.Linear(4, 2))
+    return nn.Sequential(body, nn.ReLU(), nn.Linear(4, 2)).double()
 
 
 def make_trainer(model: nn.Module, rank: int) -> Engine:
@@ -29,7 +30,7 @@ def make_trainer(model: nn.Module, rank: int) -> Engine:
     def update(engine: Engine, batch: int) -> None:
         model.train()
         optimizer.zero_grad()
-        model(torch.randn(8, 4, generator=generator)).square().mean().backward()
+        model(torch.randn(8, 4, generator=generator).to(next(model.parameters()))).square().mean().backward()
         optimizer.step()
 
     return Engine(update)
@@ -73,7 +74,7 @@ def test_replicas_stay_equal_whatever_the_freezer_was_given() -> None:
         first, second = run_distributed(_freeze_by_what_was_given, 2, way)
         assert torch.equal(first, second), way
         if "compiled" in way:
-            assert torch.allclose(first, expected, rtol=0, atol=1e-6), way
+            assert torch.allclose(first, expected, rtol=0, atol=TRAINED_IN_DOUBLE), way
         else:
             assert torch.equal(first, expected), way
 
@@ -100,7 +101,7 @@ def test_gradual_unfreezing_keeps_replicas_equal() -> None:
 
 def _freeze_shards(rank: int, world_size: int, sharded: bool) -> torch.Tensor:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).double()
     model = net if sharded else DistributedDataParallel(net)
     if sharded:
         fully_shard(net[2])
@@ -110,7 +111,7 @@ def _freeze_shards(rank: int, world_size: int, sharded: bool) -> torch.Tensor:
     @trainer.on(Events.EPOCH_COMPLETED)
     def evaluate() -> None:
         with torch.no_grad():
-            model(torch.ones(1, 4))  # leaves the root's parameters unsharded
+            model(torch.ones(1, 4, dtype=torch.float64))  # leaves the root's parameters unsharded
 
     ParameterFreezer(model, "0.*").attach(trainer, Events.EPOCH_STARTED(once=2), Events.EPOCH_STARTED(once=4))
     ParameterFreezer(model, "2.*").attach(trainer, Events.STARTED, Events.EPOCH_STARTED(once=3))
@@ -131,7 +132,7 @@ def test_a_sharded_model_follows_as_ddp_does() -> None:
     sharded = run_distributed(_freeze_shards, 2, True)
     replicated = run_distributed(_freeze_shards, 2, False)
     assert torch.equal(sharded[0], sharded[1])
-    assert torch.allclose(sharded[0], replicated[0], rtol=0, atol=1e-6)
+    assert torch.allclose(sharded[0], replicated[0], rtol=0, atol=TRAINED_IN_DOUBLE)
     first, second = replicated[0][0][:20], replicated[0][1][:20]
     assert torch.equal(first, second)
     assert not torch.equal(replicated[0][3][:20], second)
