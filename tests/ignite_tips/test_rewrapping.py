@@ -16,20 +16,21 @@ from torch.nn.parallel import DistributedDataParallel
 from ignite_tips import rewrapping
 from ignite_tips.parameters.selection import freeze_parameters, unfreeze_parameters
 from ignite_tips.rewrapping import find_wrappers, rewrap_model
+from tests.settings import seeded
 from tests.support import run_distributed
 
 pytestmark = pytest.mark.distributed
 
 
 def make_ddp(dtype: torch.dtype = torch.float32, **options: Any) -> DistributedDataParallel:
-    torch.manual_seed(0)
+    torch.manual_seed(seeded())
     net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
     return DistributedDataParallel(net.to(dtype), **options)
 
 
 def train(model: nn.Module, rank: int, steps: int = 3, seed: int = 0) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    generator = torch.Generator().manual_seed(10 * seed + rank)
+    generator = torch.Generator().manual_seed(seeded(10 * seed + rank))
     for _ in range(steps):
         optimizer.zero_grad()
         model(torch.randn(8, 4, generator=generator)).square().mean().backward()
@@ -61,7 +62,7 @@ def _without_rewrapping(rank: int, world_size: int) -> tuple[str, float]:
 
 
 def make_ddp_of_frozen() -> DistributedDataParallel:
-    torch.manual_seed(0)
+    torch.manual_seed(seeded())
     net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
     net[0].requires_grad_(False)
     return DistributedDataParallel(net)
@@ -164,7 +165,7 @@ def _in_the_middle_of_an_accumulation(rank: int, world_size: int) -> tuple[float
     for options in ({}, {"gradient_as_bucket_view": True}):
         model = make_ddp(torch.float64, **options)
         model.zero_grad()
-        inputs = torch.randn(3, 8, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(rank))
+        inputs = torch.randn(3, 8, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seeded(rank)))
         expected = make_ddp(torch.float64)
         expected.load_state_dict(model.state_dict())
         frozen = freeze_parameters(model, "0.*")

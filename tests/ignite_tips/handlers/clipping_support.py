@@ -15,18 +15,19 @@ from ignite_tips import (
     ZClipper,
 )
 from ignite_tips.gradients.clipper import GradientClipper
+from tests.settings import seeded
 
 Batch = tuple[Tensor, Tensor]
 SIZE = 6 * 8 + 8 + 8 + 1  # parameters of the model
 
 
 def make_model() -> nn.Module:
-    torch.manual_seed(1)
+    torch.manual_seed(seeded(1))
     return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1))
 
 
 def make_batches(count: int = 8, dtype: torch.dtype = torch.float32) -> list[Batch]:
-    generator = torch.Generator().manual_seed(2)
+    generator = torch.Generator().manual_seed(seeded(2))
     drawn = [(torch.randn(4, 6, generator=generator), torch.randn(4, 1, generator=generator)) for _ in range(count)]
     return [(x.to(dtype), y.to(dtype)) for x, y in drawn]
 

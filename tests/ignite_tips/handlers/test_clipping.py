@@ -11,16 +11,17 @@ from torch.nn.utils import clip_grad_norm_
 
 from ignite_tips import GradientNormClipper
 from tests.oracles import TRAINED_IN_DOUBLE, rounding_of_norm
+from tests.settings import seeded
 from tests.support import run_distributed
 
 
 def make_model() -> nn.Module:
-    torch.manual_seed(1)
+    torch.manual_seed(seeded(1))
     return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1))
 
 
 def make_batches(count: int = 8) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    generator = torch.Generator().manual_seed(2)
+    generator = torch.Generator().manual_seed(seeded(2))
     return [(torch.randn(4, 6, generator=generator), torch.randn(4, 1, generator=generator)) for _ in range(count)]
 
 

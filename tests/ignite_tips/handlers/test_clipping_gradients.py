@@ -22,6 +22,7 @@ from tests.ignite_tips.handlers.clipping_support import (
     sgd,
 )
 from tests.oracles import TRAINED_IN_DOUBLE, rounding_of_norm
+from tests.settings import seeded
 
 NORM = 2 * rounding_of_norm(SIZE)  # how far two norms of the model's gradients may be apart
 
@@ -46,7 +47,7 @@ def test_sparse_gradients_are_clipped_as_dense_ones(clipper: str) -> None:
     """An embedding's sparse gradient, with rows drawn twice, trains as its dense one does."""
     results = []
     for sparse in (False, True):
-        torch.manual_seed(3)
+        torch.manual_seed(seeded(3))
         model = nn.Sequential(nn.Embedding(7, 4, sparse=sparse), nn.Linear(4, 1)).double()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
 

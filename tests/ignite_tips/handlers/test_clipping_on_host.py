@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ignite_tips import AutoClipper, GradientNormClipper
 from tests.oracles import exact_norm, near_norm, rounding_of_norm, roundoff
+from tests.settings import seeded
 
 LARGE = (200, 200)
 BATCHES = (1, 3, 2)  # what the gradients are multiplied by
@@ -46,7 +47,7 @@ def train(
 
     ``scales`` multiply the gradients of each update first. Return the parameters, and the metrics of each update.
     """
-    torch.manual_seed(2)
+    torch.manual_seed(seeded(2))
     parameters = [nn.Parameter(torch.randn(shape, dtype=dtype)) for shape in shapes]
     gradients = make_gradients(shapes, dtype)
     if poison is not None:
@@ -71,7 +72,7 @@ def train(
 
 def make_gradients(shapes: list[tuple[int, ...]], dtype: torch.dtype = torch.float32) -> list[Tensor]:
     """Return gradients of norms near 10 each, so that none is small enough to be missed unseen."""
-    torch.manual_seed(3)
+    torch.manual_seed(seeded(3))
     return [torch.randn(shape, dtype=dtype) * (10 / math.sqrt(math.prod(shape))) for shape in shapes]
 
 

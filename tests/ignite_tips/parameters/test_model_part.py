@@ -14,18 +14,19 @@ from torch.nn.parallel import DistributedDataParallel
 from ignite_tips.handlers.freezing import ParameterFreezer
 from ignite_tips.handlers.gradual_unfreezing import GradualUnfreezer
 from tests.oracles import TRAINED_IN_DOUBLE
+from tests.settings import seeded
 from tests.support import run_distributed
 
 
 def make_net() -> nn.Sequential:
-    torch.manual_seed(0)
+    torch.manual_seed(seeded())
     body = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
     return nn.Sequential(body, nn.ReLU(), nn.Linear(4, 2)).double()
 
 
 def make_trainer(model: nn.Module, rank: int) -> Engine:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    generator = torch.Generator().manual_seed(rank)
+    generator = torch.Generator().manual_seed(seeded(rank))
 
     def update(engine: Engine, batch: int) -> None:
         model.train()
@@ -40,7 +41,14 @@ def weights(model: nn.Module) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
-def _freeze_by_what_was_given(rank: int, world_size: int, way: str) -> torch.Tensor:
+WAYS = ("wrapped", "bare", "part", "wrapped later", "compiled", "compiled inside")
+
+
+def _freeze_by_each_way(rank: int, world_size: int) -> dict[str, torch.Tensor]:
+    return {way: _freeze_by_what_was_given(rank, way) for way in WAYS}
+
+
+def _freeze_by_what_was_given(rank: int, way: str) -> torch.Tensor:
     net = make_net()
     given: nn.Module = net
     if way == "part":
@@ -69,9 +77,10 @@ def _freeze_by_what_was_given(rank: int, world_size: int, way: str) -> torch.Ten
 @pytest.mark.distributed
 def test_replicas_stay_equal_whatever_the_freezer_was_given() -> None:
     """The wrapper, the bare module, a part of it, one wrapped after attach, and compiled ones all train as one."""
-    expected = run_distributed(_freeze_by_what_was_given, 2, "wrapped")[0]
-    for way in ("wrapped", "bare", "part", "wrapped later", "compiled", "compiled inside"):
-        first, second = run_distributed(_freeze_by_what_was_given, 2, way)
+    firsts, seconds = run_distributed(_freeze_by_each_way, 2)
+    expected = firsts["wrapped"]
+    for way in WAYS:
+        first, second = firsts[way], seconds[way]
         assert torch.equal(first, second), way
         if "compiled" in way:
             assert torch.allclose(first, expected, rtol=0, atol=TRAINED_IN_DOUBLE), way
@@ -100,7 +109,7 @@ def test_gradual_unfreezing_keeps_replicas_equal() -> None:
 
 
 def _freeze_shards(rank: int, world_size: int, sharded: bool) -> torch.Tensor:
-    torch.manual_seed(0)
+    torch.manual_seed(seeded())
     net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).double()
     model = net if sharded else DistributedDataParallel(net)
     if sharded:
