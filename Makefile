@@ -11,8 +11,11 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constra
 demo: $(READY)
 	$(BIN)/ignite-launch --nproc 2 examples/digits.py
 
+# As many processes as tests run in at once; three keep two cores busy, for many tests wait for processes of their own.
+JOBS ?= 3
+
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
 # The oldest of all that setup.cfg admits, and the newest. Off CPU-only indexes each downloads gigabytes of torch.
 test-lowest:

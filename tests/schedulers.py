@@ -15,10 +15,11 @@ from torch.optim import SGD, Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ignite_tips import warmup_stable_decay, with_warmup
+from tests.settings import seeded
 
 EPOCHS, LENGTH = 6, 6
 ITERATIONS = range(1, EPOCHS * LENGTH + 1)
-INPUTS = torch.randn(EPOCHS * LENGTH, 4, 3, generator=torch.Generator().manual_seed(5))
+INPUTS = torch.randn(EPOCHS * LENGTH, 4, 3, generator=torch.Generator().manual_seed(seeded(5)))
 METRICS = [3.0, 2.0, 2.5, 2.4, 2.2, 2.1]  # of the epochs, for ReduceLROnPlateau
 OVERFLOWS = {1, 8, 18, 20, 27, 31}  # an iteration of each epoch in which GradScaler finds inf
 # torch 2.13 leaves the momentum of a fused SGD uninitialised when its very first step is skipped.
@@ -168,7 +169,7 @@ class Setup:
     """A small network with two groups, its optimizer and its scheduler."""
 
     def __init__(self, row: str, mode: Mode) -> None:
-        torch.manual_seed(0)
+        torch.manual_seed(seeded())
         self.model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
         groups = [{"params": self.model[0].parameters(), "lr": 0.1}, {"params": self.model[2].parameters(), "lr": 0.02}]
         self.optimizer = SGD(groups, momentum=0.9, fused=mode.fused)

@@ -1,11 +1,20 @@
-"""What tests share: several processes in one group, with a time limit and none left behind."""
+"""What tests share: several processes in one group, with a time limit and none left behind.
+
+They are forks of a server that has torch imported, which takes each of them the seconds off that an import costs.
+"""
 
 import contextlib
 import multiprocessing
 import os
+import runpy
+import signal
+import socket
+import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,10 +22,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from tests.settings import seeded, threads
+
 # The fork server imports torch and Ignite once and never computes, so that its forks start at once and are sound.
 _CONTEXT = multiprocessing.get_context("forkserver")
 _PRELOAD = ["ignite.engine", "ignite.handlers", "ignite.distributed", "tests.support"]
 _PRELOAD += ["torch", "torch._dynamo"]  # an optimizer's first step imports the last, for seconds
+_PRELOAD += ["sklearn.datasets", "torch.utils.tensorboard", "pytest", "ignite_tips"]
 _CONTEXT.set_forkserver_preload(_PRELOAD)
 
 
@@ -60,13 +72,68 @@ def _wait(processes: list[Any], timeout: float) -> None:
         running = [process for process in running if process.exitcode is None]
 
 
+@dataclass(frozen=True)
+class Ended:
+    """How a process of ``run_script`` ended: as ``subprocess`` would tell it."""
+
+    code: int | None
+    out: str
+    err: str
+
+
+def run_script(
+    path: str | Path, *arguments: str, folder: Path, world_size: int = 1, timeout: float = 100.0, **variables: str
+) -> list[Ended]:
+    """Run a script, as ``python path arguments`` would, in one process, or in several as a launcher starts them.
+
+    ``folder`` is where they work. What must see a launcher, a whole interpreter or a warning at an import is no case
+    for this.
+    """
+    if world_size > 1:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        variables |= {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
+    with tempfile.TemporaryDirectory() as scratch:
+        processes = []
+        for rank in map(str, range(world_size)):
+            own = variables | ({"RANK": rank, "LOCAL_RANK": rank} if world_size > 1 else {})
+            outputs = [Path(scratch, f"{name}{rank}") for name in ("out", "err")]
+            processes.append(
+                _CONTEXT.Process(target=_run_script, args=(str(path), list(arguments), folder, own, outputs))
+            )
+        for process in processes:
+            process.start()
+        try:
+            _wait(processes, timeout)
+        finally:
+            for process in processes:
+                process.kill()
+                process.join()
+        return [
+            Ended(process.exitcode, *(Path(scratch, f"{name}{rank}").read_text() for name in ("out", "err")))
+            for rank, process in enumerate(processes)
+        ]
+
+
+def _run_script(path: str, arguments: list[str], folder: Path, variables: dict[str, str], outputs: list[Path]) -> None:
+    for number, output in enumerate(outputs, 1):
+        with open(output, "w") as file:
+            os.dup2(file.fileno(), number)
+    os.chdir(folder)
+    os.environ.update(variables)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    torch.set_num_threads(threads())
+    sys.argv = [path, *arguments]
+    sys.path.insert(0, str(Path(path).parent))
+    runpy.run_path(path, run_name="__main__")
+
+
 def _work(
     worker: Callable[..., Any], rank: int, world_size: int, folder: str, args: Any, timeout: float, backend: str
 ) -> None:
-    import traceback
-
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
+    torch.set_num_threads(threads())
+    torch.manual_seed(seeded())
     if backend == "nccl":
         torch.cuda.set_device(rank)
     try:

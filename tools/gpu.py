@@ -65,15 +65,15 @@ class Stage:
             quick = ["--quick"] if dry_run or self.quick else []
             return [sys.executable, "-m", "benchmarks.worker", self.name, str(self.tables), *quick]
         # pytest-benchmark, where it is installed, warns of tests that run in parallel.
-        parallel = ["-n", str(min(10, os.cpu_count() or 1)), "-p", "no:benchmark"] if find_spec("xdist") else []
+        parallel = ["-n", str(min(14, os.cpu_count() or 1)), "-p", "no:benchmark"] if find_spec("xdist") else []
         return [sys.executable, "-m", "pytest", "-v", "-rfE", "--tb=short", *parallel, *self.tests]
 
 
 STAGES = (
     # The GPU is free only as long as nothing else of this runs on it.
     Stage("The launcher takes a free GPU", "free", 60, ("tests/gpu/test_launcher.py", "-k", "free:1")),
-    Stage("Tests", "tests", 170, (*DEVICE_TESTS, "-k", "(gpu or device or nccl) and not free:1")),
     Stage("Training", "gpu.training", 150),
+    Stage("Tests", "tests", 170, (*DEVICE_TESTS, "-k", "(gpu or device or nccl) and not free:1")),
     Stage("Clipping", "gpu.clipping", 80),
     Stage("Waits for the device", "gpu.waits", 40),
     Stage("Logging learning rates", "lr_logging", 60, quick=True),
@@ -190,8 +190,8 @@ def count_tests(log: str) -> list[str]:
     """Return the count of tests in pytest's verbose output, and a line for each that failed."""
     ends = [match.group(1) for line in log.splitlines() if "::" in line and (match := _END.search(line))]
     counts = ", ".join(f"{ends.count(end)} {end.lower()}" for end in ("PASSED", "FAILED", "SKIPPED", "ERROR"))
-    failures = re.findall(r"^(?:FAILED|ERROR) (.+)", log, re.MULTILINE)
-    return [f"{counts}.", *(f"- {failure[:300]}" for failure in failures)]
+    failures = re.findall(r"^(?:FAILED|ERROR) (\S+::.+)", log, re.MULTILINE)
+    return [f"{counts}.", *(["\n".join(f"- {failure[:300]}" for failure in failures)] if failures else [])]
 
 
 _END = re.compile(r"(?:^\[gw\d+\].*?| )(PASSED|FAILED|SKIPPED|ERROR) ")

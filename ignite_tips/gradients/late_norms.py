@@ -26,6 +26,8 @@ class LateNorms:
         self._each = each
         self._names = names
         self._kind = (norm.dtype, norm.device)
+        self._copied: Tensor
+        self._event: torch.Event
         if spent is not None and spent._kind == self._kind:  # pinned memory and events take long to make
             self._copied, self._event = spent._copied, spent._event
         else:

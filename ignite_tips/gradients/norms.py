@@ -44,10 +44,10 @@ _NUMBERS: dict[torch.dtype, tuple[type[c_float] | type[c_double], float]] = {
 def gradient_norm(tensors: Tensor | Iterable[Tensor], norm_type: float = 2.0) -> Tensor:
     """Return the p-norm of all tensors' values, as if they were one vector.
 
-    The operations are those of ``torch.nn.utils.get_total_norm``, so the value is the same bit for bit, with four
-    differences: norms of several dtypes are added in the tensors' order, 16-bit values are summed in float32, sparse
-    tensors count as what they stand for, and DTensors, also beside plain tensors, give the norm over all ranks, as a
-    plain tensor (every rank has to call).
+    Of plain tensors of one device and one dtype of 32 or 64 bits it is that of ``torch.nn.utils.get_total_norm`` bit
+    for bit, by the same operations. The norms of several devices or dtypes are added in the tensors' order, which
+    torch's grouping may not keep; 16-bit values are summed in float32; sparse tensors count as what they stand for; and
+    DTensors, also beside plain tensors, give the norm over all ranks, as a plain tensor (every rank has to call).
 
     Args:
         tensors: one tensor or several, of any shapes, devices and dtypes.
@@ -117,7 +117,7 @@ def norm_on_host(vectors: list[Tensor], others: list[Tensor]) -> float:
     """Return the 2-norm of tensors on the CPU, where it is read at once: of vectors by their dot products.
 
     Of large ones that takes a third of the time of torch's norm and is nearer to the true value (8e-9 against 8e-7
-    off for 25 million values), and therefore not the same bit for bit. Infinite where a square overflows.
+    off for 25 million values), and therefore not torch's bit for bit. Infinite where a square overflows.
 
     Example:
         >>> norm_on_host([torch.tensor([2.0, 3.0])], [torch.tensor([[6.0]])])
@@ -187,7 +187,7 @@ def clip_divisor(norm: Tensor, max_norm: float) -> Tensor:
 
 
 def coefficient_on_host(norm: Tensor, max_norm: float) -> float:
-    """Return what ``clip_coefficient`` does before it takes the minimum, bit for bit, in a quarter of the time.
+    """Return the number that ``clip_coefficient`` takes the minimum of, to the last bit, in a quarter of the time.
 
     A double-precision sum, quotient or product of float32 numbers, rounded to float32, is what float32 hardware gives.
     """

@@ -27,8 +27,8 @@ class ModelSummarizer:
     """Shows a table of the model's layers before the first batch is trained on; rank 0 prints it.
 
     Acts on the first ITERATION_STARTED after ``attach``: the batch is there, and what other handlers freeze when the
-    run starts is frozen. The model is left as it was, bit for bit (see ``summarize_model``). Every rank runs it,
-    because some models need all ranks to run.
+    run starts is frozen. The model is left as it was (see ``summarize_model``). Every rank runs it, because some models
+    need all ranks to run.
 
     Args:
         model: any module, in any wrapper.

@@ -90,9 +90,10 @@ def warmup_stable_decay(
 def with_warmup(scheduler: LRScheduler, steps: int, *, start_factor: float = 0.01) -> SequentialLR:
     """Put a linear warm-up before a scheduler, which then starts from its first step.
 
-    It is torch's own SequentialLR of a LinearLR and the scheduler, whose rates are then those that it would have
-    alone, bit for bit. After s < steps steps the factor is ``start_factor + (1 − start_factor) · s / steps``, the same
-    for every group, so that their ratios are kept. Step and save the scheduler that is returned, not the one given.
+    It is torch's own SequentialLR of a LinearLR and the scheduler, whose rates after the warm-up are to the last bit
+    those that it would have alone. After s < steps steps the factor is
+    ``start_factor + (1 − start_factor) · s / steps``, the same for every group, so that their ratios are kept. Step and
+    save the scheduler that is returned, not the one given.
 
     ReduceLROnPlateau takes its warm-up beside it: ``LinearLR(optimizer, start_factor, total_iters=steps)`` in a
     SchedulerStepper of its own, which leaves the rate alone when it is done.

@@ -25,6 +25,7 @@ from torch.optim.lr_scheduler import (
 )
 
 import ignite_tips
+from tests.settings import seeded
 
 __all__ = ["Scene"]
 
@@ -52,7 +53,7 @@ class Scene:
     """A small training job whose parts have the names that the calls use; costly ones are made when one needs them."""
 
     def __init__(self, folder: Path) -> None:
-        torch.manual_seed(0)
+        torch.manual_seed(seeded())
         self._folder = folder
         model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, 2))
         other = nn.Linear(4, 2)

@@ -4,6 +4,7 @@ A test module starts it when it is imported: torch's autograd counts the devices
 """
 
 import ctypes
+import fcntl
 import functools
 import hashlib
 import os
@@ -95,10 +96,18 @@ def _build() -> Path:
     if target.exists():
         return target
     target.parent.mkdir(mode=0o700, exist_ok=True)
+    with open(target.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process of the same tests may be at it
+        if not target.exists():
+            _compile(compiler, source, target)
+    return target
+
+
+def _compile(compiler: str, source: Path, target: Path) -> None:
+    home = Path(torch.__file__).parent
     headers = [f"-I{home / 'include'}", f"-I{home / 'include/torch/csrc/api/include'}"]
     libraries = [f"-L{home / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
     unfinished = target.with_suffix(f".{os.getpid()}")
     command = [compiler, "-std=c++20", "-O1", "-shared", "-fPIC", *headers, source, "-o", unfinished, *libraries]
     subprocess.run(command, check=True)
     unfinished.rename(target)
-    return target

@@ -10,6 +10,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import ExponentialLR, ReduceLROnPlateau
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset, random_split
 
+from tests.settings import seeded
+
 
 def network_by_hand() -> nn.Module:
     network = nn.Module()
@@ -30,12 +32,12 @@ def network_by_hand() -> nn.Module:
 
 def train_digits_by_hand(rank: int, world_size: int, epochs: int, unfreeze_epoch: int, accumulation: int) -> Any:
     """Return the final weights and buffers, and the rates in use for each update."""
-    torch.manual_seed(0)
+    torch.manual_seed(seeded())
     digits = load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
     dataset = TensorDataset(images, torch.tensor(digits.target))
-    part, validation = random_split(dataset, [1437, 360], generator=torch.Generator().manual_seed(0))
-    sampler = DistributedSampler(part, world_size, rank, shuffle=True, seed=0, drop_last=True)
+    part, validation = random_split(dataset, [1437, 360], generator=torch.Generator().manual_seed(seeded()))
+    sampler = DistributedSampler(part, world_size, rank, shuffle=True, seed=seeded(), drop_last=True)
     loader = DataLoader(part, batch_size=64 // world_size, sampler=sampler, drop_last=True)
     validation_sampler = DistributedSampler(validation, world_size, rank, shuffle=False)
     validation_loader = DataLoader(validation, batch_size=64 // world_size, sampler=validation_sampler)

@@ -25,6 +25,7 @@ from ignite_tips import (
     param_groups,
     with_warmup,
 )
+from tests.settings import seeded
 
 GROUPS = {
     "stem.*": {"lr": 0.05, "name": "stem"},
@@ -43,7 +44,7 @@ def build_network() -> nn.Module:
 
 def train(folder: Path, *, epochs: int = 8, seed: int = 0) -> None:
     """Train on scikit-learn's digits: the body frozen at first, a warm-up, a cosine, and a plateau on top."""
-    torch.manual_seed(seed)
+    torch.manual_seed(seeded(seed))
     digits = load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
     data = list(zip(images.split(48), torch.tensor(digits.target).split(48), strict=True))

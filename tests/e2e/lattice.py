@@ -19,6 +19,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+from tests.settings import seeded
+
 EPOCHS, UNFREEZE, BATCHES, POISONED, SAVED = 4, 3, 6, 8, 2
 MAX_NORM = 0.05
 WORLD_SIZES = {"single": 1, "DDP": 2, "FSDP2": 2}
@@ -70,7 +72,7 @@ class Network(nn.Module):
 
 
 def make_network(point: Point) -> Network:
-    torch.manual_seed(7)
+    torch.manual_seed(seeded(7))
     network = Network().to(point.device)
     if point.strategy == "FSDP2":
         mesh = init_device_mesh(point.device, (point.processes,))
@@ -80,7 +82,7 @@ def make_network(point: Point) -> Network:
 
 
 def make_batches(point: Point, seed: int, rank: int, count: int = BATCHES) -> list[Batch]:
-    generator = torch.Generator().manual_seed(seed + 1000 * rank)
+    generator = torch.Generator().manual_seed(seeded(seed + 1000 * rank))
     shapes = [[(8, 6), (8, 3)]] * count
     return [tuple(torch.randn(*one, generator=generator).to(point.device) for one in pair) for pair in shapes]
 

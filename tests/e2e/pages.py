@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 import tests.support  # has the fork server import torch and Ignite  # noqa: F401
+from tests.settings import threads
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _FENCE = re.compile(
@@ -114,7 +115,7 @@ def _receive(end: Any) -> Run:
 def _work(target: Any, path: Path, code: list[Block], folder: Path, environment: dict[str, str], end: Any) -> None:
     os.chdir(folder)
     os.environ.update(environment, COLUMNS="120")  # tables are as wide as the terminal
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads())
     warnings.simplefilter("error")
     # torch's own, when Ignite imports its checkpoints
     warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)

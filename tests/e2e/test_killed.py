@@ -32,6 +32,7 @@ from ignite_tips import (
     layerwise_lr_groups,
 )
 from tests.e2e.sameness import differences
+from tests.settings import seeded, threads
 
 EPOCHS, BATCHES, KILLS = 6, 10, 20
 UPDATES = EPOCHS * BATCHES
@@ -39,7 +40,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 
 
 def make_net() -> nn.Module:
-    torch.manual_seed(0)
+    torch.manual_seed(seeded())
     net = nn.Sequential()
     net.stem = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU())
     net.body = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU())
@@ -59,7 +60,7 @@ class Data:
         return BATCHES
 
     def __iter__(self) -> Any:
-        generator = torch.Generator().manual_seed(self._trainer.state.epoch)
+        generator = torch.Generator().manual_seed(seeded(self._trainer.state.epoch))
         batches = [(torch.randn(8, 4, generator=generator), torch.randn(8, 2, generator=generator)) for _ in self.range]
         skip, self._skip = self._skip, 0
         return iter(batches[skip:])
@@ -71,7 +72,7 @@ class Data:
 
 def train(folder: Path, kill_at: int | None) -> None:
     """Train from the newest checkpoint on, and die by SIGKILL within update ``kill_at``."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads())
     net = make_net()
     layers = ["stem.*", "body.*", "neck.*"]
     groups = layerwise_lr_groups(net, layers, lr=0.05, decay=0.7, no_decay=("biases", "norms"), weight_decay=0.01)
@@ -145,7 +146,7 @@ def test_killed_at_twenty_updates_it_ends_as_if_never_killed(tmp_path: Path) -> 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()
-    kills = sorted(random.Random(5).sample(range(1, UPDATES + 1), KILLS))
+    kills = sorted(random.Random(seeded(5)).sample(range(1, UPDATES + 1), KILLS))
     process = CONTEXT.Process(target=drive, args=(whole, killed, kills))
     process.start()
     process.join(100)

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from tests.ignite_launch.support import Launch, launch
+from tests.settings import seeded
+from tests.support import run_script
 
 pytestmark = pytest.mark.distributed
 _ROOT = Path(__file__).parents[2]
@@ -45,7 +47,7 @@ from pathlib import Path
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-demo, runs, *deaths = sys.argv[1:]
+demo, seed, runs, *deaths = sys.argv[1:]
 start = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
 updates = 0
 
@@ -57,7 +59,7 @@ def die(optimizer, args, kwargs):
 
 register_optimizer_step_post_hook(die)
 torch.set_num_threads(1)
-sys.argv = [demo, "--epochs", "2", "--unfreeze-epoch", "2", "--runs", runs]
+sys.argv = [demo, "--epochs", "2", "--unfreeze-epoch", "2", "--seed", seed, "--runs", runs]
 sys.argv += ["--resume"] * any(Path(runs).glob("*/checkpoint_*.pt"))
 runpy.run_path(demo, run_name="__main__")
 """
@@ -106,17 +108,20 @@ def test_the_demo_survives_a_worker_killed_twice(tmp_path: Path) -> None:
     """With --max-restarts 2 and a worker killed at random updates, the weights are those of the undisturbed run."""
     (tmp_path / "demo.py").write_text(_DEMO)
     demo = str(_ROOT / "examples" / "digits.py")
-    drawn = random.Random().sample(range(1, 44), 2)  # of 44 updates
-    finals = {}
-    for name, deaths in (("undisturbed", []), ("killed", drawn)):
-        runs = tmp_path / name
-        arguments = [demo, str(runs), *map(str, deaths)]
-        result = launch(tmp_path, "--nproc", "2", "--max-restarts", "2", "demo.py", *arguments, timeout=110)
-        assert result.code == 0, (drawn, result.err)
-        newest = max(runs.glob("*/checkpoint_*.pt"), key=lambda path: path.stat().st_mtime)
-        finals[name] = torch.load(newest, weights_only=True)["model"]
-        assert result.err.count("starting again") <= len(deaths)
+    drawn = random.Random(seeded(5)).sample(range(1, 44), 2)  # of 44 updates
+    runs = {name: tmp_path / name for name in ("undisturbed", "killed")}
+    arguments = [demo, str(seeded()), str(runs["killed"]), *map(str, drawn)]
+    result = launch(tmp_path, "--nproc", "2", "--max-restarts", "2", "demo.py", *arguments, timeout=110)
+    assert result.code == 0, (drawn, result.err)
     assert "starting again, 1 of 2" in result.err
+    assert result.err.count("starting again") <= len(drawn)
+    arguments = [demo, str(seeded()), str(runs["undisturbed"])]
+    alone = {"folder": tmp_path, "world_size": 2, "TORCHELASTIC_RESTART_COUNT": "0"}
+    assert [rank.code for rank in run_script(tmp_path / "demo.py", *arguments, **alone)] == [0, 0]
+    finals = {}
+    for name, folder in runs.items():
+        newest = max(folder.glob("*/checkpoint_*.pt"), key=lambda path: path.stat().st_mtime)
+        finals[name] = torch.load(newest, weights_only=True)["model"]
     assert finals["killed"].keys() == finals["undisturbed"].keys()
     for key, value in finals["undisturbed"].items():
         assert torch.equal(value, finals["killed"][key]), (drawn, key)

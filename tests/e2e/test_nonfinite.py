@@ -16,6 +16,7 @@ from ignite_tips import GradientNormClipper
 from ignite_tips.notices import on_notice
 from tests.e2e.sameness import differences, saved
 from tests.ignite_tips.handlers.clipping_support import CLIPPERS, Batch, Training, adamw, make_batches, same, sgd
+from tests.settings import seeded
 
 UPDATES = 6
 OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]] = {
@@ -178,7 +179,7 @@ def test_what_propagates_is_no_norm_to_remember(clipper: str, value: float) -> N
 @pytest.mark.parametrize("on_nonfinite", ["skip", "raise"])
 def test_statistics_of_a_batch_that_is_nan_stay(on_nonfinite: str) -> None:
     """What the forward pass left in BatchNorm nothing takes back: it is said, and BatchNorm's own reset mends it."""
-    torch.manual_seed(0)
+    torch.manual_seed(seeded())
     model = nn.Sequential(nn.Linear(6, 8, bias=False), nn.BatchNorm1d(8), nn.Linear(8, 1))
     optimizer = sgd(model)
     batches = make_batches(6)

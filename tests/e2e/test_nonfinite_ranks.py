@@ -14,6 +14,7 @@ from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 
 from tests.ignite_tips.handlers.clipping_support import CLIPPERS, adamw, make_batches, make_model, sgd
 from tests.ignite_tips.handlers.test_clipping_distributed import parallelize, whole
+from tests.settings import seeded
 from tests.support import run_distributed
 
 pytestmark = pytest.mark.distributed
@@ -149,7 +150,7 @@ def skip(rank: int, world_size: int, strategy: str, seed: int) -> list[tuple[str
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_every_rank_skips_the_same_updates(strategy: str) -> None:
     """All clippers, optimizers and precisions: what stays finite on each rank is the run without the faults."""
-    assert run_distributed(skip, 2, strategy, 3) == [[], []]
+    assert run_distributed(skip, 2, strategy, seeded(3)) == [[], []]
 
 
 def refuse(rank: int, world_size: int, strategy: str, seed: int) -> list[tuple[str, Any]]:
@@ -180,4 +181,4 @@ def refuse(rank: int, world_size: int, strategy: str, seed: int) -> list[tuple[s
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_every_rank_raises_and_touches_nothing(strategy: str) -> None:
     """The error is of the same update on each rank and names what is not finite there; all is as before it."""
-    assert run_distributed(refuse, 2, strategy, 4) == [[], []]
+    assert run_distributed(refuse, 2, strategy, seeded(4)) == [[], []]

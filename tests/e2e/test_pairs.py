@@ -14,6 +14,7 @@ from torch.optim.swa_utils import SWALR, AveragedModel
 
 import ignite_tips as tips
 from tests.e2e.lattice import difference
+from tests.settings import seeded
 
 PER_UPDATE = tips.OptimizerEvents.STEP_COMPLETED
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
@@ -32,14 +33,14 @@ class Net(nn.Module):
 
 
 def build(optimizer: Callable[..., Any] = torch.optim.SGD, **options: Any) -> tuple[Net, Any]:
-    torch.manual_seed(5)
+    torch.manual_seed(seeded(5))
     model = Net()
     options = {"momentum": 0.9} | options if optimizer is torch.optim.SGD else options
     return model, optimizer(model.parameters(), lr=0.1, **options)
 
 
 def batches(count: int = 6, rank: int = 0) -> Batches:
-    generator = torch.Generator().manual_seed(rank)
+    generator = torch.Generator().manual_seed(seeded(rank))
     return [(torch.randn(8, 4, generator=generator), torch.randn(8, 2, generator=generator)) for _ in range(count)]
 
 
@@ -98,7 +99,7 @@ def test_two_clippers() -> None:
 
 def test_two_clippers_of_a_large_fused_optimizer() -> None:
     """The first does not leave its factor to the fused kernel, for the second has to see what it made."""
-    torch.manual_seed(0)
+    torch.manual_seed(seeded())
     results = []
     for by_hand in (False, True):
         parameter = nn.Parameter(torch.linspace(-1, 1, 100_000))

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import StepLR
 
 import ignite_tips as tips
 from tests.e2e.lattice import difference, outcome
+from tests.settings import seeded
 from tests.support import run_distributed
 
 pytestmark = pytest.mark.distributed
@@ -38,7 +39,7 @@ class Net(nn.Module):
 
 
 def _net(sharded: bool = False, norm: Callable[[int], nn.Module] = nn.BatchNorm1d, **options: Any) -> Net:
-    torch.manual_seed(5)
+    torch.manual_seed(seeded(5))
     model = Net(norm)
     if sharded:
         mesh = init_device_mesh("cpu", (2,))
@@ -52,7 +53,7 @@ def _sgd(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def _batches(rank: int, count: int = 6) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    generator = torch.Generator().manual_seed(rank)
+    generator = torch.Generator().manual_seed(seeded(rank))
     return [(torch.randn(8, 4, generator=generator), torch.randn(8, 2, generator=generator)) for _ in range(count)]
 
 

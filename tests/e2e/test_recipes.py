@@ -11,17 +11,18 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim.lr_scheduler import ExponentialLR, StepLR
 
 from ignite_tips import GradientNormClipper, GradientValueClipper, OptimizerEvents, SchedulerStepper, for_optimizer
+from tests.settings import seeded
 
 MAX_NORM = 0.1
 
 
 def _linear(inputs: int, outputs: int, seed: int) -> nn.Module:
-    torch.manual_seed(seed)
+    torch.manual_seed(seeded(seed))
     return nn.Sequential(nn.Linear(inputs, 8), nn.Tanh(), nn.Linear(8, outputs))
 
 
 def _batches(count: int, *shape: int) -> list[tuple[Tensor, Tensor]]:
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seeded(1))
     return [
         (torch.randn(*shape, generator=generator), torch.randn(shape[0], 2, generator=generator)) for _ in range(count)
     ]
@@ -77,9 +78,8 @@ def test_a_gan_with_two_optimizers() -> None:
     """Each network has its own clipper and schedule; the generator is updated in every second iteration."""
     generator, discriminator = _linear(2, 3, 6), _linear(3, 1, 7)
     twins = _linear(2, 3, 6), _linear(3, 1, 7)
-    data = [
-        (x, torch.randn(4, 2, generator=torch.Generator().manual_seed(i))) for i, (x, _) in enumerate(_batches(8, 4, 3))
-    ]
+    noise = [torch.randn(4, 2, generator=torch.Generator().manual_seed(seeded(i))) for i in range(8)]
+    data = [(x, one) for (x, _), one in zip(_batches(8, 4, 3), noise, strict=True)]
 
     def update(engine: Engine, batch: tuple[Tensor, Tensor]) -> None:
         real, noise = batch
@@ -175,7 +175,7 @@ def test_reinforcement_learning_updates_in_an_event_handler() -> None:
 class _Recurrent(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        torch.manual_seed(9)
+        torch.manual_seed(seeded(9))
         self.cell = nn.GRU(3, 4)
         self.head = nn.Linear(4, 2)
 

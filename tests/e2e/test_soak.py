@@ -10,6 +10,7 @@ import pytest
 from tests.e2e.soak.driver import Soak
 from tests.e2e.soak.folder import compare_runs, look, newest_checkpoint
 from tests.e2e.soak.moments import KINDS, TARGETS, Kill, draw
+from tests.settings import seeded
 
 pytestmark = [
     pytest.mark.distributed,
@@ -27,7 +28,7 @@ def soak(tmp_path_factory: pytest.TempPathFactory) -> Soak:
 @pytest.mark.timeout(240)
 def test_killed_within_its_writes_it_ends_as_if_never_killed(soak: Soak) -> None:
     """In a checkpoint, a record and the trimming of an event file; nothing is left running, half written or lost."""
-    source = random.Random(8)
+    source = random.Random(seeded(8))
     share = [f"{source.random():.3f}" for _ in range(3)]
     soak.kill_once(Kill("checkpoint", "all", f"checkpoint write {source.randint(15, 26)} {share[0]}", 0.0))
     soak.kill_once(Kill("events", "worker 1", f"events write {source.randint(80, 110)} {share[1]}", 0.0))
@@ -67,8 +68,8 @@ def test_every_kind_of_kill_is_drawn() -> None:
             for number in range(400)
         ]
 
-    kills = drawn(0)
-    assert kills == drawn(0) != drawn(1)
+    kills = drawn(seeded(0))
+    assert kills == drawn(seeded(0)) != drawn(seeded(1))
     assert Counter(kill.kind for kill in kills).keys() == KINDS.keys()
     assert Counter(kill.target for kill in kills).keys() == set(TARGETS)
     assert all(kill.kind != "trimming" for kill in kills[::2])

@@ -16,6 +16,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from ignite_tips.distributed import Strategy, process_group, strategy_from_environment, wrap_model
 from ignite_tips.parameters.selection import freeze_parameters, select_parameters, unfreeze_parameters
 from ignite_tips.rewrapping import rewrap_model
+from tests.settings import seeded
 from tests.support import run_distributed
 
 VARIABLES = (
@@ -202,7 +203,7 @@ def _in_own_group(function: Callable[..., Any], rank: int, world_size: int) -> A
 
 
 def _train_two_steps(rank: int) -> torch.Tensor:
-    torch.manual_seed(rank)
+    torch.manual_seed(seeded(rank))
     with process_group(timeout=timedelta(seconds=30)):
         model = wrap_model(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)), sync_bn=False, static_graph=True)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

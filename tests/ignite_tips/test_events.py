@@ -23,12 +23,13 @@ from ignite_tips.events import (
     detach_optimizer_events,
     for_optimizer,
 )
+from tests.settings import seeded
 
 BATCHES = [(torch.randn(4, 3), torch.randn(4, 2)) for _ in range(6)]
 
 
 def _model() -> nn.Module:
-    torch.manual_seed(1)
+    torch.manual_seed(seeded(1))
     return nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2))
 
 

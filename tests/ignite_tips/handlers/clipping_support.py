@@ -15,22 +15,25 @@ from ignite_tips import (
     ZClipper,
 )
 from ignite_tips.gradients.clipper import GradientClipper
+from tests.settings import seeded
 
 Batch = tuple[Tensor, Tensor]
+SIZE = 6 * 8 + 8 + 8 + 1  # parameters of the model
 
 
 def make_model() -> nn.Module:
-    torch.manual_seed(1)
+    torch.manual_seed(seeded(1))
     return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1))
 
 
-def make_batches(count: int = 8) -> list[Batch]:
-    generator = torch.Generator().manual_seed(2)
-    return [(torch.randn(4, 6, generator=generator), torch.randn(4, 1, generator=generator)) for _ in range(count)]
+def make_batches(count: int = 8, dtype: torch.dtype = torch.float32) -> list[Batch]:
+    generator = torch.Generator().manual_seed(seeded(2))
+    drawn = [(torch.randn(4, 6, generator=generator), torch.randn(4, 1, generator=generator)) for _ in range(count)]
+    return [(x.to(dtype), y.to(dtype)) for x, y in drawn]
 
 
-def poisoned(value: float, at: int = 3) -> list[Batch]:
-    batches = make_batches(6)
+def poisoned(value: float, at: int = 3, dtype: torch.dtype = torch.float32) -> list[Batch]:
+    batches = make_batches(6, dtype)
     batches[at - 1][0][0, 0] = value
     return batches
 
@@ -69,10 +72,11 @@ class Training:
         precision: str = "fp32",
         accumulate: int = 1,
         device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
         **options: Any,
     ) -> None:
         self.device = device
-        self.model = make_model().to(device)
+        self.model = make_model().to(device, dtype)
         self.optimizer = make_optimizer(self.model, **options)
         self.precision = precision
         self.accumulate = accumulate
@@ -82,7 +86,7 @@ class Training:
         dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
         x, y = (one.to(self.device, non_blocking=True) for one in batch)  # as a loop that never waits
         with torch.autocast(self.device, dtype=dtype, enabled=dtype is not None):
-            loss = nn.functional.mse_loss(self.model(x).float(), y) / self.accumulate
+            loss = nn.functional.mse_loss(self.model(x).to(y.dtype), y) / self.accumulate
         self.scaler.scale(loss).backward()
         return loss
 
@@ -117,8 +121,13 @@ class Training:
         kept = [value for slot in state.values() for value in slot.values() if isinstance(value, Tensor)]
         return [parameter.detach() for parameter in self.model.parameters()] + kept
 
+    def gradients(self) -> list[Tensor]:
+        """Return copies of all gradients."""
+        return [parameter.grad.detach().clone() for parameter in self.model.parameters()]
+
 
 def same(one: Training, other: Training, *, rtol: float = 0.0) -> bool:
+    """Return whether parameters and optimizer state are: bit for bit, or relative to each tensor's largest value."""
     pairs = list(zip(one.tensors(), other.tensors(), strict=True))
     if rtol == 0:
         return all(torch.equal(a, b) for a, b in pairs)

@@ -18,6 +18,7 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
 import ignite_tips
+from tests.settings import seeded
 from tests.support import run_distributed
 
 
@@ -25,7 +26,7 @@ class Job:
     """A small training job that handlers are attached to."""
 
     def __init__(self, folder: str) -> None:
-        torch.manual_seed(3)
+        torch.manual_seed(seeded(3))
         self.data, self.validation = ([(torch.randn(8, 6), torch.randn(8, 2)) for _ in range(4)] for _ in range(2))
         self.model = nn.Sequential(nn.Linear(6, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
         groups = ignite_tips.param_groups(self.model, {"0.*": {"lr": 0.1}, "1.*": {"lr": 0.2}, "3.*": {"lr": 0.3}})

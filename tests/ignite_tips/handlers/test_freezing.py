@@ -16,6 +16,7 @@ from torch import nn
 from ignite_tips.events import OptimizerEvents
 from ignite_tips.handlers.freezing import ParameterFreezer
 from ignite_tips.notices import on_notice
+from tests.settings import seeded
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "sgd": lambda groups: torch.optim.SGD(groups, lr=0.1, momentum=0.9, weight_decay=0.1),
@@ -27,13 +28,13 @@ STATE_KEYS = ("model", "optimizer", "trainer", "freezer")
 
 
 def make_net(seed: int = 0) -> nn.Sequential:
-    torch.manual_seed(seed)
+    torch.manual_seed(seeded(seed))
     body = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 6), nn.BatchNorm1d(6))
     return nn.Sequential(body, nn.ReLU(), nn.Linear(6, 2))
 
 
 def make_batches(count: int = 5, seed: int = 1) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seeded(seed))
     return [(torch.randn(8, 4, generator=generator), torch.randn(8, 2, generator=generator)) for _ in range(count)]
 
 

@@ -11,12 +11,13 @@ from torch import nn
 from ignite_tips.handlers.freezing import ParameterFreezer
 from ignite_tips.handlers.gradual_unfreezing import GradualUnfreezer
 from ignite_tips.notices import on_notice
+from tests.settings import seeded
 
 STAGES = ["3.*", ["1.*", "2.*"], "0.*"]
 
 
 def make_net() -> nn.Sequential:
-    torch.manual_seed(0)
+    torch.manual_seed(seeded())
     return nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
 
 
@@ -33,7 +34,7 @@ def train(epochs: range, state: dict[str, Any] | None = None, every: int = 2) ->
     objects = {"net": net, "optimizer": optimizer, "trainer": trainer, "unfreezer": unfreezer}
     if state is not None:
         Checkpoint.load_objects(objects, state)
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seeded(1))
     data = [(torch.randn(8, 4, generator=generator), torch.randn(8, 2, generator=generator)) for _ in range(3)]
     trainer.run(data, max_epochs=epochs.stop - 1)
     return {name: thing.state_dict() for name, thing in objects.items()}

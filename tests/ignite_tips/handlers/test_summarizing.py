@@ -12,6 +12,7 @@ from torch import nn
 
 from ignite_tips import ModelSummarizer
 from tests.ignite_tips.architectures import DictNet, Keywords
+from tests.settings import seeded
 from tests.support import run_distributed
 
 BATCHES = [(torch.ones(4, 2), torch.ones(4))] * 3
@@ -48,7 +49,7 @@ def test_training_goes_on_as_if_it_were_not_there() -> None:
     """Parameters, buffers and random numbers after the run are bit for bit the same."""
     results = []
     for summarize in (False, True):
-        torch.manual_seed(0)
+        torch.manual_seed(seeded())
         model = nn.Sequential(_model(), nn.Dropout(0.5))
         trainer = _trainer(model)
         if summarize:

@@ -13,23 +13,25 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ignite_tips.handlers.freezing import ParameterFreezer
 from ignite_tips.handlers.gradual_unfreezing import GradualUnfreezer
+from tests.oracles import TRAINED_IN_DOUBLE
+from tests.settings import seeded
 from tests.support import run_distributed
 
 
 def make_net() -> nn.Sequential:
-    torch.manual_seed(0)
+    torch.manual_seed(seeded())
     body = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
-    return nn.Sequential(body, nn.ReLU(), nn.Linear(4, 2))
+    return nn.Sequential(body, nn.ReLU(), nn.Linear(4, 2)).double()
 
 
 def make_trainer(model: nn.Module, rank: int) -> Engine:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    generator = torch.Generator().manual_seed(rank)
+    generator = torch.Generator().manual_seed(seeded(rank))
 
     def update(engine: Engine, batch: int) -> None:
         model.train()
         optimizer.zero_grad()
-        model(torch.randn(8, 4, generator=generator)).square().mean().backward()
+        model(torch.randn(8, 4, generator=generator).to(next(model.parameters()))).square().mean().backward()
         optimizer.step()
 
     return Engine(update)
@@ -39,7 +41,14 @@ def weights(model: nn.Module) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
-def _freeze_by_what_was_given(rank: int, world_size: int, way: str) -> torch.Tensor:
+WAYS = ("wrapped", "bare", "part", "wrapped later", "compiled", "compiled inside")
+
+
+def _freeze_by_each_way(rank: int, world_size: int) -> dict[str, torch.Tensor]:
+    return {way: _freeze_by_what_was_given(rank, way) for way in WAYS}
+
+
+def _freeze_by_what_was_given(rank: int, way: str) -> torch.Tensor:
     net = make_net()
     given: nn.Module = net
     if way == "part":
@@ -68,12 +77,13 @@ def _freeze_by_what_was_given(rank: int, world_size: int, way: str) -> torch.Ten
 @pytest.mark.distributed
 def test_replicas_stay_equal_whatever_the_freezer_was_given() -> None:
     """The wrapper, the bare module, a part of it, one wrapped after attach, and compiled ones all train as one."""
-    expected = run_distributed(_freeze_by_what_was_given, 2, "wrapped")[0]
-    for way in ("wrapped", "bare", "part", "wrapped later", "compiled", "compiled inside"):
-        first, second = run_distributed(_freeze_by_what_was_given, 2, way)
+    firsts, seconds = run_distributed(_freeze_by_each_way, 2)
+    expected = firsts["wrapped"]
+    for way in WAYS:
+        first, second = firsts[way], seconds[way]
         assert torch.equal(first, second), way
         if "compiled" in way:
-            assert torch.allclose(first, expected, rtol=0, atol=1e-6), way
+            assert torch.allclose(first, expected, rtol=0, atol=TRAINED_IN_DOUBLE), way
         else:
             assert torch.equal(first, expected), way
 
@@ -99,8 +109,8 @@ def test_gradual_unfreezing_keeps_replicas_equal() -> None:
 
 
 def _freeze_shards(rank: int, world_size: int, sharded: bool) -> torch.Tensor:
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    torch.manual_seed(seeded())
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).double()
     model = net if sharded else DistributedDataParallel(net)
     if sharded:
         fully_shard(net[2])
@@ -110,7 +120,7 @@ def _freeze_shards(rank: int, world_size: int, sharded: bool) -> torch.Tensor:
     @trainer.on(Events.EPOCH_COMPLETED)
     def evaluate() -> None:
         with torch.no_grad():
-            model(torch.ones(1, 4))  # leaves the root's parameters unsharded
+            model(torch.ones(1, 4, dtype=torch.float64))  # leaves the root's parameters unsharded
 
     ParameterFreezer(model, "0.*").attach(trainer, Events.EPOCH_STARTED(once=2), Events.EPOCH_STARTED(once=4))
     ParameterFreezer(model, "2.*").attach(trainer, Events.STARTED, Events.EPOCH_STARTED(once=3))
@@ -131,7 +141,7 @@ def test_a_sharded_model_follows_as_ddp_does() -> None:
     sharded = run_distributed(_freeze_shards, 2, True)
     replicated = run_distributed(_freeze_shards, 2, False)
     assert torch.equal(sharded[0], sharded[1])
-    assert torch.allclose(sharded[0], replicated[0], rtol=0, atol=1e-6)
+    assert torch.allclose(sharded[0], replicated[0], rtol=0, atol=TRAINED_IN_DOUBLE)
     first, second = replicated[0][0][:20], replicated[0][1][:20]
     assert torch.equal(first, second)
     assert not torch.equal(replicated[0][3][:20], second)

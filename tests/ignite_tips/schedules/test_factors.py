@@ -151,7 +151,7 @@ class _StepOnly(LRScheduler):
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_warmup_before_any_scheduler(name: str) -> None:
-    """After a linear rise of all groups together, the scheduler's rates are those that it has alone, bit for bit."""
+    """After a linear rise of all groups together, the scheduler's rates are to the last bit those that it has alone."""
     expected = _rates(SCHEDULERS[name](_optimizer()), 9)
     scheduler = with_warmup(SCHEDULERS[name](_optimizer()), 4, start_factor=0.2)
     assert isinstance(scheduler, SequentialLR)

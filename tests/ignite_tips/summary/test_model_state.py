@@ -13,6 +13,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from ignite_tips.summary.model_state import preserved
+from tests.settings import seeded
 from tests.support import run_distributed
 
 
@@ -90,7 +91,7 @@ def test_buffers_that_cannot_be_written_to_are_left_alone() -> None:
 
 def _run_sharded(rank: int, world_size: int, evaluated: bool, summarized: bool) -> tuple[list[str], torch.Tensor]:
     """Return the types in a state dict made after an evaluation, and what an update then makes of the parameters."""
-    torch.manual_seed(0)
+    torch.manual_seed(seeded())
     model = nn.Sequential(nn.Sequential(nn.Linear(2, 4)), nn.Linear(4, 2))
     fully_shard(model[0], mesh=init_device_mesh("cpu", (world_size,)))
     fully_shard(model, mesh=init_device_mesh("cpu", (world_size,)))  # its own parameters stay whole after a pass

@@ -2,8 +2,6 @@
 
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from torch import nn
 
 from ignite_tips import LearningRateLogger, ResumableTensorboardLogger, RunAnnotator
 from ignite_tips.notices import announce
-from tests.support import run_distributed
+from tests.support import run_distributed, run_script
 
 EPOCH_LENGTH = 4
 
@@ -213,8 +211,9 @@ tb_logger.close()
 
 def test_a_killed_run_reads_back_to_the_last_flush_and_is_resumed_without_doubles(tmp_path: Path) -> None:
     """After SIGKILL every update up to the flush is there; after the resume every update of the run, once."""
-    command = [sys.executable, "-W", "ignore", "-c", KILLED, str(tmp_path / "log"), str(tmp_path / "checkpoint")]
-    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    (tmp_path / "script.py").write_text(KILLED)
+    arguments = [str(tmp_path / name) for name in ("script.py", "log", "checkpoint")]
+    assert run_script(*arguments, folder=tmp_path)[0].code == -signal.SIGKILL
     expected = [(step, pytest.approx(0.9 ** (step - 1), rel=1e-6)) for step in range(1, 51)]
     flushed = _series(tmp_path / "log")["lr/all"]
     assert len(flushed) >= 30
@@ -222,7 +221,7 @@ def test_a_killed_run_reads_back_to_the_last_flush_and_is_resumed_without_double
     # A process may be killed while it writes a record.
     (path,) = (tmp_path / "log").iterdir()
     path.write_bytes(path.read_bytes()[:-3])
-    assert subprocess.run(command, check=False).returncode == 0
+    assert run_script(*arguments, folder=tmp_path)[0].code == 0
     assert _series(tmp_path / "log")["lr/all"] == expected
 
 
