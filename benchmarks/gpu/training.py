@@ -78,7 +78,7 @@ def measure(quick: bool) -> Iterator[list[Table]]:
     memory = Table(
         "memory",
         {"task": "", "AdamW": ""}
-        | {f"{name}, MiB": ",.0f" for name in (BARE, HAND, OURS)}
+        | {f"{name}, MiB": ",.0f" for name in (BARE, BARE_IGNITE, HAND, OURS)}
         | {"ours more, MiB": ",.1f"},
         caption="Peak memory of an update, beyond what the run holds between updates.",
     )
@@ -88,7 +88,9 @@ def measure(quick: bool) -> Iterator[list[Table]]:
             kind = "fused" if fused else "ordinary"
             with started(task, fused, makers) as runs:
                 seconds = interleaved(runs, rounds=2 if quick else task.rounds, number=1)
-                peaks = {name: _peak(runs[name]) for name in (BARE, HAND, OURS)} if DEVICE == "cuda" else {}
+                peaks = (
+                    {name: _peak(runs[name]) for name in (BARE, BARE_IGNITE, HAND, OURS)} if DEVICE == "cuda" else {}
+                )
             add_loops(loops, task, kind, seconds, {HAND: HAND_BAR})
             for ours in (OURS, PROPAGATE):
                 add_tips(tips, task, kind, seconds, ours, BARE_IGNITE, TIPS_BAR)
