@@ -35,8 +35,9 @@ def main(run_id: str) -> None:
 def sweep(run_id: str, sessions: dict[int, str]) -> None:
     """Kill every process of the run, and again what they started meanwhile, until none is found."""
     deadline = time.monotonic() + _SWEEP_SECONDS
+    not_ours: set[int] = set()
     while time.monotonic() < deadline:
-        victims = [pid for pid in _processes() if _belongs(pid, run_id, sessions)]
+        victims = [pid for pid in _processes() if pid not in not_ours and _belongs(pid, run_id, sessions)]
         if not victims:
             return
         for pid in victims:
@@ -44,6 +45,8 @@ def sweep(run_id: str, sessions: dict[int, str]) -> None:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
+            except OSError:  # it changed its user: nothing more can be done about it
+                not_ours.add(pid)
         time.sleep(0.002)
 
 
@@ -54,12 +57,13 @@ def _processes() -> Iterator[int]:
 
 def _belongs(pid: int, run_id: str, sessions: dict[int, str]) -> bool:
     try:
-        state, session = _stat(pid)[0], int(_stat(pid)[3])
+        stat = _stat(pid)
+        state, session = stat[0], int(stat[3])
         if state in "ZX":
             return False
         with open(f"/proc/{pid}/environ", "rb") as file:
             variables = file.read().split(b"\0")
-    except (OSError, IndexError):  # it is gone, or another user's
+    except (OSError, IndexError, ValueError):  # it is gone, or another user's
         return False
     prefix = f"{RUN_ID_VARIABLE}=".encode()
     ids = next((entry[len(prefix) :] for entry in variables if entry.startswith(prefix)), b"")
@@ -70,16 +74,16 @@ def _belongs(pid: int, run_id: str, sessions: dict[int, str]) -> bool:
 
 
 def _stat(pid: int) -> list[str]:
-    """Return the fields of /proc/PID/stat from the state on; the name before it may hold anything."""
-    with open(f"/proc/{pid}/stat") as file:
-        return file.read().rpartition(")")[2].split()
+    """Return the fields of /proc/PID/stat after the name, which may hold any bytes, parentheses and spaces too."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        return file.read().rpartition(b")")[2].decode("ascii").split()
 
 
 def start_time(pid: int) -> str:
     """Return when the process started, in the kernel's ticks; "" if there is none of this id."""
     try:
         return _stat(pid)[19]
-    except (OSError, IndexError):
+    except (OSError, IndexError, ValueError):
         return ""
 
 
