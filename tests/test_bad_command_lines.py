@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ignite_launch.cli
-import ignite_launch.network
+import ignite_launch.preflight
 import pytest
-from ignite_launch.devices import Device, Inventory
+from ignite_launch.gpus import Gpu, Inventory
 from ignite_launch.plan import LaunchPlan
 from matplotlib.backend_bases import FigureCanvasBase
 
@@ -21,15 +21,15 @@ _NINES = "9" * 5000
 _GIB = 2**30
 
 
-def _device(index: int, uuid: str) -> Device:
-    return Device(index, uuid, "NVIDIA L4", 20 * _GIB, 24 * _GIB, 0, mig=uuid.startswith("MIG"))
+def _gpu(index: int, uuid: str) -> Gpu:
+    return Gpu(index, uuid, "NVIDIA L4", 20 * _GIB, 24 * _GIB, 0, mig=uuid.startswith("MIG"))
 
 
 _MACHINES = {
-    "none": Inventory((), "no NVIDIA driver was found"),
-    "one": Inventory((_device(0, "GPU-aa11"),)),
-    "two": Inventory((_device(0, "GPU-aa11"), _device(1, "GPU-ab22"))),
-    "sliced": Inventory((_device(0, "GPU-aa11"), _device(1, "MIG-1111"), _device(1, "MIG-2222"))),
+    "none": Inventory((), "no NVIDIA driver found"),
+    "one": Inventory((_gpu(0, "GPU-aa11"),)),
+    "two": Inventory((_gpu(0, "GPU-aa11"), _gpu(1, "GPU-ab22"))),
+    "sliced": Inventory((_gpu(0, "GPU-aa11"), _gpu(1, "MIG-1111"), _gpu(1, "MIG-2222"))),
 }
 
 
@@ -97,7 +97,9 @@ def _call(row: Row, monkeypatch: pytest.MonkeyPatch) -> int | None:
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(ignite_launch.cli, "read_inventory", lambda: _MACHINES[row.machine])
     monkeypatch.setattr(ignite_launch.cli, "run", _refuse_to_run)
-    monkeypatch.setattr(ignite_launch.network, "_interfaces", lambda: {"lo": "127.0.0.1", "eth0": "192.0.2.2"})
+    monkeypatch.setattr(
+        ignite_launch.preflight, "interface_addresses", lambda: {"lo": "127.0.0.1", "eth0": "192.0.2.2"}
+    )
     return ignite_launch.cli.main(row.arguments)
 
 
@@ -138,8 +140,8 @@ def test_what_may_not_be_read_or_written(
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert ignite_launch.cli.main(["s.py"]) == 2
     assert capsys.readouterr().err == (
-        "ignite-launch: error: --log-dir folder cannot be a folder for logs: this user may not write to it\n"
-        "ignite-launch: error: the script 's.py' may not be read by this user\n"
+        "ignite-launch: error: --log-dir must be a folder to write to, got 'folder': Permission denied\n"
+        "ignite-launch: error: cannot read the script 's.py': Permission denied\n"
     )
 
 
@@ -153,7 +155,7 @@ def test_wrong_command_lines_end_a_real_process(folder: Path) -> None:
 def test_what_only_the_start_shows_is_a_sentence_after_the_plan(folder: Path) -> None:
     """A log file that cannot be one; a port that is taken, which is no fault of the command line: exit code 1."""
     result = launch(folder, "--nproc", "2", "--log-dir", "taken", "s.py")
-    sentence = "--log-dir taken: rank_0.log cannot be written: Is a directory"
+    sentence = "--log-dir taken: cannot write rank_0.log: Is a directory"
     assert (result.code, result.out, result.err.splitlines()[1:]) == (2, "", [f"ignite-launch: error: {sentence}"])
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

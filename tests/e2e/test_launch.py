@@ -115,8 +115,8 @@ def test_the_demo_survives_a_worker_killed_twice(tmp_path: Path) -> None:
         assert result.code == 0, (drawn, result.err)
         newest = max(runs.glob("*/checkpoint_*.pt"), key=lambda path: path.stat().st_mtime)
         finals[name] = torch.load(newest, weights_only=True)["model"]
-        assert result.err.count("starting again") <= len(deaths)
-    assert "starting again, 1 of 2" in result.err
+        assert result.err.count("; restart ") <= len(deaths)
+    assert "restart 1 of 2" in result.err
     assert finals["killed"].keys() == finals["undisturbed"].keys()
     for key, value in finals["undisturbed"].items():
         assert torch.equal(value, finals["killed"][key]), (drawn, key)

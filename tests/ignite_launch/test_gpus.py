@@ -28,8 +28,8 @@ def test_without_a_driver_there_is_no_gpu(tmp_path: Path) -> None:
     """No library, no driver behind it and no device are each said in words, and are no failure."""
     library = {"LD_LIBRARY_PATH": fake_nvml()["LD_LIBRARY_PATH"]}
     for variables, words in (
-        ({}, "no NVIDIA driver was found"),
-        (library, "no NVIDIA driver was found"),
+        ({}, "no NVIDIA driver found"),
+        (library, "no NVIDIA driver found"),
         (fake_nvml(), "the NVIDIA driver reports no GPU"),
     ):
         result = launch(tmp_path, "--list-gpus", **variables)
@@ -42,7 +42,7 @@ def test_a_driver_that_fails_is_said_and_can_be_passed_by(tmp_path: Path) -> Non
     broken = fake_nvml() | {"FAKE_NVML": "error 18"}
     result = launch(tmp_path, "s.py", **broken)
     assert result.code == 1
-    assert result.err.startswith("ignite-launch: error: cannot read the GPUs: NVML answers 'RM has detected")
+    assert result.err.startswith("ignite-launch: error: cannot read the GPUs: NVML returned 'RM has detected")
     assert result.err.count("\n") == 1
     assert launch(tmp_path, "--gpus", "none", "s.py", **broken).out == "ran\n"
 

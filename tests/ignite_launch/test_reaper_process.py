@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ignite_launch import watchdog
+from ignite_launch import reaper_process
 
 from tests.ignite_launch.support import Launch, wait_until
 
@@ -38,7 +38,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
     def start(name: bytes, run_id: str) -> int:
         ready = tmp_path / f"up{len(processes)}"
         command = [sys.executable, "-I", "-S", "-c", _SLEEP, name.hex(), str(ready)]
-        processes.append(subprocess.Popen(command, env={watchdog.RUN_ID_VARIABLE: run_id}, start_new_session=True))
+        processes.append(
+            subprocess.Popen(command, env={reaper_process.RUN_ID_VARIABLE: run_id}, start_new_session=True)
+        )
         wait_until(ready.exists, "the start of a process")
         return processes[-1].pid
 
@@ -57,8 +59,8 @@ def test_a_sweep_reads_any_name(start: Start, name: bytes) -> None:
     """Among processes of a strange name a sweep kills those of its run, and those alone."""
     run_id = secrets.token_hex(8)
     own, foreign = start(name, run_id), start(name, "another")
-    assert watchdog.start_time(own).isdecimal()
-    watchdog.sweep(run_id, {})
+    assert reaper_process.start_time(own).isdecimal()
+    reaper_process.sweep(run_id, {})
     assert (_state(own), _state(foreign)) == (b"Z", b"S")
 
 
@@ -74,7 +76,7 @@ def test_a_process_that_cannot_be_killed_ends_no_sweep(start: Start, monkeypatch
         kill(pid, number)
 
     monkeypatch.setattr(os, "kill", refuse)
-    watchdog.sweep(run_id, {})
+    reaper_process.sweep(run_id, {})
     assert [_state(pid) for pid in (first, refused, last)] == [b"Z", b"S", b"Z"]
 
 

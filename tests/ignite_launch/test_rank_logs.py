@@ -36,7 +36,7 @@ def test_a_failing_ranks_traceback_is_shown(tmp_path: Path) -> None:
     assert result.code == 1
     assert result.err.count("Traceback") == 1
     assert result.err.endswith("ValueError: a reason\n")
-    assert "starting again, 1 of 1" in result.err
+    assert "restart 1 of 1" in result.err
     log = (tmp_path / "logs" / "rank_1.log").read_text()
     assert log.count("ValueError: a reason") == 2
     assert [line.partition("rank 1, ")[2] for line in log.splitlines() if line.startswith("===")] == [
@@ -58,4 +58,6 @@ def test_a_log_folder_that_cannot_be_is_said(tmp_path: Path) -> None:
     (tmp_path / "talk.py").write_text(_TALK)
     result = launch(tmp_path, "--nproc", "2", "--log-dir", "talk.py", "talk.py")
     assert result.code == 2
-    assert result.err.splitlines()[-1].startswith("ignite-launch: error: --log-dir talk.py")
+    assert result.err.splitlines()[-1].startswith(
+        "ignite-launch: error: --log-dir must be a folder to write to, got 'talk.py'"
+    )
