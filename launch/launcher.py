@@ -1,4 +1,7 @@
-"""Carries a plan out: one process by exec, several under torch's elastic agent."""
+"""Carries a plan out: one process by exec, several under torch's elastic agent.
+
+Imports for several processes, above all torch, are inside functions: they would delay the start of a single process.
+"""
 
 import contextlib
 import logging
@@ -8,10 +11,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from . import worker
 from .errors import LaunchError, log, log_error
 from .plan import LaunchPlan
-from .reaper import Reaper
 from .signals import Interrupted, SignalHandler
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from .agent import Agent
     from .rank_logs import RankLogs
+    from .reaper import Reaper
     from .rendezvous import Rendezvous
 
 __all__ = ["run"]
@@ -50,6 +52,8 @@ def _supervise(plan: LaunchPlan) -> int:
     Raises:
         LaunchError: the workers can't be started, or another node was lost.
     """
+    from .reaper import Reaper
+
     signals = SignalHandler()
     signals.install()
     try:
@@ -73,8 +77,7 @@ def _import_torch_quietly() -> None:
         del os.environ["TORCH_CPP_LOG_LEVEL"]
 
 
-def _run_agent(plan: LaunchPlan, reaper: Reaper, signals: SignalHandler) -> int:
-    # These import torch, which a single process leaves to the script.
+def _run_agent(plan: LaunchPlan, reaper: "Reaper", signals: SignalHandler) -> int:
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs
 
     from .agent import Agent
@@ -96,6 +99,8 @@ def _run_agent(plan: LaunchPlan, reaper: Reaper, signals: SignalHandler) -> int:
 
 def _worker_spec(plan: LaunchPlan, rendezvous: "Rendezvous") -> "WorkerSpec":
     from torch.distributed.elastic.agent.server.api import WorkerSpec
+
+    from . import worker
 
     arguments = ("-I", "-S", str(Path(worker.__file__)), str(os.getpid()), *plan.command)
     return WorkerSpec(

@@ -52,8 +52,9 @@ def _write_all(descriptor: int | None, data: bytes) -> int | None:
 class RankLogs(LogsSpecs):
     """Tells torch's agent where to send the workers' output: into pipes that a thread of the launcher reads.
 
-    ``FOLDER/rank_R.log`` has stdout and stderr of rank R, in the order of their lines. Rank 0 has two pipes, to keep
-    stdout and stderr apart on the console. Existing files are appended to; a header line marks each start.
+    ``FOLDER/rank_R.log`` has the lines of rank R's stdout and stderr in the order in which they came. Rank 0 has two
+    pipes, to keep stdout and stderr apart on the console. A header line marks each start; existing files are
+    appended to.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Two hosts: network namespaces with their own addresses, joined by a virtual cable."""
+"""Two hosts: network namespaces with their own addresses, connected by a virtual cable."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from tests.ignite_launch.hosts import Host
 
 @pytest.fixture(scope="module")
 def hosts() -> Iterator[tuple[Host, Host]]:
-    """Two hosts that reach each other alone."""
+    """Two hosts that reach each other and nothing else."""
     if shutil.which("ip") is None or os.geteuid() != 0:
         pytest.skip("two network namespaces need root and the command ip")
     number = os.getpid()

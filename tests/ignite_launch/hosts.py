@@ -1,4 +1,4 @@
-"""Launches on two hosts, which the fixture ``hosts`` makes."""
+"""Launches on the two hosts of the fixture ``hosts``."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Host:
 
 
 def start_on_both(stack: ExitStack, tmp_path: Path, hosts: tuple[Host, Host], *arguments: str) -> list[Launch]:
-    """Start a launcher on each host, two processes each; the options are the same but for rank and interface."""
+    """Start a launcher with two processes on each host. Only rank and interface differ."""
     endpoint = ["--rdzv-endpoint", f"{hosts[0].address}:29511"]
     runs = []
     for rank, host in enumerate(hosts):

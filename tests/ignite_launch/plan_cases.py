@@ -1,4 +1,4 @@
-"""The table of plans: command lines on machines with inherited variables, and what must come of each."""
+"""Table of plans: command lines, machines and inherited variables, each with the expected plan or error."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,7 +30,7 @@ _SRUN = {
 
 @dataclass(frozen=True)
 class Case:
-    """A command line, whose script is ``s.py``, on a machine with inherited variables; and what must come of it."""
+    """A command line for ``s.py`` on a machine with inherited variables, and the expected plan or error."""
 
     options: str
     machine: str

@@ -1,4 +1,4 @@
-"""Worker scripts that say when they are ready, for tests that wait for an event and never for time."""
+"""Worker scripts that report when they are ready, so tests can wait for an event instead of a time."""
 
 from pathlib import Path
 
@@ -17,13 +17,13 @@ SLEEP = "ready()\nwhile True: time.sleep(1)\n"
 
 
 def write_script(tmp_path: Path, *parts: str) -> str:
-    """Write the parts, after a few imports and definitions, into a script; return its name."""
+    """Write a script of common imports followed by the parts; return its name."""
     (tmp_path / "script.py").write_text("".join((_PRELUDE, *parts)))
     return "script.py"
 
 
 def wait_ready(tmp_path: Path, ranks: int = 2) -> list[int]:
-    """Return the workers' process ids once each has said that it runs."""
+    """Wait until each worker is ready and return their process ids."""
     files = [tmp_path / f"ready{rank}" for rank in range(ranks)]
     wait_until(lambda: all(file.exists() and file.read_text() for file in files), "the start of the workers")
     return [int(file.read_text()) for file in files]

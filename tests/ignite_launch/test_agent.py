@@ -1,6 +1,7 @@
-"""torch's private attributes: every one that the launcher uses, in one file."""
+"""The private attributes of torch that the launcher uses, all of them in agent.py."""
 
 import inspect
+import os
 import re
 from pathlib import Path
 
@@ -26,7 +27,7 @@ _READ = ["_pcontext", "_remaining_restarts"]
 
 def _torch_agent() -> LocalElasticAgent:
     handler = StaticTCPRendezvous("127.0.0.1", 0, 0, 1, "test", 1)
-    return LocalElasticAgent(WorkerSpec("default", 1, handler, entrypoint="true"), DefaultLogsSpecs())
+    return LocalElasticAgent(WorkerSpec("default", 1, handler, entrypoint="true"), DefaultLogsSpecs(os.devnull))
 
 
 @pytest.mark.parametrize("name", _OVERRIDDEN)

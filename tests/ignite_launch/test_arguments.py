@@ -1,4 +1,4 @@
-"""The options, their help and the page on launching."""
+"""Options, help and the documentation page."""
 
 import re
 import shlex
@@ -19,8 +19,8 @@ def test_help_fits_a_screen(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["docs/launching.md", "--help"])
-def test_every_command_that_is_shown_is_one(source: str) -> None:
-    """Each command line of the page and of the help is accepted by the parser."""
+def test_every_command_that_is_shown_is_valid(source: str) -> None:
+    """The parser accepts each command line of the page and of the help."""
     text = format_help() if source == "--help" else (Path(__file__).parents[2] / source).read_text()
     pattern = r"^  ignite-launch (.+)" if source == "--help" else r"^\w*\$ ignite-launch (.+)"
     commands = re.findall(pattern, text, re.MULTILINE)
@@ -30,8 +30,8 @@ def test_every_command_that_is_shown_is_one(source: str) -> None:
         assert request.options is not None or request.list_gpus
 
 
-def test_the_page_and_the_help_name_every_option() -> None:
-    """No option is missing from the help or from the page on launching."""
+def test_the_page_names_every_option() -> None:
+    """Every option of the help is on the page on launching."""
     page = (Path(__file__).parents[2] / "docs" / "launching.md").read_text()
     options = re.findall(r"^  (?:-h, )?(--?[a-z-]+)", format_help(), re.MULTILINE)
     assert len(options) == 14

@@ -1,4 +1,4 @@
-"""The command: what it refuses, and what it passes on unchanged."""
+"""The command: wrong usage, and arguments passed on unchanged."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def test_wrong_usage_is_one_sentence_and_exit_code_2(tmp_path: Path, echo: str, 
 
 @pytest.mark.parametrize("nproc", ["1", "2"])
 def test_arguments_pass_through_untouched(tmp_path: Path, echo: str, nproc: str) -> None:
-    """Spaces, quotes, templates, options of the launcher's own and what is no UTF-8 reach the script as typed."""
+    """Spaces, quotes, templates, the launcher's own options and invalid UTF-8 reach the script as typed."""
     arguments = ["--nproc", "3", "--", "-m", "", "a b", "'", '"', "$HOME", "$$", "${local_rank}", "é", "-h", "\udcff"]
     result = launch(tmp_path, "--nproc", nproc, echo, *arguments)
     assert result.code == 0
@@ -65,7 +65,7 @@ def test_a_module_runs_as_python_runs_it(tmp_path: Path) -> None:
 
 
 def test_a_single_process_is_the_launcher_itself(tmp_path: Path) -> None:
-    """One process replaces the launcher, so that its id, its parent and its output are those of plain python."""
+    """One process replaces the launcher: its id, parent and output are those of plain python."""
     (tmp_path / "me.py").write_text("import os, sys; print(os.getpid(), os.getppid(), *sys.orig_argv[1:])")
     with Launch(tmp_path, "me.py") as running:
         result = running.result()
@@ -73,15 +73,15 @@ def test_a_single_process_is_the_launcher_itself(tmp_path: Path) -> None:
 
 
 def test_one_process_costs_no_import_of_torch(tmp_path: Path) -> None:
-    """Up to the script's first line nothing imports torch."""
+    """Nothing imports torch before the script's first line."""
     (tmp_path / "me.py").write_text("print('ran')")
     (tmp_path / "no").mkdir()
     (tmp_path / "no" / "torch.py").write_text("raise ImportError('the launcher imports torch')")
     assert launch(tmp_path, "me.py", PYTHONPATH=str(tmp_path / "no")).out == "ran\n"
 
 
-def test_a_script_with_a_syntax_error_is_pythons_affair(tmp_path: Path) -> None:
-    """Python's own message comes through, from each process, and its exit code."""
+def test_a_script_with_a_syntax_error_is_left_to_python(tmp_path: Path) -> None:
+    """Python's own message and exit code come through, from each process."""
     (tmp_path / "bad.py").write_text("def (:")
     for nproc in ("1", "2"):
         result = launch(tmp_path, "--nproc", nproc, "bad.py")
@@ -89,8 +89,8 @@ def test_a_script_with_a_syntax_error_is_pythons_affair(tmp_path: Path) -> None:
         assert "SyntaxError" in result.err
 
 
-def test_a_missing_module_is_pythons_affair(tmp_path: Path) -> None:
-    """A module that is not there ends as under python -m."""
+def test_a_missing_module_is_left_to_python(tmp_path: Path) -> None:
+    """A missing module fails as under python -m."""
     result = launch(tmp_path, "-m", "no.such.module")
     assert result.code == 1
     assert "No module named 'no'" in result.err or "No module named no" in result.err

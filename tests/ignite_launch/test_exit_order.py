@@ -7,7 +7,7 @@ from tests.ignite_launch.support import launch
 
 
 def test_the_first_failure_is_the_cause(tmp_path: Path) -> None:
-    """Of two workers that fail within one look of torch's, the code is that of the first, whatever its rank."""
+    """If two workers fail between two polls of torch's agent, the exit code is the first one's, whatever its rank."""
     follow = """
     wait = pathlib.Path("first")
     while not wait.exists(): time.sleep(0.0001)

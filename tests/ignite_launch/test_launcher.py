@@ -1,4 +1,4 @@
-"""How runs end by themselves: exit codes, and the other workers after a failure."""
+"""Exit codes, and what happens to the other workers after a failure."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from tests.ignite_launch.support import launch
     ],
 )
 def test_the_exit_code_is_the_workers(tmp_path: Path, nproc: str, death: str, code: int) -> None:
-    """The launcher ends as its last worker did, with 128 + n for signal n; the others end with it."""
+    """The launcher exits with the failing worker's code, or 128 + n for signal n, and ends the other workers."""
     script = write_script(
         tmp_path, f"if RANK == {int(nproc) - 1}:\n    {death or 'pass'}\nelif {code}: time.sleep(1000)"
     )

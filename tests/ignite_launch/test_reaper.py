@@ -20,7 +20,7 @@ subprocess.Popen([sys.executable, "-c", "import os, time; os.fork(); time.sleep(
 
 @pytest.mark.parametrize("victim", ["launcher", "worker", "nobody"])
 def test_no_grandchild_lives_on(tmp_path: Path, victim: str) -> None:
-    """Children of workers die with the run, in sessions of their own, without their environment, forked twice."""
+    """Workers' children die with the run: in their own session, without an environment, or forked twice."""
     end = "ready()\n" if victim == "nobody" else SLEEP
     with Launch(
         tmp_path, "--nproc", "2", "--grace", "1", write_script(tmp_path, STUBBORN, _GRANDCHILDREN, end)
@@ -38,7 +38,7 @@ def test_no_grandchild_lives_on(tmp_path: Path, victim: str) -> None:
 
 
 def test_workers_die_with_the_launcher_without_the_reaper_too(tmp_path: Path) -> None:
-    """When somebody has killed the reaper process, the kernel still ends the workers of a launcher that is killed."""
+    """If the reaper process was killed, the kernel still kills the workers of a killed launcher."""
     with Launch(tmp_path, "--nproc", "2", write_script(tmp_path, STUBBORN, SLEEP)) as running:
         wait_ready(tmp_path)
         reapers = [
@@ -54,7 +54,7 @@ def test_workers_die_with_the_launcher_without_the_reaper_too(tmp_path: Path) ->
 
 
 def test_a_launch_within_a_launch_ends_with_it(tmp_path: Path) -> None:
-    """Workers of an inner launcher, and their children, belong to the outer one's run, too."""
+    """Workers of a nested launcher, and their children, end with the outer launcher."""
     inner = "if 'INNER' in os.environ:\n    subprocess.Popen(['sleep', '1000'], start_new_session=True)\n"
     inner += "    ready('inner')\n    while True: time.sleep(1)\n"
     start = (

@@ -1,4 +1,4 @@
-"""The sweep that ends a run's processes, among processes of any name."""
+"""The sweep that kills a run's processes, among processes of any name."""
 
 import os
 import secrets
@@ -32,7 +32,7 @@ Start = Callable[[bytes, str], int]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Start a process that has the given name and belongs to the given run; all are killed at the end."""
+    """Start a process with a given name in a given run; all are killed at the end."""
     processes: list[subprocess.Popen[bytes]] = []
 
     def start(name: bytes, run_id: str) -> int:
@@ -56,7 +56,7 @@ def _state(pid: int) -> bytes:
 
 @pytest.mark.parametrize("name", _NAMES)
 def test_a_sweep_reads_any_name(start: Start, name: bytes) -> None:
-    """Among processes of a strange name a sweep kills those of its run, and those alone."""
+    """A sweep kills its own run's process and leaves a foreign one, whatever bytes their names hold."""
     run_id = secrets.token_hex(8)
     own, foreign = start(name, run_id), start(name, "another")
     assert reaper_process.start_time(own).isdecimal()
@@ -65,7 +65,7 @@ def test_a_sweep_reads_any_name(start: Start, name: bytes) -> None:
 
 
 def test_a_process_that_cannot_be_killed_ends_no_sweep(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process of the run that another user owns by now is passed over; the others are killed."""
+    """A process that may not be killed is skipped; the run's other processes are killed."""
     run_id = secrets.token_hex(8)
     first, refused, last = (start(b"worker", run_id) for _ in range(3))
     kill = os.kill
@@ -81,7 +81,7 @@ def test_a_process_that_cannot_be_killed_ends_no_sweep(start: Start, monkeypatch
 
 
 def test_a_launch_beside_a_process_whose_name_is_not_utf8(tmp_path: Path, start: Start) -> None:
-    """A foreign name disturbs neither the sweep before a restart nor that after the launcher's death."""
+    """A foreign process with such a name affects neither a restart nor the cleanup after SIGKILL."""
     foreign = start(_NAMES[0], "another")
     (tmp_path / "train.py").write_text(_TRAIN)
     with Launch(tmp_path, "--nproc", "2", "--max-restarts", "1", "train.py") as running:

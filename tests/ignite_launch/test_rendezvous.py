@@ -1,4 +1,4 @@
-"""How nodes meet: two hosts train as one, and what keeps them apart is said."""
+"""Rendezvous: two hosts train as one, and what prevents it is reported."""
 
 import socket
 from contextlib import ExitStack
@@ -30,7 +30,7 @@ with process_group():
 
 @pytest.mark.distributed
 def test_training_on_two_hosts_equals_that_on_one(tmp_path: Path, hosts: tuple[Host, Host]) -> None:
-    """Two hosts of two processes end in the weights of one host with four, static and c10d alike, bit for bit."""
+    """Two hosts with two processes give the weights of one host with four, bit for bit, static and c10d."""
     script = tmp_path / "train.py"
     script.write_text(_TRAIN)
     (tmp_path / "one").mkdir()
@@ -49,7 +49,7 @@ def test_training_on_two_hosts_equals_that_on_one(tmp_path: Path, hosts: tuple[H
 
 
 def test_srun_needs_no_options(tmp_path: Path, hosts: tuple[Host, Host]) -> None:
-    """From the variables of srun's two tasks the launchers find each other, and their workers their ranks."""
+    """With the variables of srun's two tasks, the launchers find each other and the workers get their ranks."""
     (tmp_path / "ranks.py").write_text(
         "import os, sys\nsys.stdout.write(' '.join(os.environ[n] for n in sys.argv[1:]) + '\\n')"
     )
@@ -72,7 +72,7 @@ def test_srun_needs_no_options(tmp_path: Path, hosts: tuple[Host, Host]) -> None
 
 
 def test_a_name_that_resolves_to_loopback_is_refused(tmp_path: Path, hosts: tuple[Host, Host]) -> None:
-    """Without --interface a host whose own name is on loopback is told so at once, with the interfaces it has."""
+    """If the host's own name is on loopback and there is no --interface, the error lists the interfaces."""
     if not socket.gethostbyname(socket.gethostname()).startswith("127."):
         pytest.skip("this host's own name does not resolve to loopback")
     (tmp_path / "wait.py").write_text(WAIT)
@@ -89,8 +89,8 @@ def test_a_name_that_resolves_to_loopback_is_refused(tmp_path: Path, hosts: tupl
     assert "--interface eth9: there is no such interface with an address; available: " in result.err
 
 
-def test_a_port_already_taken_is_said(tmp_path: Path) -> None:
-    """Node 0 ends in words when another process listens on the port."""
+def test_a_taken_port_is_an_error(tmp_path: Path) -> None:
+    """Node 0 exits with a message if another process listens on the port."""
     (tmp_path / "wait.py").write_text(WAIT)
     with socket.create_server(("127.0.0.1", 0)) as server:
         endpoint = f"127.0.0.1:{server.getsockname()[1]}"
@@ -102,7 +102,7 @@ def test_a_port_already_taken_is_said(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_ends_the_wait_for_other_nodes(tmp_path: Path) -> None:
-    """A launcher that waits for a node that does not come ends at once, as host of the store and as its client."""
+    """A launcher that waits for a missing node exits at once, both as host of the store and as client."""
     (tmp_path / "wait.py").write_text(WAIT)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

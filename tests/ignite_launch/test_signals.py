@@ -19,7 +19,7 @@ for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP): signal.signal(numb
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_lets_the_workers_save(tmp_path: Path, number: int) -> None:
-    """SIGINT, SIGTERM and SIGHUP reach each worker once as they are, and the exit code tells of them."""
+    """SIGINT, SIGTERM and SIGHUP are passed on once to each worker and determine the exit code."""
     with Launch(tmp_path, "--nproc", "2", write_script(tmp_path, _SAVE, SLEEP)) as running:
         wait_ready(tmp_path)
         running.process.send_signal(number)
@@ -31,7 +31,7 @@ def test_a_signal_lets_the_workers_save(tmp_path: Path, number: int) -> None:
 
 @pytest.mark.parametrize("times", [1, 2, 3])
 def test_stubborn_workers_end_too(tmp_path: Path, times: int) -> None:
-    """Ctrl-C once ends workers that ignore it after the grace time, twice or more at once."""
+    """Workers that ignore Ctrl-C are killed after the grace time, or at the second Ctrl-C."""
     grace = "1" if times == 1 else "1000"
     with Launch(tmp_path, "--nproc", "2", "--grace", grace, write_script(tmp_path, STUBBORN, SLEEP)) as running:
         wait_ready(tmp_path)
@@ -46,7 +46,7 @@ def test_stubborn_workers_end_too(tmp_path: Path, times: int) -> None:
 
 
 def test_ctrl_c_in_a_terminal_reaches_each_worker_once(tmp_path: Path) -> None:
-    """The key, pressed in a real terminal, ends the run as the signal does; lines come whole."""
+    """Ctrl-C in a real terminal ends the run like the signal, and output comes in whole lines."""
     save = "def save(number, frame):\n    open(f'saved{RANK}', 'a').write('x'); sys.exit(3)\n"
     lines = "signal.signal(signal.SIGINT, save)\nprint('a', 'b', RANK, sys.stdout.isatty())\n"
     script = write_script(tmp_path, save, lines, SLEEP)
