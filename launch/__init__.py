@@ -1,1 +1,1 @@
-"""Put a training script on the right GPUs, with the right strategy, and leave nothing behind."""
+"""Start a training script on the right GPUs with the right strategy, and leave no process behind."""

@@ -1,4 +1,4 @@
-"""``python -m ignite_launch``, for where the console script is not on the path."""
+"""Entry point of ``python -m ignite_launch``."""
 
 import sys
 

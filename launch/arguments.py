@@ -1,57 +1,68 @@
-"""The command line's words to LaunchOptions; what is wrong with them, in one sentence."""
+"""Command line to LaunchOptions, from one table of options; wrong usage gets one sentence."""
 
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from .digits import is_whole_number
 from .errors import UsageError
-from .options import STRATEGIES, LaunchOptions
 
-__all__ = ["HELP", "Request", "parse"]
+__all__ = ["LaunchOptions", "Request", "format_help", "parse", "parse_integer"]
 
-HELP = """\
-usage: ignite-launch [options] script.py [arguments]
-       ignite-launch [options] -m package.module [arguments]
-
-which GPUs
-  --gpus IDS           0,1 as nvidia-smi counts, UUIDs, all, none, or free:N for the
-                       N with the most free memory and no process (default: all)
-  --list-gpus          print index, name, memory and processes of each, and end
-how
-  --strategy NAME      single (one GPU), dp (one process, several GPUs), ddp (one
-                       process a GPU) or auto (default: ddp if several, else single)
-  --nproc N            processes on this node; on the CPU they talk over gloo
-  -m                   run a module, as python -m does
-  --dry-run            print the plan as JSON and as a shell line, and end
-several nodes          (srun gives the first three by itself)
-  --nnodes N           how many nodes; MIN:MAX for an elastic number
-  --node-rank R        this node's number, from 0
-  --rdzv-endpoint HOST:PORT   node 0 and a free port on it
-  --interface NAME     the network interface between the nodes, such as eth0
-life and death
-  --max-restarts N     start the workers again up to N times when one fails (default: 0)
-  --grace SECONDS      time to save and end after Ctrl-C or SIGTERM (default: 30)
-  --log-dir DIR        each rank's output in a file of its own, rank 0's here too
-  -h, --help           print this, and end
-
-examples
+_STRATEGIES = ("auto", "single", "dp", "ddp")
+_MAX_DIGITS = 18  # fits into 64 bits; Python refuses to convert thousands of digits
+_USAGE = """ignite-launch [options] script.py [arguments]
+       ignite-launch [options] -m package.module [arguments]"""
+_EXAMPLES = """examples:
   ignite-launch --gpus 0,1 train.py --epochs 10
   ignite-launch --gpus free:1 --dry-run -m package.train
-  ignite-launch --nproc 2 --max-restarts 3 train.py --resume checkpoints
-"""
+  ignite-launch --nproc 2 --max-restarts 3 train.py --resume checkpoints"""
+
+
+@dataclass(frozen=True)
+class LaunchOptions:
+    """The parsed command line, not yet checked against the machine.
+
+    Attributes:
+        script: path of the script, or name of the module if ``module`` is true.
+        arguments: what follows the script, unchanged.
+        module: whether ``script`` is a module, as with ``python -m``.
+        gpus: text of ``--gpus``; None for all GPUs.
+        strategy: ``auto``, ``single``, ``dp`` or ``ddp``.
+        nproc: processes on this node; None lets the plan choose.
+        nnodes: least and most nodes; None for SLURM's number, or one.
+        node_rank: this node's rank, or None. Node 0 is the one that the others connect to.
+        endpoint: ``HOST:PORT`` of the rendezvous, or None.
+        interface: network interface for gloo and NCCL; None lets them choose.
+        max_restarts: how often failed workers are restarted.
+        grace: seconds that workers get to exit after a signal.
+        log_dir: folder for one log file a rank; None for the console alone.
+    """
+
+    script: str
+    arguments: tuple[str, ...] = ()
+    module: bool = False
+    gpus: str | None = None
+    strategy: str = "auto"
+    nproc: int | None = None
+    nnodes: tuple[int, int] | None = None
+    node_rank: int | None = None
+    endpoint: str | None = None
+    interface: str | None = None
+    max_restarts: int = 0
+    grace: float = 30.0
+    log_dir: str | None = None
 
 
 @dataclass(frozen=True)
 class Request:
-    """What one command line asks for: one of these three.
+    """What the command line asks for: a launch, the list of GPUs, or help.
 
     Attributes:
-        options: a launch, or None.
-        dry_run: whether to show the launch instead of doing it.
+        options: options of the launch, or None.
+        dry_run: show the launch instead of running it.
         list_gpus: show the machine's GPUs.
-        help: show ``HELP``.
+        help: show the help.
     """
 
     options: LaunchOptions | None = None
@@ -60,72 +71,48 @@ class Request:
     help: bool = False
 
 
-class _Once(argparse.Action):
-    """Keeps an option's value, and refuses a second one, which would take its place in silence."""
-
-    text = ""
-
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
-        if self.text:
-            parser.error(f"argument {self.option_strings[0]}: given twice, {self.text} and {values!r}")
-        self.text = repr(values)
-        setattr(namespace, self.dest, values)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        words = message.replace("ignored explicit argument", "takes no value, got")
-        raise UsageError(f"{words}; see ignite-launch --help")
-
-
 def parse(argv: Sequence[str]) -> Request:
     """Return what ``argv`` asks for.
 
     Raises:
         UsageError: an option is unknown, lacks its value or has a wrong one, or there is no script.
     """
-    values = vars(_parser().parse_args(argv))
+    values = vars(_make_parser().parse_args(argv))
     target, dry_run = values.pop("target"), values.pop("dry_run")
     if values.pop("help"):
         return Request(help=True)
     if values.pop("list_gpus"):
         if target:
-            raise UsageError(f"--list-gpus runs no script, got {target[0]!r}; leave out one of them")
+            raise UsageError(f"--list-gpus takes no script, got {target[0]!r}; remove one of the two")
         return Request(list_gpus=True)
     if target[:1] == ["--"]:
         target = target[1:]
     if not target:
-        raise UsageError("a script, or a module with -m, must be named; see ignite-launch --help")
+        raise UsageError("name a script, or a module with -m; see ignite-launch --help")
     return Request(LaunchOptions(target[0], tuple(target[1:]), **values), dry_run)
 
 
-def _parser() -> _Parser:
-    parser = _Parser(prog="ignite-launch", allow_abbrev=False, add_help=False)
-    for flags, name in (
-        (("-m",), "module"),
-        (("--dry-run",), "dry_run"),
-        (("--list-gpus",), "list_gpus"),
-        (("-h", "--help"), "help"),
-    ):
-        parser.add_argument(*flags, dest=name, action="store_true")
-    for option, convert in (("--nproc", _whole(1)), ("--node-rank", _whole(0)), ("--nnodes", _node_counts)):
-        parser.add_argument(option, type=convert, action=_Once)
-    for option in ("--gpus", "--interface", "--log-dir"):
-        parser.add_argument(option, type=_filled, action=_Once)
-    parser.add_argument("--rdzv-endpoint", dest="endpoint", type=_filled, action=_Once)
-    parser.add_argument("--strategy", type=_strategy, default="auto", action=_Once)
-    parser.add_argument("--max-restarts", type=_whole(0), default=0, action=_Once)
-    parser.add_argument("--grace", type=_seconds, default=30.0, action=_Once)
-    # Everything from the script on is the script's, options and all.
-    parser.add_argument("target", nargs=argparse.REMAINDER)
-    return parser
+def format_help() -> str:
+    """Return the text of ``--help``."""
+    return _make_parser().format_help().rstrip()
 
 
-def _whole(least: int) -> Callable[[str], int]:
+def parse_integer(text: str) -> int | None:
+    """Return the integer >= 0 that ``text`` is in ASCII digits alone, or None.
+
+    Example:
+        >>> [parse_integer(text) for text in ("007", "-1", "1.0", "²", "9" * 5000)]
+        [7, None, None, None, None]
+    """
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS else None
+
+
+def _integer(minimum: int) -> Callable[[str], int]:
     def convert(text: str) -> int:
-        if not is_whole_number(text.removeprefix("-")) or int(text) < least:
-            raise argparse.ArgumentTypeError(f"must be an integer >= {least}, got {text!r}")
-        return int(text)
+        value = parse_integer(text)
+        if value is None or value < minimum:
+            raise argparse.ArgumentTypeError(f"must be an integer >= {minimum}, got {text!r}")
+        return value
 
     return convert
 
@@ -141,20 +128,121 @@ def _seconds(text: str) -> float:
 
 
 def _strategy(text: str) -> str:
-    if text not in STRATEGIES:
-        raise argparse.ArgumentTypeError(f"must be {', '.join(STRATEGIES[:-1])} or {STRATEGIES[-1]}, got {text!r}")
+    if text not in _STRATEGIES:
+        raise argparse.ArgumentTypeError(f"must be {', '.join(_STRATEGIES[:-1])} or {_STRATEGIES[-1]}, got {text!r}")
     return text
 
 
-def _filled(text: str) -> str:
+def _text(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("must not be empty")
     return text
 
 
 def _node_counts(text: str) -> tuple[int, int]:
-    least, colon, most = text.partition(":")
-    counts = [int(part) for part in (least, most if colon else least) if is_whole_number(part)]
-    if len(counts) != 2 or not 1 <= counts[0] <= counts[1]:
+    minimum, colon, maximum = text.partition(":")
+    least, most = parse_integer(minimum), parse_integer(maximum if colon else minimum)
+    if least is None or most is None or not 1 <= least <= most:
         raise argparse.ArgumentTypeError(f"must be N or MIN:MAX with 1 <= MIN <= MAX, got {text!r}")
-    return counts[0], counts[1]
+    return least, most
+
+
+# The one table of options, in argparse's words: the parser and the help are both made from it.
+_OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "which GPUs": {
+        "--gpus": {
+            "metavar": "IDS",
+            "type": _text,
+            "help": "numbers as in nvidia-smi (0,1), UUIDs, all, none, or free:N for the N unused GPUs with the most "
+            "free memory (default: all)",
+        },
+        "--list-gpus": {
+            "action": "store_true",
+            "help": "print each GPU's number, name, memory and processes, and exit",
+        },
+    },
+    "how to run": {
+        "--strategy": {
+            "metavar": "NAME",
+            "type": _strategy,
+            "default": "auto",
+            "help": "single (one GPU), dp (one process, several GPUs), ddp (one process per GPU), or auto: ddp for "
+            "several GPUs, processes or nodes, else single (default: %(default)s)",
+        },
+        "--nproc": {"metavar": "N", "type": _integer(1), "help": "processes on this node; on the CPU they use gloo"},
+        "-m": {"dest": "module", "action": "store_true", "help": "run a module, like python -m"},
+        "--dry-run": {"action": "store_true", "help": "print the plan as JSON and as a shell command, and exit"},
+    },
+    "several nodes (srun sets the first three by itself)": {
+        "--nnodes": {"metavar": "N", "type": _node_counts, "help": "number of nodes; MIN:MAX for an elastic number"},
+        "--node-rank": {"metavar": "R", "type": _integer(0), "help": "this node's rank, from 0"},
+        "--rdzv-endpoint": {
+            "metavar": "HOST:PORT",
+            "dest": "endpoint",
+            "type": _text,
+            "help": "node 0 and a free port on it",
+        },
+        "--interface": {"metavar": "NAME", "type": _text, "help": "network interface between the nodes, such as eth0"},
+    },
+    "failures, signals and logs": {
+        "--max-restarts": {
+            "metavar": "N",
+            "type": _integer(0),
+            "default": 0,
+            "help": "restart failed workers up to N times (default: %(default)s)",
+        },
+        "--grace": {
+            "metavar": "SECONDS",
+            "type": _seconds,
+            "default": 30.0,
+            "help": "time to save and exit after Ctrl-C or SIGTERM (default: %(default)g)",
+        },
+        "--log-dir": {
+            "metavar": "DIR",
+            "type": _text,
+            "help": "write each rank's output to a file; rank 0's is also printed",
+        },
+        "-h --help": {"action": "store_true", "help": "print this help and exit"},
+    },
+}
+
+
+class _Once(argparse.Action):
+    """Stores an option's value and refuses a second one, which argparse would accept silently."""
+
+    text = ""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
+        if self.text:
+            parser.error(f"argument {self.option_strings[0]}: given twice, {self.text} and {values!r}")
+        self.text = repr(values)
+        setattr(namespace, self.dest, values)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        sentence = message.replace("ignored explicit argument", "takes no value, got")
+        raise UsageError(f"{sentence}; see ignite-launch --help")
+
+
+def _help_formatter(prog: str) -> argparse.HelpFormatter:
+    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=26, width=90)
+
+
+def _make_parser() -> _Parser:
+    parser = _Parser(
+        prog="ignite-launch",
+        usage=_USAGE,
+        epilog=_EXAMPLES,
+        formatter_class=_help_formatter,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    parser.register("action", None, _Once)  # in place of argparse's default action, "store"
+    for title, options in _OPTIONS.items():
+        group = parser.add_argument_group(title)
+        for flags, keywords in options.items():
+            group.add_argument(*flags.split(), **keywords)
+    # Everything after the script's name belongs to the script, options too.
+    parser.add_argument("target", nargs=argparse.REMAINDER, action="store", help=argparse.SUPPRESS)
+    return parser

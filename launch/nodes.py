@@ -1,34 +1,33 @@
-"""Where the workers of a launch meet: on this node, or over several, by hand or from SLURM's variables."""
+"""Number of nodes, this node's rank and the rendezvous: from the command line, or from srun's variables."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .digits import is_whole_number
+from .arguments import LaunchOptions, parse_integer
 from .errors import UsageError
-from .options import LaunchOptions
 
-__all__ = ["Rendezvous", "plan_rendezvous"]
+__all__ = ["STATIC", "RendezvousPlan", "plan_rendezvous"]
 
-LOCAL, STATIC, C10D = "local", "static", "c10d"
+_LOCAL, STATIC, _C10D = "local", "static", "c10d"
 
 
 @dataclass(frozen=True)
-class Rendezvous:
+class RendezvousPlan:
     """How the nodes find each other.
 
     Attributes:
-        kind: ``local`` for one node, ``static`` for a fixed number, ``c10d`` for an elastic one.
-        host: the node that the others connect to.
-        port: on that node; 0 takes a free one.
-        min_nodes: the fewest nodes to start with.
-        max_nodes: the most.
-        node_rank: this node's number; None where the rendezvous gives it out.
-        interface: the network interface for gloo and NCCL, or None.
-        source: what the numbers were taken from, in words; empty for the command line.
+        kind: ``local`` for one node, ``static`` for a fixed number, ``c10d`` for an elastic number.
+        host: node that the others connect to.
+        port: port on that node; 0 for any free one.
+        min_nodes: fewest nodes to start with.
+        max_nodes: most nodes.
+        node_rank: this node's rank; None if the rendezvous assigns it.
+        interface: network interface for gloo and NCCL, or None.
+        source: where the numbers come from, in words; empty for the command line.
     """
 
-    kind: str = LOCAL
+    kind: str = _LOCAL
     host: str = "127.0.0.1"
     port: int = 0
     min_nodes: int = 1
@@ -43,74 +42,83 @@ class Rendezvous:
         return self.max_nodes > 1
 
 
-def plan_rendezvous(options: LaunchOptions, environ: Mapping[str, str]) -> Rendezvous:
-    """Return where the workers meet; what the command line leaves open comes from srun's variables.
+# What the command line must give: no host, no rank.
+_NOTHING_KNOWN = RendezvousPlan(host="", node_rank=None)
+
+
+def plan_rendezvous(options: LaunchOptions, environ: Mapping[str, str]) -> RendezvousPlan:
+    """Return how the nodes meet. What the command line doesn't say is taken from srun's variables.
 
     Raises:
         UsageError: the node options contradict each other, or one is missing.
     """
-    slurm = _slurm_step(environ)
+    slurm = _read_srun(environ)
     nnodes = options.nnodes or (slurm.min_nodes, slurm.max_nodes)
     if nnodes == (1, 1):
         for name, value in (("--node-rank", options.node_rank), ("--rdzv-endpoint", options.endpoint)):
             if value is not None:
                 raise UsageError(f"{name} {value} is for several nodes; give their number with --nnodes")
-        return Rendezvous(interface=options.interface)
+        return RendezvousPlan(interface=options.interface)
     endpoint = _parse_endpoint(options.endpoint) if options.endpoint else (slurm.host, slurm.port)
     if not endpoint[0]:
         raise UsageError("several nodes need --rdzv-endpoint HOST:PORT, where HOST is node 0")
-    kind = STATIC if nnodes[0] == nnodes[1] else C10D
+    kind = STATIC if nnodes[0] == nnodes[1] else _C10D
     node_rank = slurm.node_rank if options.node_rank is None else options.node_rank
     if kind == STATIC and node_rank is None:
-        raise UsageError(f"--nnodes {nnodes[0]} needs --node-rank, this node's number from 0 to {nnodes[0] - 1}")
+        raise UsageError(f"--nnodes {nnodes[0]} needs --node-rank, this node's rank from 0 to {nnodes[0] - 1}")
     if node_rank is not None and node_rank >= nnodes[1]:
         source = "SLURM_NODEID" if options.node_rank is None else "--node-rank"
         raise UsageError(f"{source} must be below the number of nodes, {nnodes[1]}, got {node_rank}")
-    return Rendezvous(kind, *endpoint, *nnodes, node_rank, options.interface, slurm.source)
+    return RendezvousPlan(kind, *endpoint, *nnodes, node_rank, options.interface, slurm.source)
 
 
 def _parse_endpoint(text: str) -> tuple[str, int]:
-    host, colon, port = text.rpartition(":")
-    if not (colon and host and is_whole_number(port) and 0 < int(port) < 65536):
+    host, _, digits = text.rpartition(":")
+    port = parse_integer(digits)
+    if not host or port is None or not 0 < port < 65536:
         raise UsageError(f"--rdzv-endpoint must be HOST:PORT with a port from 1 to 65535, got {text!r}")
-    return host.removeprefix("[").removesuffix("]"), int(port)
+    return host.removeprefix("[").removesuffix("]"), port
 
 
-def _slurm_step(environ: Mapping[str, str]) -> Rendezvous:
-    """Return what srun's variables say; where there are none, one node without a host.
+def _read_srun(environ: Mapping[str, str]) -> RendezvousPlan:
+    """Return what srun's variables say; outside srun, one node without a host.
 
     Raises:
-        UsageError: srun started more than one launcher on a node.
+        UsageError: srun started more than one launcher on a node, or a variable is missing.
     """
-    nowhere = Rendezvous(host="", node_rank=None)
     # sbatch's own script has the job's variables too; only srun, which starts a task per node, sets the step's.
     if "SLURM_STEP_ID" not in environ:
-        return nowhere
+        return _NOTHING_KNOWN
     try:
-        nodes, tasks = (_number(environ, f"SLURM_STEP_NUM_{what}", least=1) for what in ("NODES", "TASKS"))
-        if tasks > nodes:
-            raise UsageError(
-                f"srun started {tasks} tasks on {nodes} nodes, but each launcher starts its node's processes itself; "
-                "use srun --ntasks-per-node=1"
-            )
-        if nodes == 1:
-            return nowhere
-        host = _first_host(environ.get("SLURM_STEP_NODELIST", ""))
-        port = 20_000 + _number(environ, "SLURM_JOB_ID") % 20_000
-        node = _number(environ, "SLURM_NODEID")
+        return _read_step(environ)
     except ValueError as error:
         raise UsageError(
             f"cannot read srun's variables: {error}; give --nnodes, --node-rank and --rdzv-endpoint, or unset "
             "SLURM_STEP_ID"
         ) from error
-    return Rendezvous(STATIC, host, port, nodes, nodes, node, None, "srun's variables")
 
 
-def _number(environ: Mapping[str, str], name: str, least: int = 0) -> int:
+def _read_step(environ: Mapping[str, str]) -> RendezvousPlan:
+    nodes, tasks = (_read_integer(environ, f"SLURM_STEP_NUM_{what}", minimum=1) for what in ("NODES", "TASKS"))
+    if tasks > nodes:
+        raise UsageError(
+            f"srun started {tasks} tasks on {nodes} nodes, but each launcher starts its node's processes itself; "
+            "use srun --ntasks-per-node=1"
+        )
+    if nodes == 1:
+        return _NOTHING_KNOWN
+    host = _first_host(environ.get("SLURM_STEP_NODELIST", ""))
+    port = 20_000 + _read_integer(environ, "SLURM_JOB_ID") % 20_000
+    node = _read_integer(environ, "SLURM_NODEID")
+    return RendezvousPlan(STATIC, host, port, nodes, nodes, node, None, "srun's variables")
+
+
+def _read_integer(environ: Mapping[str, str], name: str, minimum: int = 0) -> int:
     text = environ.get(name, "")
-    if not is_whole_number(text) or int(text) < least:
-        raise ValueError(f"{name} must be an integer >= {least}, got {text!r}")
-    return int(text)
+    value = parse_integer(text)
+    if value is None or value < minimum:
+        raise ValueError(f"{name} must be an integer >= {minimum}, got {text!r}")
+    return value
 
 
 def _first_host(nodelist: str) -> str:
@@ -122,5 +130,5 @@ def _first_host(nodelist: str) -> str:
     """
     match = re.match(r"([^,\[]+)(?:\[(\d+)[^\]]*\]([^,]*))?", nodelist)
     if match is None:
-        raise ValueError(f"SLURM_STEP_NODELIST must be names of hosts, got {nodelist!r}")
+        raise ValueError(f"SLURM_STEP_NODELIST must be a list of host names, got {nodelist!r}")
     return "".join(part or "" for part in match.groups())

@@ -1,6 +1,6 @@
-"""The few lines that run in each worker before the user's script, which then takes the process over by exec.
+"""Code that runs in each worker before the user's script, which then replaces it by exec.
 
-Executed as a file, without site packages, so that it costs milliseconds: ``worker.py LAUNCHER_PID COMMAND…``.
+Run as a file without site packages, which takes milliseconds: ``worker.py LAUNCHER_PID COMMAND…``.
 """
 
 import ctypes
@@ -15,21 +15,21 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main(argv: list[str]) -> None:
-    """Tie this process's life to the launcher's, then become the command."""
+    """Make this process die with the launcher, then exec the command."""
     launcher, command = int(argv[0]), argv[1:]
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != launcher:  # it died before the line above
+    if os.getppid() != launcher:  # the launcher died before prctl
         os.kill(os.getpid(), signal.SIGKILL)
-    _agree_with_slurm(os.environ)
+    _set_slurm_ranks(os.environ)
     os.execv(command[0], command)
 
 
-def _agree_with_slurm(environ: MutableMapping[str, str]) -> None:
-    """Say in SLURM's variables what torch's say: srun knows of one task per node, and Ignite believes SLURM first."""
+def _set_slurm_ranks(environ: MutableMapping[str, str]) -> None:
+    """Set SLURM's ranks to torch's: srun counts one task a node, and Ignite reads SLURM's variables first."""
     if "SLURM_JOB_ID" in environ:
-        for theirs, ours in (("PROCID", "RANK"), ("LOCALID", "LOCAL_RANK"), ("NTASKS", "WORLD_SIZE")):
-            environ[f"SLURM_{theirs}"] = environ[ours]
+        for slurm_name, torch_name in (("PROCID", "RANK"), ("LOCALID", "LOCAL_RANK"), ("NTASKS", "WORLD_SIZE")):
+            environ[f"SLURM_{slurm_name}"] = environ[torch_name]
 
 
 if __name__ == "__main__":

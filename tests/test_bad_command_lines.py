@@ -1,4 +1,4 @@
-"""Bad input to the commands: the line, and the sentence that it must get, whole, with exit code 2."""
+"""Bad input to the commands: each wrong command line gets its exact sentence and exit code 2."""
 
 import os
 import shlex
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ignite_launch.cli
-import ignite_launch.network
+import ignite_launch.preflight
 import pytest
-from ignite_launch.devices import Device, Inventory
+from ignite_launch.gpus import Gpu, Inventory
 from ignite_launch.plan import LaunchPlan
 from matplotlib.backend_bases import FigureCanvasBase
 
@@ -21,21 +21,21 @@ _NINES = "9" * 5000
 _GIB = 2**30
 
 
-def _device(index: int, uuid: str) -> Device:
-    return Device(index, uuid, "NVIDIA L4", 20 * _GIB, 24 * _GIB, 0, mig=uuid.startswith("MIG"))
+def _gpu(index: int, uuid: str) -> Gpu:
+    return Gpu(index, uuid, "NVIDIA L4", 20 * _GIB, 24 * _GIB, 0, mig=uuid.startswith("MIG"))
 
 
 _MACHINES = {
-    "none": Inventory((), "no NVIDIA driver was found"),
-    "one": Inventory((_device(0, "GPU-aa11"),)),
-    "two": Inventory((_device(0, "GPU-aa11"), _device(1, "GPU-ab22"))),
-    "sliced": Inventory((_device(0, "GPU-aa11"), _device(1, "MIG-1111"), _device(1, "MIG-2222"))),
+    "none": Inventory((), "no NVIDIA driver found"),
+    "one": Inventory((_gpu(0, "GPU-aa11"),)),
+    "two": Inventory((_gpu(0, "GPU-aa11"), _gpu(1, "GPU-ab22"))),
+    "sliced": Inventory((_gpu(0, "GPU-aa11"), _gpu(1, "MIG-1111"), _gpu(1, "MIG-2222"))),
 }
 
 
 @dataclass(frozen=True)
 class Row:
-    """One wrong command line, on a machine, with variables; and its sentence."""
+    """A wrong command line, with machine and variables, and its sentence."""
 
     machine: str
     variables: dict[str, str]
@@ -70,7 +70,7 @@ ROWS = _read_table()
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder as the table describes it, and no variable that a launcher reads."""
+    """A working folder as the table describes it, without variables that a launcher reads."""
     for name in os.environ.keys() - environment(tmp_path).keys():
         monkeypatch.delenv(name)
     (tmp_path / "tmp").rmdir()
@@ -84,11 +84,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _refuse_to_run(plan: LaunchPlan) -> None:
-    raise AssertionError(f"a wrong command line was carried out: {plan.reason}")
+    raise AssertionError(f"a wrong command line was run: {plan.reason}")
 
 
 def _call(row: Row, monkeypatch: pytest.MonkeyPatch) -> int | None:
-    """Call the command in this process; nothing is ever launched."""
+    """Call the command in this process; nothing is launched."""
     if row.program == "ignite_tips.plot":
         with pytest.raises(SystemExit) as caught:
             ignite_tips.plot.main(row.arguments)
@@ -97,7 +97,9 @@ def _call(row: Row, monkeypatch: pytest.MonkeyPatch) -> int | None:
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(ignite_launch.cli, "read_inventory", lambda: _MACHINES[row.machine])
     monkeypatch.setattr(ignite_launch.cli, "run", _refuse_to_run)
-    monkeypatch.setattr(ignite_launch.network, "_interfaces", lambda: {"lo": "127.0.0.1", "eth0": "192.0.2.2"})
+    monkeypatch.setattr(
+        ignite_launch.preflight, "interface_addresses", lambda: {"lo": "127.0.0.1", "eth0": "192.0.2.2"}
+    )
     return ignite_launch.cli.main(row.arguments)
 
 
@@ -105,7 +107,7 @@ def _call(row: Row, monkeypatch: pytest.MonkeyPatch) -> int | None:
 def test_a_wrong_command_line_gets_its_sentence(
     row: Row, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Exit code 2, one line on stderr, nothing on stdout, and no file more or less."""
+    """Exit code 2, one line on stderr, nothing on stdout, and no file created or removed."""
     before = sorted(folder.rglob("*"))
     code = _call(row, monkeypatch)
     out, err = capsys.readouterr()
@@ -118,7 +120,7 @@ def test_a_wrong_command_line_gets_its_sentence(
 
 
 def test_in_a_folder_that_was_removed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Even there the sentence is one."""
+    """The message is one sentence there, too."""
     (folder / "folder" / "gone").mkdir()
     os.chdir(folder / "folder" / "gone")
     (folder / "folder" / "gone").rmdir()
@@ -128,32 +130,30 @@ def test_in_a_folder_that_was_removed(folder: Path, capsys: pytest.CaptureFixtur
     )
 
 
-def test_what_may_not_be_read_or_written(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A script and a folder that belong to somebody else, as seen by a user who is not root, are said to be so."""
+def test_missing_permissions(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script that can't be read and a folder that can't be written to are errors, for users other than root."""
     monkeypatch.setattr(os, "access", lambda path, mode: mode == os.R_OK)
     monkeypatch.setattr(ignite_launch.cli, "run", _refuse_to_run)
     assert ignite_launch.cli.main(["--gpus", "none", "--log-dir", "folder", "s.py"]) == 2
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert ignite_launch.cli.main(["s.py"]) == 2
     assert capsys.readouterr().err == (
-        "ignite-launch: error: --log-dir folder cannot be a folder for logs: this user may not write to it\n"
-        "ignite-launch: error: the script 's.py' may not be read by this user\n"
+        "ignite-launch: error: --log-dir must be a folder to write to, got 'folder': Permission denied\n"
+        "ignite-launch: error: cannot read the script 's.py': Permission denied\n"
     )
 
 
 def test_wrong_command_lines_end_a_real_process(folder: Path) -> None:
-    """The installed command ends with 2 and one line, too."""
+    """The installed command exits with 2 and one line, too."""
     result = launch(folder, "--nproc", "two", "s.py")
     sentence = "argument --nproc: must be an integer >= 1, got 'two'; see ignite-launch --help"
     assert (result.code, result.out, result.err) == (2, "", f"ignite-launch: error: {sentence}\n")
 
 
-def test_what_only_the_start_shows_is_a_sentence_after_the_plan(folder: Path) -> None:
-    """A log file that cannot be one; a port that is taken, which is no fault of the command line: exit code 1."""
+def test_what_fails_at_the_start_is_a_sentence_after_the_plan(folder: Path) -> None:
+    """A log file that is a folder gives exit code 2; a taken port, no fault of the command line, gives 1."""
     result = launch(folder, "--nproc", "2", "--log-dir", "taken", "s.py")
-    sentence = "--log-dir taken: rank_0.log cannot be written: Is a directory"
+    sentence = "--log-dir taken: cannot write rank_0.log: Is a directory"
     assert (result.code, result.out, result.err.splitlines()[1:]) == (2, "", [f"ignite-launch: error: {sentence}"])
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -163,7 +163,7 @@ def test_what_only_the_start_shows_is_a_sentence_after_the_plan(folder: Path) ->
     assert (result.code, result.out, result.err.splitlines()[1:]) == (1, "", [f"ignite-launch: error: {sentence}"])
 
 
-def test_no_row_stands_twice() -> None:
-    """Each row is another command line."""
+def test_no_row_is_there_twice() -> None:
+    """Each row is a different command line."""
     assert len(ROWS) >= 100
     assert len({row.text for row in ROWS}) == len(ROWS)

@@ -113,8 +113,8 @@ def test_the_demo_survives_a_worker_killed_twice(tmp_path: Path) -> None:
     arguments = [demo, str(seeded()), str(runs["killed"]), *map(str, drawn)]
     result = launch(tmp_path, "--nproc", "2", "--max-restarts", "2", "demo.py", *arguments, timeout=110)
     assert result.code == 0, (drawn, result.err)
-    assert "starting again, 1 of 2" in result.err
-    assert result.err.count("starting again") <= len(drawn)
+    assert "restart 1 of 2" in result.err
+    assert result.err.count("; restart ") <= len(drawn)
     arguments = [demo, str(seeded()), str(runs["undisturbed"])]
     alone = {"folder": tmp_path, "world_size": 2, "TORCHELASTIC_RESTART_COUNT": "0"}
     assert [rank.code for rank in run_script(tmp_path / "demo.py", *arguments, **alone)] == [0, 0]

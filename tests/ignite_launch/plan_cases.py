@@ -1,4 +1,4 @@
-"""The table of plans: command lines on machines with inherited variables, and what must come of each."""
+"""Table of plans: command lines, machines and inherited variables, each with the expected plan or error."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,7 +30,7 @@ _SRUN = {
 
 @dataclass(frozen=True)
 class Case:
-    """A command line, whose script is ``s.py``, on a machine with inherited variables; and what must come of it."""
+    """A command line for ``s.py`` on a machine with inherited variables, and the expected plan or error."""
 
     options: str
     machine: str
@@ -54,13 +54,13 @@ def _visible(text: str, order: str | None = None) -> dict[str, str]:
 
 
 _DDP = {"IGNITE_LAUNCH_STRATEGY": "ddp"}
-_NO_GPU = "there is no GPU: no NVIDIA driver was found"
-_TWO = "there are: 0 (NVIDIA L4, 20.0 GiB free, 0 processes), 1 (NVIDIA L4, 20.0 GiB free, 0 processes)"
+_NO_GPU = "no GPU is available: no NVIDIA driver found"
+_TWO = "available: 0 (NVIDIA L4, 20.0 GiB free, 0 processes), 1 (NVIDIA L4, 20.0 GiB free, 0 processes)"
 _MEET = "--rdzv-endpoint n0:29500"
 
 CASES = [
     # What auto chooses.
-    Case("", "none", reason="single (auto: no GPU): 1 process on the CPU (no NVIDIA driver was found)"),
+    Case("", "none", reason="single (auto: no GPU): 1 process on the CPU (no NVIDIA driver found)"),
     Case("", "none", variables={"CUDA_VISIBLE_DEVICES": "", "IGNITE_LAUNCH_BACKEND": "gloo", "OMP_NUM_THREADS": None}),
     Case("", "one", gpus="0", reason="single (auto: one GPU): 1 process on GPU 0 (NVIDIA L4)"),
     Case("", "one", gpus="0", variables={"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "IGNITE_LAUNCH_BACKEND": "nccl"}),
@@ -70,7 +70,7 @@ CASES = [
     Case(
         "",
         "sliced",
-        sentence=f"ddp would use 0, {_M1}, {_M2}, but CUDA gives a process one MIG slice and NCCL connects none",
+        sentence=f"ddp would use 0, {_M1}, {_M2}, but CUDA gives a process one MIG slice and NCCL can't connect slices",
     ),
     Case("--nproc 2", "none", strategy="ddp", processes=2, variables={"IGNITE_LAUNCH_BACKEND": "gloo"}),
     Case("--nproc 1", "none", reason="single (auto: --nproc 1): 1 process on the CPU"),
@@ -119,21 +119,21 @@ CASES = [
     Case(
         "--gpus free:4",
         "four",
-        "--gpus free:4 needs 4 idle GPUs, but 3 of 4 have no process on them; there are: 0 (NVIDIA L4, 8.8 GiB",
+        "--gpus free:4 needs 4 idle GPUs, but 3 of 4 have no process on them; available: 0 (NVIDIA L4, 8.8 GiB",
     ),
     Case("--gpus free:1", "silent", gpus="1"),
-    Case("--gpus free:2", "silent", "1 of 2 have no process on them; there are: 0 (NVIDIA L4, ? free, ? processes)"),
-    Case("--gpus free:0", "two", "after 'free:' must stand a number > 0"),
-    Case("--gpus free", "two", "after 'free:' must stand a number > 0"),
+    Case("--gpus free:2", "silent", "1 of 2 have no process on them; available: 0 (NVIDIA L4, ? free, ? processes)"),
+    Case("--gpus free:0", "two", "free: needs a number > 0"),
+    Case("--gpus free", "two", "free: needs a number > 0"),
     Case("--gpus free:1", "none", f"0 of 0 have no process on them; {_NO_GPU}"),
     Case("--gpus 0,0", "two", f"--gpus 0,0 names GPU 0 twice; {_TWO}"),
     Case(f"--gpus {_A},GPU-aa", "two", "names GPU 0 twice"),
     Case("--gpus 2", "two", f"--gpus 2: there is no GPU 2; {_TWO}"),
     Case("--gpus GPU-zz", "two", "there is no GPU GPU-zz"),
-    Case("--gpus x", "two", "'x' is no GPU number, GPU-… or MIG-… UUID"),
-    Case("--gpus 0;1", "two", "'0;1' is no GPU number"),
-    Case("--gpus 0,,1", "two", "'' is no GPU number"),
-    Case("--gpus -1", "two", "'-1' is no GPU number"),
+    Case("--gpus x", "two", "'x' is not a GPU number or a GPU-… or MIG-… UUID"),
+    Case("--gpus 0;1", "two", "'0;1' is not a GPU number"),
+    Case("--gpus 0,,1", "two", "'' is not a GPU number"),
+    Case("--gpus -1", "two", "'-1' is not a GPU number"),
     Case("--gpus 0", "none", f"--gpus 0: there is no GPU 0; {_NO_GPU}"),
     # Strategies.
     Case("--strategy single", "four", gpus="0"),
@@ -143,7 +143,7 @@ CASES = [
     Case("--strategy dp", "two", strategy="dp", gpus="0,1", variables={"OMP_NUM_THREADS": None}),
     Case("--strategy dp --gpus 3,0,1", "four", strategy="dp", gpus="3,0,1"),
     Case("--strategy dp", "one", "--strategy dp needs at least two GPUs, but there is one GPU; use --strategy single"),
-    Case("--strategy dp", "none", "but there is no GPU (no NVIDIA driver was found)"),
+    Case("--strategy dp", "none", "but there is no GPU (no NVIDIA driver found)"),
     Case("--strategy dp --nproc 2", "two", "--strategy dp is one process, but --nproc is 2"),
     Case("--strategy ddp", "one", strategy="ddp", gpus="0"),
     Case("--strategy ddp", "none", "ddp on the CPU needs --nproc"),
@@ -156,18 +156,18 @@ CASES = [
         strategy="ddp",
         gpus="2,1",
         processes=2,
-        reason="of CUDA_VISIBLE_DEVICES=2,1 read in nvidia-smi's order",
+        reason="from CUDA_VISIBLE_DEVICES=2,1 in nvidia-smi's order",
     ),
     Case("--gpus 2", "four", environ=_visible("2,1"), gpus="2"),
-    Case("--gpus 0", "four", "there is no GPU 0; CUDA_VISIBLE_DEVICES=2,1 leaves: 2 (", environ=_visible("2,1")),
+    Case("--gpus 0", "four", "there is no GPU 0; CUDA_VISIBLE_DEVICES=2,1 allows: 2 (", environ=_visible("2,1")),
     Case("--gpus free:1", "four", environ=_visible("0,1"), gpus="0"),
     Case("", "four", environ=_visible(f"{_C}"), gpus="2"),
     Case("", "two", environ=_visible(""), reason="the CPU (CUDA_VISIBLE_DEVICES= hides every GPU)"),
     Case("", "two", environ=_visible("-1"), reason="the CPU (CUDA_VISIBLE_DEVICES=-1 hides every GPU)"),
-    Case("--gpus 0", "two", "there is no GPU: CUDA_VISIBLE_DEVICES=-1 hides every GPU", environ=_visible("-1")),
+    Case("--gpus 0", "two", "no GPU is available: CUDA_VISIBLE_DEVICES=-1 hides every GPU", environ=_visible("-1")),
     Case("", "two", "CUDA_VISIBLE_DEVICES=0,0 names GPU 0 twice", environ=_visible("0,0")),
-    Case("", "two", "CUDA_VISIBLE_DEVICES=0,x: 'x' is no GPU number", environ=_visible("0,x")),
-    Case("", "two", "CUDA_VISIBLE_DEVICES=0,-1,1: '-1' is no GPU number", environ=_visible("0,-1,1")),
+    Case("", "two", "CUDA_VISIBLE_DEVICES=0,x: 'x' is not a GPU number", environ=_visible("0,x")),
+    Case("", "two", "CUDA_VISIBLE_DEVICES=0,-1,1: '-1' is not a GPU number", environ=_visible("0,-1,1")),
     Case("", "two", "mixes GPU UUIDs and numbers", environ=_visible(f"{_A},1")),
     Case("", "none", environ=_visible("0")),
     Case(
@@ -180,7 +180,7 @@ CASES = [
     Case(
         "",
         "two",
-        "counts in CUDA_DEVICE_ORDER=FASTEST_FIRST, which only CUDA knows",
+        "uses numbers in CUDA_DEVICE_ORDER=FASTEST_FIRST, an order that only CUDA knows",
         environ=_visible("1", "FASTEST_FIRST"),
     ),
     Case("", "two", environ=_visible(_B, "FASTEST_FIRST"), gpus="1", variables={"CUDA_VISIBLE_DEVICES": _B}),
@@ -219,7 +219,7 @@ CASES = [
         processes=2,
         rendezvous={"host": "::1", "port": 29500},
     ),
-    Case(f"--nnodes 2 {_MEET}", "one", "--nnodes 2 needs --node-rank, this node's number from 0 to 1"),
+    Case(f"--nnodes 2 {_MEET}", "one", "--nnodes 2 needs --node-rank, this node's rank from 0 to 1"),
     Case(f"--nnodes 2 --node-rank 2 {_MEET}", "one", "--node-rank must be below the number of nodes, 2, got 2"),
     Case("--nnodes 2 --node-rank 0", "one", "several nodes need --rdzv-endpoint HOST:PORT"),
     Case(
@@ -249,7 +249,7 @@ CASES = [
         strategy="ddp",
         gpus="0,1",
         processes=2,
-        reason="on each of 2 nodes that meet at gpu07:24242, from srun's variables",
+        reason="on each of 2 nodes, rendezvous at gpu07:24242, from srun's variables",
     ),
     Case(
         "--rdzv-endpoint h:1",

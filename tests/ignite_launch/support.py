@@ -1,4 +1,4 @@
-"""What the launcher's tests share: real launches, each with its time limit, and what they leave behind."""
+"""Shared by the launcher's tests: real launches with a time limit, and a check that they leave nothing behind."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ _MARK = "IGNITE_LAUNCH_TEST_MARK"
 
 
 def environment(tmp_path: Path, **variables: str) -> dict[str, str]:
-    """Return this environment without what a launcher reads, with a mark and a temporary folder of its own."""
+    """Return this environment without the variables that a launcher reads, with a mark and its own temporary folder."""
     inherited = ("CUDA_", "SLURM_", "IGNITE_LAUNCH_", "TORCHELASTIC_", "OMP_NUM_THREADS", "GLOO_", "NCCL_")
     scratch = tmp_path / "tmp"
     scratch.mkdir(exist_ok=True)
@@ -24,7 +24,7 @@ def environment(tmp_path: Path, **variables: str) -> dict[str, str]:
 
 
 def marked_processes(tmp_path: Path) -> list[int]:
-    """Return the living processes that were started, at whatever remove, with ``environment(tmp_path)``."""
+    """Return the live processes that inherited ``environment(tmp_path)``, however indirectly."""
     return [pid for pid in _pids() if f"{_MARK}={tmp_path}".encode() in _environ(pid)]
 
 
@@ -59,10 +59,10 @@ class Result:
 
 
 class Launch:
-    """A launcher running in a session of its own, as in a terminal; killed with all that it started at the end.
+    """A running launcher in its own session, as in a terminal; at the end it and all it started are killed.
 
-    Leaving the context checks that nothing of the run lives and that its temporary folder is empty. ``prefix`` is a
-    command that executes the launcher.
+    Leaving the context checks that no process of the run is alive and that its temporary folder is empty. ``prefix`` is
+    a command that executes the launcher.
     """
 
     def __init__(self, tmp_path: Path, *arguments: str, prefix: tuple[str, ...] = (), **variables: str) -> None:
@@ -85,7 +85,7 @@ class Launch:
         return self
 
     def result(self, timeout: float = 60.0) -> Result:
-        """Wait for the launcher's end."""
+        """Wait until the launcher exits."""
         code = self.process.wait(timeout)
         seconds = time.monotonic() - self._start
         return Result(
@@ -96,7 +96,7 @@ class Launch:
         try:
             if kind is None:
                 wait_until(lambda: not marked_processes(self.tmp_path), "the end of every process", 10)
-                # torch's own compiler makes itself a folder when a script only builds an optimizer.
+                # torch's compiler creates a folder as soon as a script makes an optimizer.
                 left = [path.name for path in (self.tmp_path / "tmp").iterdir()]
                 assert [name for name in left if not name.startswith("torchinductor_")] == []
         finally:

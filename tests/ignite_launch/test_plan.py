@@ -1,4 +1,4 @@
-"""The plans: options, devices and inherited variables to the right plan or the right sentence."""
+"""Plans: options, GPUs and inherited variables to the right plan or the right error."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ from tests.ignite_launch.plan_cases import CASES, MACHINES, Case
 
 @pytest.fixture(scope="module")
 def answers() -> dict[str, dict[str, Any]]:
-    """What the launcher answers to every case: one process, in which the real bindings load the fake library."""
+    """The launcher's plan for every case, made in one process in which the real bindings load the fake library."""
     questions = [
         {
             "argv": [*case.options.split(), "s.py"],
@@ -39,7 +39,7 @@ def answers() -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize(("number", "case"), list(enumerate(CASES)), ids=[str(case) for case in CASES])
 def test_the_plan(answers: dict[str, dict[str, Any]], number: int, case: Case) -> None:
-    """Each combination gives the plan or the sentence of the table."""
+    """Each combination gives the plan or the error of the table."""
     answer = answers[str(number)]
     if case.sentence:
         assert answer.get("code") == 2, answer
@@ -56,5 +56,5 @@ def test_the_plan(answers: dict[str, dict[str, Any]], number: int, case: Case) -
 
 
 def test_there_are_at_least_60_cases() -> None:
-    """The table is as wide as it was promised, and no row stands twice but for what it expects."""
+    """The table has at least 60 cases."""
     assert len(CASES) >= 60

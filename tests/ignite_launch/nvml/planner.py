@@ -5,10 +5,10 @@ import os
 import sys
 
 from ignite_launch.arguments import parse
-from ignite_launch.devices import read_inventory
+from ignite_launch.dry_run import plan_as_json, plan_as_shell
 from ignite_launch.errors import LaunchError
-from ignite_launch.plan import make_plan
-from ignite_launch.show import plan_as_json, plan_as_shell
+from ignite_launch.gpus import read_inventory
+from ignite_launch.plan import Machine, make_plan
 
 
 def _plan(case: dict) -> dict:
@@ -17,7 +17,8 @@ def _plan(case: dict) -> dict:
     os.environ.update(case["devices"])
     try:
         options = parse(case["argv"]).options
-        plan = make_plan(options, read_inventory(), case["environ"], cores=case["cores"], python="python")
+        machine = Machine(read_inventory(), case["environ"], case["cores"], "python")
+        plan = make_plan(options, machine)
     except LaunchError as error:
         return {"error": str(error), "code": error.exit_code}
     return json.loads(plan_as_json(plan)) | {"shell": plan_as_shell(plan)}

@@ -1,4 +1,4 @@
-"""--dry-run: the plan as JSON and as a shell line that does the same."""
+"""--dry-run: the plan as JSON, and the equivalent shell command."""
 
 import json
 import subprocess
@@ -19,8 +19,8 @@ os.write(1, f"{line}\\n".encode())  # in one piece, which print() does not: the 
 
 
 @pytest.mark.parametrize("options", [["--strategy", "dp"], ["--gpus", "1,0"]])
-def test_the_shell_line_does_the_same(tmp_path: Path, options: list[str]) -> None:
-    """The line, run by a shell, gives the script the arguments and variables that the launcher gives it."""
+def test_the_shell_command_is_equivalent(tmp_path: Path, options: list[str]) -> None:
+    """Run by a shell, the command gives the script the same arguments and variables as the launcher."""
     (tmp_path / "echo me.py").write_text(_ECHO)
     machine = fake_nvml(gpu("GPU-aa"), gpu("GPU-bb")) | {"RANK": "5"}
     command = [*options, "echo me.py", "a b", "$HOME ${local_rank}", "--", "'"]
@@ -40,7 +40,7 @@ def test_the_shell_line_does_the_same(tmp_path: Path, options: list[str]) -> Non
 
 
 def test_a_dry_run_prints_json_and_touches_nothing(tmp_path: Path) -> None:
-    """Stdout is one JSON object, no script runs, no folder is made and torch is not imported."""
+    """Stdout is one JSON object, no script runs, no folder is created and torch is not imported."""
     (tmp_path / "s.py").write_text("open('ran', 'w')")
     options = ["--nproc", "2", "--log-dir", "logs", "--max-restarts", "3", "--grace", "2.5"]
     (tmp_path / "no").mkdir()

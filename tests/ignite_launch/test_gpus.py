@@ -1,4 +1,4 @@
-"""The machine's GPUs: the real NVML bindings over a library that the tests build."""
+"""The machine's GPUs: the real NVML bindings with a fake library that the tests compile."""
 
 from pathlib import Path
 
@@ -6,8 +6,8 @@ from tests.ignite_launch.nvml import fake_nvml, gpu
 from tests.ignite_launch.support import launch
 
 
-def test_list_gpus_shows_what_there_is(tmp_path: Path) -> None:
-    """--list-gpus is a table of whole GPUs and of slices, with a question mark for what the driver does not say."""
+def test_list_gpus_prints_a_table(tmp_path: Path) -> None:
+    """--list-gpus prints whole GPUs and slices, with a question mark for what the driver does not report."""
     devices = [
         gpu("GPU-aa", free=10_240, processes=2),
         gpu("GPU-bb", kind="mig"),
@@ -25,30 +25,30 @@ def test_list_gpus_shows_what_there_is(tmp_path: Path) -> None:
 
 
 def test_without_a_driver_there_is_no_gpu(tmp_path: Path) -> None:
-    """No library, no driver behind it and no device are each said in words, and are no failure."""
+    """A missing library, a missing driver and a missing device are each reported, with exit code 0."""
     library = {"LD_LIBRARY_PATH": fake_nvml()["LD_LIBRARY_PATH"]}
     for variables, words in (
-        ({}, "no NVIDIA driver was found"),
-        (library, "no NVIDIA driver was found"),
+        ({}, "no NVIDIA driver found"),
+        (library, "no NVIDIA driver found"),
         (fake_nvml(), "the NVIDIA driver reports no GPU"),
     ):
         result = launch(tmp_path, "--list-gpus", **variables)
         assert (result.code, result.out, result.err) == (0, f"no GPU: {words}\n", "")
 
 
-def test_a_driver_that_fails_is_said_and_can_be_passed_by(tmp_path: Path) -> None:
-    """NVML's error is one sentence and exit code 1, and stands in the way of nobody who wants no GPU."""
+def test_a_driver_error_is_reported_and_can_be_avoided(tmp_path: Path) -> None:
+    """NVML's error is one sentence and exit code 1; --gpus none runs without NVML."""
     (tmp_path / "s.py").write_text("print('ran')")
     broken = fake_nvml() | {"FAKE_NVML": "error 18"}
     result = launch(tmp_path, "s.py", **broken)
     assert result.code == 1
-    assert result.err.startswith("ignite-launch: error: cannot read the GPUs: NVML answers 'RM has detected")
+    assert result.err.startswith("ignite-launch: error: cannot read the GPUs: NVML returned 'RM has detected")
     assert result.err.count("\n") == 1
     assert launch(tmp_path, "--gpus", "none", "s.py", **broken).out == "ran\n"
 
 
 def test_the_script_sees_the_chosen_gpus(tmp_path: Path) -> None:
-    """The numbers of nvidia-smi reach the script, with the order that makes CUDA count like nvidia-smi."""
+    """The script sees nvidia-smi's numbers, with the order that makes CUDA count like nvidia-smi."""
     (tmp_path / "s.py").write_text(
         "import os; seen = os.environ['CUDA_VISIBLE_DEVICES'] + ' ' + os.environ['CUDA_DEVICE_ORDER']\n"
         "os.write(1, f'{seen}\\n'.encode())"  # in one piece: the ranks write at once

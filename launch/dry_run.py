@@ -1,23 +1,24 @@
-"""A plan as text: JSON for programs, and the shell line that does the same by hand."""
+"""A plan as text: JSON for programs, and the equivalent shell command."""
 
 import json
 import shlex
 from dataclasses import asdict
 
+from .nodes import STATIC
 from .plan import LaunchPlan
 
 __all__ = ["plan_as_json", "plan_as_shell"]
 
 
 def plan_as_json(plan: LaunchPlan) -> str:
-    """Return the plan as a JSON object, its environment as an object too."""
+    """Return the plan as a JSON object, with the environment as an object."""
     return json.dumps(asdict(plan) | {"environment": dict(plan.environment)}, indent=2)
 
 
 def plan_as_shell(plan: LaunchPlan) -> str:
-    """Return a line for a POSIX shell that runs the same script in the same way, by torchrun where there are several.
+    """Return a POSIX shell command that runs the script in the same way, through torchrun for several processes.
 
-    By hand there is no supervision: exit codes, grace and orphans are then torchrun's.
+    The command has no supervision: exit codes, grace time and orphans are torchrun's.
     """
     words = ["env"]
     for name in plan.unset:
@@ -28,28 +29,28 @@ def plan_as_shell(plan: LaunchPlan) -> str:
     python, *target = plan.command
     if target[0] == "-u":  # torchrun adds it itself
         del target[0]
-    # torchrun fills templates in arguments; doubled, a dollar sign stays what it was.
+    # torchrun treats arguments as templates, where $$ is a plain dollar sign.
     target = [word.replace("$", "$$") for word in target]
     return shlex.join([*words, python, "-m", "torch.distributed.run", *_torchrun_options(plan), *target])
 
 
 def _torchrun_options(plan: LaunchPlan) -> list[str]:
-    meeting = plan.rendezvous
+    rendezvous = plan.rendezvous
     options = [f"--nproc-per-node={plan.processes}", f"--max-restarts={plan.max_restarts}"]
-    if not meeting.several_nodes:
+    if not rendezvous.several_nodes:
         options.append("--standalone")
-    elif meeting.node_rank is not None and meeting.kind == "static":
+    elif rendezvous.node_rank is not None and rendezvous.kind == STATIC:
         options += [
-            f"--nnodes={meeting.max_nodes}",
-            f"--node-rank={meeting.node_rank}",
-            f"--master-addr={meeting.host}",
-            f"--master-port={meeting.port}",
+            f"--nnodes={rendezvous.max_nodes}",
+            f"--node-rank={rendezvous.node_rank}",
+            f"--master-addr={rendezvous.host}",
+            f"--master-port={rendezvous.port}",
         ]
     else:
         options += [
-            f"--nnodes={meeting.min_nodes}:{meeting.max_nodes}",
+            f"--nnodes={rendezvous.min_nodes}:{rendezvous.max_nodes}",
             "--rdzv-backend=c10d",
-            f"--rdzv-endpoint={meeting.host}:{meeting.port}",
+            f"--rdzv-endpoint={rendezvous.host}:{rendezvous.port}",
             "--rdzv-id=ignite-launch",
         ]
     if plan.log_dir is not None:

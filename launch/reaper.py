@@ -1,4 +1,4 @@
-"""The launcher's side of the watchdog."""
+"""The launcher's side of the reaper process."""
 
 import os
 import secrets
@@ -9,31 +9,31 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from . import watchdog
+from . import reaper_process
 
-__all__ = ["Guard"]
+__all__ = ["Reaper"]
 
-_SWEEP_SECONDS = 15.0
+_EXIT_TIMEOUT = 15.0
 
 
-class Guard:
-    """A context in which no process of the run can outlive the launcher; on Linux, where /proc tells who they are.
+class Reaper:
+    """Context manager: no process of the run outlives the launcher. Linux only, since it needs /proc.
 
     Attributes:
-        environment: what each worker's environment must hold for the watchdog to know it.
+        environment: variables that mark a worker as part of the run.
     """
 
     def __init__(self) -> None:
         self._run_id = secrets.token_hex(8)
-        outer = os.environ.get(watchdog.RUN_ID_VARIABLE)
-        self.environment = {watchdog.RUN_ID_VARIABLE: f"{outer}:{self._run_id}" if outer else self._run_id}
+        outer = os.environ.get(reaper_process.RUN_ID_VARIABLE)
+        self.environment = {reaper_process.RUN_ID_VARIABLE: f"{outer}:{self._run_id}" if outer else self._run_id}
         self._process: subprocess.Popen[str] | None = None
         self._sessions: dict[int, str] = {}
 
     def __enter__(self) -> Self:
         if sys.platform == "linux":
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(Path(watchdog.__file__)), self._run_id],
+                [sys.executable, "-I", "-S", str(Path(reaper_process.__file__)), self._run_id],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -43,28 +43,28 @@ class Guard:
         return self
 
     def watch(self, pids: Iterable[int]) -> None:
-        """Tell the watchdog of workers that lead a session each."""
-        self._sessions |= {pid: watchdog.start_time(pid) for pid in pids}
+        """Tell the reaper process about workers, each of which leads a session."""
+        self._sessions |= {pid: reaper_process.start_time(pid) for pid in pids}
         if self._process is not None and self._process.stdin is not None:
             try:
                 self._process.stdin.writelines(f"{pid}\n" for pid in self._sessions)
                 self._process.stdin.flush()
-            except BrokenPipeError:  # somebody killed it: the workers' parent-death signal is left
+            except BrokenPipeError:  # someone killed it; the workers still get SIGKILL when the launcher dies
                 self._process = None
 
     def sweep(self) -> None:
-        """End what the workers left behind so far."""
+        """Kill what the workers have left behind so far."""
         if self._sessions and sys.platform == "linux":
-            watchdog.sweep(self._run_id, self._sessions)
+            reaper_process.sweep(self._run_id, self._sessions)
             self._sessions.clear()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End what the workers left behind, and wait until that is done."""
+        """Let the reaper process kill what the workers left behind, and wait for it."""
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
             try:
-                self._process.wait(_SWEEP_SECONDS)
+                self._process.wait(_EXIT_TIMEOUT)
             except subprocess.TimeoutExpired:
                 self._process.kill()

@@ -1,4 +1,4 @@
-"""--log-dir: where each rank's output goes, and what the console shows."""
+"""--log-dir: the log file of each rank, and what the console shows."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ print("x" * 200_000, "end", rank)
 
 
 def test_each_rank_has_a_file_and_rank_0_the_console(tmp_path: Path) -> None:
-    """A rank's file holds the whole lines of stdout and stderr; the console shows rank 0's, each on its own stream."""
+    """A rank's file has its stdout and stderr in whole lines; the console shows rank 0's on separate streams."""
     (tmp_path / "talk.py").write_text(_TALK)
     result = launch(tmp_path, "--nproc", "2", "--log-dir", "logs/new", "talk.py")
     assert result.code == 0
@@ -29,14 +29,14 @@ def test_each_rank_has_a_file_and_rank_0_the_console(tmp_path: Path) -> None:
 
 
 def test_a_failing_ranks_traceback_is_shown(tmp_path: Path) -> None:
-    """Rank 1's traceback comes on the console although its output goes to a file; restarts are added to the file."""
+    """Rank 1's traceback is printed, although its output goes to a file; a restart appends to the file."""
     fail = "print('before', file=sys.stderr)\nif rank == 1: raise ValueError('a reason')\nimport time; time.sleep(1000)"
     (tmp_path / "talk.py").write_text(_TALK + fail)
     result = launch(tmp_path, "--nproc", "2", "--log-dir", "logs", "--max-restarts", "1", "talk.py")
     assert result.code == 1
     assert result.err.count("Traceback") == 1
     assert result.err.endswith("ValueError: a reason\n")
-    assert "starting again, 1 of 1" in result.err
+    assert "restart 1 of 1" in result.err
     log = (tmp_path / "logs" / "rank_1.log").read_text()
     assert log.count("ValueError: a reason") == 2
     assert [line.partition("rank 1, ")[2] for line in log.splitlines() if line.startswith("===")] == [
@@ -46,16 +46,18 @@ def test_a_failing_ranks_traceback_is_shown(tmp_path: Path) -> None:
 
 
 def test_one_process_is_logged_too(tmp_path: Path) -> None:
-    """With a log folder one process is a worker under the launcher."""
+    """With a log folder, a single process runs as a worker of the launcher."""
     (tmp_path / "talk.py").write_text(_TALK)
     result = launch(tmp_path, "--log-dir", "logs", "talk.py")
     assert result.code == 0
     assert {"out 0", "err 0"} < set((tmp_path / "logs" / "rank_0.log").read_text().splitlines())
 
 
-def test_a_log_folder_that_cannot_be_is_said(tmp_path: Path) -> None:
-    """A file in the folder's place is one sentence and exit code 2."""
+def test_a_file_as_log_folder_is_an_error(tmp_path: Path) -> None:
+    """--log-dir with the name of a file gives one sentence and exit code 2."""
     (tmp_path / "talk.py").write_text(_TALK)
     result = launch(tmp_path, "--nproc", "2", "--log-dir", "talk.py", "talk.py")
     assert result.code == 2
-    assert result.err.splitlines()[-1].startswith("ignite-launch: error: --log-dir talk.py")
+    assert result.err.splitlines()[-1].startswith(
+        "ignite-launch: error: --log-dir must be a folder to write to, got 'talk.py'"
+    )

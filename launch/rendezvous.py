@@ -1,0 +1,175 @@
+"""Rendezvous of the nodes: torch's handlers, set up so that a signal can end every wait."""
+
+import socket
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # torch doesn't mark re-exports
+from torch.distributed.elastic.rendezvous import (
+    RendezvousHandler,
+    RendezvousInfo,
+    RendezvousParameters,
+    RendezvousStoreInfo,
+)
+from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
+from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import StaticTCPRendezvous
+
+from .errors import LaunchError, UsageError
+from .nodes import STATIC, RendezvousPlan
+from .preflight import check_host_name, check_interface, interface_addresses
+
+__all__ = ["Rendezvous", "prepare_rendezvous"]
+
+# Launches with the same endpoint belong together.
+_RUN_ID = "ignite-launch"
+_TIMEOUT = 900
+
+
+@dataclass(frozen=True)
+class Rendezvous:
+    """A rendezvous that is ready to join.
+
+    Attributes:
+        handler: torch's handler, which waits for the other nodes.
+        address: address at which the others reach this node.
+        is_host: whether this node hosts the store that the others connect to.
+    """
+
+    handler: RendezvousHandler
+    address: str
+    is_host: bool
+
+
+def prepare_rendezvous(plan: RendezvousPlan) -> Rendezvous:
+    """Check that this node can reach the rendezvous, and return it.
+
+    Raises:
+        LaunchError: the port is taken, or the host can't be reached.
+    """
+    if not plan.several_nodes:
+        # An address, since a container's own name may not resolve; port 0 lets the kernel pick a free one.
+        return Rendezvous(_StaticRendezvous("127.0.0.1", 0, 0, 1, _RUN_ID, _TIMEOUT), "127.0.0.1", is_host=True)
+    address = _own_address(plan.host, plan.port, plan.interface)
+    check_host_name(address, plan.interface)
+    is_host = plan.node_rank == 0 if plan.node_rank is not None else _is_own(plan.host, plan.port)
+    if is_host:
+        _check_port_is_free(plan.host, plan.port)
+    else:
+        _wait_for_port(plan.host, plan.port)
+    handler = _static_handler(plan) if plan.kind == STATIC else _c10d_handler(plan, address, is_host)
+    return Rendezvous(handler, address, is_host)
+
+
+def _static_handler(plan: RendezvousPlan) -> RendezvousHandler:
+    return _StaticRendezvous(plan.host, plan.port, plan.node_rank or 0, plan.max_nodes, _RUN_ID, _TIMEOUT)
+
+
+def _c10d_handler(plan: RendezvousPlan, address: str, is_host: bool) -> RendezvousHandler:
+    parameters = RendezvousParameters(
+        "c10d",
+        f"[{plan.host}]:{plan.port}" if ":" in plan.host else f"{plan.host}:{plan.port}",
+        _RUN_ID,
+        plan.min_nodes,
+        plan.max_nodes,
+        local_addr=address,
+        is_host=is_host,
+        timeout=_TIMEOUT,
+    )
+    return get_rendezvous_handler(parameters)
+
+
+class _StaticRendezvous(StaticTCPRendezvous):
+    """torch's static rendezvous, but waiting for the other nodes in Python: a signal can't end a wait in C++."""
+
+    _joined: TCPStore | None = None
+
+    def next_rendezvous(self) -> RendezvousInfo:
+        if self._joined is None:
+            store = TCPStore(
+                self.master_addr,
+                self.master_port,
+                is_master=self.rank == 0,
+                timeout=timedelta(seconds=60),
+                wait_for_workers=False,
+                multi_tenant=True,
+            )
+            self._join(PrefixStore("ignite-launch/join", store))
+            self._joined = store
+        return RendezvousInfo(
+            PrefixStore(self.run_id, self._joined),
+            self.rank,
+            self.world_size,
+            RendezvousStoreInfo(self.master_addr, self.master_port),
+        )
+
+    def _join(self, store: PrefixStore) -> None:
+        if store.add(f"node {self.rank}", 1) > 1:
+            raise UsageError(f"--node-rank {self.rank} was given to two nodes")
+        deadline = time.monotonic() + _TIMEOUT
+        while missing := [node for node in range(self.world_size) if not store.add(f"node {node}", 0)]:
+            if time.monotonic() > deadline:
+                nodes = ", ".join(map(str, missing))
+                raise LaunchError(
+                    f"these nodes did not join at {self.master_addr}:{self.master_port} within {_TIMEOUT} s: {nodes}"
+                )
+            time.sleep(0.1)
+
+
+def _own_address(host: str, port: int, interface: str | None) -> str:
+    """Return this host's address on the interface or, without one, on the route to ``host``."""
+    if interface is not None:
+        check_interface(interface)
+        return interface_addresses()[interface]
+    family, address = _resolve(host, port)
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(address)  # sends nothing: the kernel only looks up the route
+        except OSError as error:
+            raise LaunchError(f"no route to host {host}: {error.strerror}") from error
+        return str(probe.getsockname()[0])
+
+
+def _is_own(host: str, port: int) -> bool:
+    """Whether ``host`` is an address of this host."""
+    family, address = _resolve(host, port)
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address[0], 0, *address[2:]))
+        except OSError:
+            return False
+    return True
+
+
+def _check_port_is_free(host: str, port: int) -> None:
+    family, _address = _resolve(host, port)
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise LaunchError(
+                f"port {port} on {host} is taken ({error.strerror}); choose another in --rdzv-endpoint"
+            ) from error
+
+
+def _wait_for_port(host: str, port: int) -> None:
+    """Return once something listens on the port; raise LaunchError after the timeout."""
+    deadline = time.monotonic() + _TIMEOUT
+    while True:
+        try:
+            with socket.create_connection((host, port), timeout=5.0):
+                return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise LaunchError(f"node 0 did not answer at {host}:{port} within {_TIMEOUT} s: {error}") from error
+        time.sleep(0.2)
+
+
+def _resolve(host: str, port: int) -> tuple[int, Any]:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+    except OSError as error:
+        raise LaunchError(f"--rdzv-endpoint: cannot resolve the host {host!r}: {error.strerror}") from error
+    return family, address

@@ -1,0 +1,45 @@
+"""Launches on the two hosts of the fixture ``hosts``."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.ignite_launch.support import Launch, wait_until
+
+__all__ = ["WAIT", "Host", "start_on_both", "wait_ready_on_both"]
+
+WAIT = """
+import os, pathlib, sys, time
+pathlib.Path(f"ready{os.environ['LOCAL_RANK']}").touch()
+while True: time.sleep(1)
+"""
+
+
+@dataclass(frozen=True)
+class Host:
+    """A network namespace."""
+
+    namespace: str
+    interface: str
+    address: str
+
+    @property
+    def prefix(self) -> tuple[str, ...]:
+        return ("ip", "netns", "exec", self.namespace)
+
+
+def start_on_both(stack: ExitStack, tmp_path: Path, hosts: tuple[Host, Host], *arguments: str) -> list[Launch]:
+    """Start a launcher with two processes on each host. Only rank and interface differ."""
+    endpoint = ["--rdzv-endpoint", f"{hosts[0].address}:29511"]
+    runs = []
+    for rank, host in enumerate(hosts):
+        (tmp_path / f"host{rank}").mkdir(exist_ok=True)
+        own = ["--nproc", "2", "--node-rank", f"{rank}", "--interface", host.interface, *endpoint]
+        runs.append(stack.enter_context(Launch(tmp_path / f"host{rank}", *own, *arguments, prefix=host.prefix)))
+    return runs
+
+
+def wait_ready_on_both(runs: list[Launch]) -> None:
+    """Return once the four workers, which run ``WAIT``, have started."""
+    files = [run.tmp_path / f"ready{rank}" for run in runs for rank in range(2)]
+    wait_until(lambda: all(file.exists() for file in files), "the start of four workers", 60)

@@ -1,0 +1,76 @@
+"""Nodes learn that another node failed, restarted or stopped responding."""
+
+import subprocess
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.ignite_launch.hosts import WAIT, Host, start_on_both, wait_ready_on_both
+from tests.ignite_launch.support import Result
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("nnodes", ["2", "2:2"])
+def test_a_launcher_that_dies_ends_the_other_node(tmp_path: Path, hosts: tuple[Host, Host], nnodes: str) -> None:
+    """After SIGKILL of node 0's launcher the other one exits with a message, even if its workers don't communicate."""
+    (tmp_path / "wait.py").write_text(WAIT)
+    with ExitStack() as stack:
+        runs = start_on_both(stack, tmp_path, hosts, "--nnodes", nnodes, str(tmp_path / "wait.py"))
+        wait_ready_on_both(runs)
+        runs[0].process.kill()
+        result = runs[1].result(60)
+    _check_message(result, "lost the connection to the node that hosts the rendezvous")
+
+
+@pytest.mark.distributed
+def test_a_host_that_vanishes_ends_the_other(tmp_path: Path, hosts: tuple[Host, Host]) -> None:
+    """After the cable is cut, both nodes exit with a message within 60 seconds."""
+    (tmp_path / "wait.py").write_text(WAIT)
+    cable = ["ip", "-n", hosts[1].namespace, "link", "set", hosts[1].interface]
+    with ExitStack() as stack:
+        runs = start_on_both(stack, tmp_path, hosts, "--nnodes", "2", str(tmp_path / "wait.py"))
+        wait_ready_on_both(runs)
+        subprocess.run([*cable, "down"], check=True, timeout=10)
+        try:
+            results = [run.result(60) for run in runs]
+        finally:
+            subprocess.run([*cable, "up"], check=True, timeout=10)
+    _check_message(results[0], "no heartbeat from node 1 for 20 s")
+    _check_message(results[1], "the node that hosts the rendezvous has not answered for 20 s")
+
+
+@pytest.mark.distributed
+def test_a_failure_on_one_node_is_told_to_the_other(tmp_path: Path, hosts: tuple[Host, Host]) -> None:
+    """Both launchers exit with the failing worker's code, and the other node's says which worker it was."""
+    (tmp_path / "fail.py").write_text(
+        "import os, sys, time\nif os.environ['RANK'] == '3': sys.exit(17)\ntime.sleep(1000)"
+    )
+    with ExitStack() as stack:
+        runs = start_on_both(stack, tmp_path, hosts, "--nnodes", "2", str(tmp_path / "fail.py"))
+        results = [run.result() for run in runs]
+    assert [result.code for result in results] == [17, 17]
+    assert "error: node 1: rank 3 (pid " in results[0].err
+    assert "ignite-launch: rank 3 (pid " in results[1].err
+
+
+@pytest.mark.distributed
+def test_a_restart_restarts_all_nodes(tmp_path: Path, hosts: tuple[Host, Host]) -> None:
+    """After a worker fails on one node the workers of both restart, even if they don't communicate."""
+    (tmp_path / "once.py").write_text(
+        "import os, sys, time\n"
+        "if os.environ['TORCHELASTIC_RESTART_COUNT'] == '1': sys.exit(0)\n"
+        "if os.environ['RANK'] == '3': sys.exit(17)\ntime.sleep(1000)"
+    )
+    with ExitStack() as stack:
+        runs = start_on_both(stack, tmp_path, hosts, "--nnodes", "2", "--max-restarts", "1", str(tmp_path / "once.py"))
+        results = [run.result() for run in runs]
+    assert [result.code for result in results] == [0, 0]
+    assert "another node restarts its workers" in results[0].err
+    assert "exited with code 17; restart 1 of 1" in results[1].err
+
+
+def _check_message(result: Result, message: str) -> None:
+    assert result.code == 1
+    assert result.err.splitlines()[-1] == f"ignite-launch: error: {message}"
+    assert "Traceback" not in result.err

@@ -1,0 +1,40 @@
+"""Exit codes, and what happens to the other workers after a failure."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.ignite_launch.scripts import STUBBORN, write_script
+from tests.ignite_launch.support import launch
+
+
+@pytest.mark.parametrize("nproc", ["1", "2"])
+@pytest.mark.parametrize(
+    ("death", "code"),
+    [
+        ("", 0),
+        ("sys.exit(17)", 17),
+        ("raise ValueError('a reason')", 1),
+        ("os.kill(os.getpid(), signal.SIGKILL)", 137),
+    ],
+)
+def test_the_exit_code_is_the_workers(tmp_path: Path, nproc: str, death: str, code: int) -> None:
+    """The launcher exits with the failing worker's code, or 128 + n for signal n, and ends the other workers."""
+    script = write_script(
+        tmp_path, f"if RANK == {int(nproc) - 1}:\n    {death or 'pass'}\nelif {code}: time.sleep(1000)"
+    )
+    result = launch(tmp_path, "--nproc", nproc, script)
+    # A single process is the worker itself: the kernel reports its signal as such.
+    assert result.code == (code if code < 128 or nproc == "2" else 128 - code)
+    if nproc == "2" and code:
+        assert "rank 1 (pid" in result.err
+    if "ValueError" in death:
+        assert "ValueError: a reason" in result.err
+
+
+def test_a_failure_ends_the_others_within_the_grace_time(tmp_path: Path) -> None:
+    """Workers that ignore SIGTERM are killed when the grace time is over."""
+    script = write_script(tmp_path, STUBBORN, "ready()\nif RANK: sys.exit(9)\ntime.sleep(1000)")
+    result = launch(tmp_path, "--nproc", "2", "--grace", "1", script)
+    assert result.code == 9
+    assert result.seconds < 15

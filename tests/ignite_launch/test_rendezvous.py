@@ -1,0 +1,126 @@
+"""Rendezvous: two hosts train as one, and what prevents it is reported."""
+
+import socket
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.ignite_launch.hosts import WAIT, Host, start_on_both
+from tests.ignite_launch.support import Launch, launch, wait_until
+from tests.settings import seeded
+from tests.support import run_script
+
+# By hand and not by an optimizer, whose first step takes each process a second of imports.
+_TRAIN = """
+import sys, torch, torch.distributed as dist
+from ignite_tips import process_group, wrap_model
+torch.set_num_threads(1)
+seed = int(sys.argv[2])
+with process_group():
+    torch.manual_seed(seed)
+    model = wrap_model(torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1)))
+    generator = torch.Generator().manual_seed(seed + dist.get_rank())
+    for _ in range(20):
+        model.zero_grad()
+        model(torch.randn(4, 8, generator=generator)).square().mean().backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter -= 0.1 * parameter.grad
+    if dist.get_rank() == 0:
+        torch.save([dist.get_world_size(), *model.module.parameters()], sys.argv[1])
+"""
+
+
+@pytest.mark.distributed
+def test_training_on_two_hosts_equals_that_on_one(tmp_path: Path, hosts: tuple[Host, Host]) -> None:
+    """Two hosts with two processes give the weights of one host with four, bit for bit, static and c10d."""
+    script = tmp_path / "train.py"
+    script.write_text(_TRAIN)
+    seed = str(seeded())
+    ranks = run_script(script, str(tmp_path / "one.pt"), seed, folder=tmp_path, world_size=4)
+    assert [rank.code for rank in ranks] == [0] * 4, ranks
+    expected = torch.load(tmp_path / "one.pt")
+    assert expected[0] == 4
+    for nnodes in ("2", "2:2"):
+        with ExitStack() as stack:
+            arguments = ["--nnodes", nnodes, str(script), str(tmp_path / "two.pt"), seed]
+            runs = start_on_both(stack, tmp_path, hosts, *arguments)
+            results = [run.result() for run in runs]
+        assert [result.code for result in results] == [0, 0], results
+        weights = torch.load(tmp_path / "two.pt")
+        assert weights.pop(0) == 4
+        assert all(torch.equal(one, two) for one, two in zip(expected[1:], weights, strict=True))
+        (tmp_path / "two.pt").unlink()
+
+
+def test_srun_needs_no_options(tmp_path: Path, hosts: tuple[Host, Host]) -> None:
+    """With the variables of srun's two tasks, the launchers find each other and the workers get their ranks."""
+    (tmp_path / "ranks.py").write_text(
+        "import os, sys\nsys.stdout.write(' '.join(os.environ[n] for n in sys.argv[1:]) + '\\n')"
+    )
+    names = ["RANK", "SLURM_PROCID", "LOCAL_RANK", "SLURM_LOCALID", "WORLD_SIZE", "SLURM_NTASKS", "GROUP_RANK"]
+    job = {"SLURM_JOB_ID": "9", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NUM_TASKS": "2"}
+    job |= {"SLURM_STEP_NODELIST": f"{hosts[0].address},{hosts[1].address}", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0"}
+    with ExitStack() as stack:
+        runs = []
+        for rank, host in enumerate(hosts):
+            (tmp_path / f"{rank}").mkdir()
+            task = {"SLURM_NODEID": f"{rank}", "SLURM_PROCID": f"{rank}"}
+            options = ["--nproc", "2", "--interface", host.interface, str(tmp_path / "ranks.py"), *names]
+            launcher = Launch(tmp_path / f"{rank}", *options, prefix=host.prefix, **job, **task)
+            runs.append(stack.enter_context(launcher))
+        results = [run.result() for run in runs]
+    assert [sorted(result.out.splitlines()) for result in results] == [
+        ["0 0 0 0 4 4 0", "1 1 1 1 4 4 0"],
+        ["2 2 0 0 4 4 1", "3 3 1 1 4 4 1"],
+    ], results
+
+
+def test_a_name_that_resolves_to_loopback_is_refused(tmp_path: Path, hosts: tuple[Host, Host]) -> None:
+    """If the host's own name is on loopback and there is no --interface, the error lists the interfaces."""
+    if not socket.gethostbyname(socket.gethostname()).startswith("127."):
+        pytest.skip("this host's own name does not resolve to loopback")
+    (tmp_path / "wait.py").write_text(WAIT)
+    endpoint = f"{hosts[0].address}:29511"
+    options = ["--nnodes", "2", "--node-rank", "0", "--nproc", "2", "--rdzv-endpoint", endpoint]
+    with Launch(tmp_path, *options, "wait.py", prefix=hosts[0].prefix) as running:
+        result = running.result()
+    assert result.code == 2
+    assert "resolves to 127.0.0.1, which other nodes can't reach; choose a network with --interface" in result.err
+    assert f"{hosts[0].interface} ({hosts[0].address})" in result.err
+    with Launch(tmp_path, *options, "--interface", "eth9", "wait.py", prefix=hosts[0].prefix) as running:
+        result = running.result()
+    assert result.code == 2
+    assert "--interface eth9: there is no such interface with an address; available: " in result.err
+
+
+def test_a_taken_port_is_an_error(tmp_path: Path) -> None:
+    """Node 0 exits with a message if another process listens on the port."""
+    (tmp_path / "wait.py").write_text(WAIT)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        endpoint = f"127.0.0.1:{server.getsockname()[1]}"
+        result = launch(
+            tmp_path, "--nnodes", "2", "--node-rank", "0", "--nproc", "2", "--rdzv-endpoint", endpoint, "wait.py"
+        )
+    assert result.code == 1
+    assert f"error: port {server and endpoint[10:]} on 127.0.0.1 is taken (Address already in use)" in result.err
+
+
+def test_ctrl_c_ends_the_wait_for_other_nodes(tmp_path: Path) -> None:
+    """A launcher that waits for a missing node exits at once, both as host of the store and as client."""
+    (tmp_path / "wait.py").write_text(WAIT)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    for rank in ("1", "0"):
+        folder = tmp_path / rank
+        folder.mkdir()
+        options = ["--nnodes", "2", "--node-rank", rank, "--nproc", "2", "--rdzv-endpoint", f"127.0.0.1:{port}"]
+        with Launch(folder, *options, str(tmp_path / "wait.py")) as running:
+            first_line = folder / "launch.err"
+            wait_until(first_line.read_text, "the launcher's first line")
+            running.process.send_signal(2)
+            result = running.result(20)
+        assert result.code == 130
+        assert "Traceback" not in result.err
