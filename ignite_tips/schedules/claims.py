@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import (
 __all__ = ["claim_optimizer"]
 
 # These compute each rate from the initial one, whatever the rate is now; all others go on from the rate that there is.
-_FORGETFUL = (CosineAnnealingWarmRestarts, CyclicLR, LambdaLR, OneCycleLR)
+_CLOSED_FORM = (CosineAnnealingWarmRestarts, CyclicLR, LambdaLR, OneCycleLR)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,9 +72,9 @@ def _schedulers_of_others(claims: list[_Claim], owner: object, trainer: object) 
 
 
 def _check_pair(one: LRScheduler, other: LRScheduler) -> None:
-    forgetful, kept = _find_forgetful(one), other
+    forgetful, kept = _find_closed_form(one), other
     if forgetful is None:
-        forgetful, kept = _find_forgetful(other), one
+        forgetful, kept = _find_closed_form(other), one
     if forgetful is not None:
         undone = "reductions" if isinstance(kept, ReduceLROnPlateau) else "steps"
         raise ValueError(
@@ -84,8 +84,8 @@ def _check_pair(one: LRScheduler, other: LRScheduler) -> None:
         )
 
 
-def _find_forgetful(scheduler: LRScheduler) -> str | None:
-    if isinstance(scheduler, _FORGETFUL):
+def _find_closed_form(scheduler: LRScheduler) -> str | None:
+    if isinstance(scheduler, _CLOSED_FORM):
         return type(scheduler).__name__
-    parts = (_find_forgetful(part) for part in getattr(scheduler, "_schedulers", ()))
+    parts = (_find_closed_form(part) for part in getattr(scheduler, "_schedulers", ()))
     return next((part for part in parts if part is not None), None)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.e2e.by_hand import train_digits_by_hand
+from tests.e2e.reference_loop import train_digits_by_hand
 from tests.support import run_distributed
 
 ROOT = Path(__file__).parents[2]

@@ -235,7 +235,7 @@ REFUSED: dict[Callable[[Job], None], str] = {
     ),
     _two_clippers: (
         "UserWarning: GradientNormClipper clips the trainer's SGD twice, with max_norm=1.0 and then with "
-        "max_norm=5.0, so that the smaller bound wins; keep the handler that is to go and call its detach(), "
+        "max_norm=5.0, so that the smaller threshold wins; keep the handler that is to go and call its detach(), "
         "build the trainer anew, or give each a tag=... if both are meant"
     ),
     _clippers_of_two_optimizers: (
