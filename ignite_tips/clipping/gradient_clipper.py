@@ -1,6 +1,5 @@
 """What all clippers share: when they act, what a non-finite gradient does, what ranks agree on, what is told."""
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -15,8 +14,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_choice, check_instance, check_integer, check_keys, check_number, check_tag
-from ignite_tips.clipping.clippers_together import note_clipper, warn_of_conflict
-from ignite_tips.clipping.idleness import describe_no_gradients
 from ignite_tips.clipping.nonfinite import (
     DeferredFiniteCheck,
     DeviceSkipGuard,
@@ -36,10 +33,10 @@ from ignite_tips.clipping.norms import (
     total_norm,
 )
 from ignite_tips.clipping.optimizer_gradients import OptimizerGradients, parameter_names
-from ignite_tips.core.annotations import annotate
+from ignite_tips.core.conflicts import add_checked_role, describe_no_gradients, warn_after_first_epoch
 from ignite_tips.core.events import OptimizerEvents, check_optimizer, current_step
 from ignite_tips.core.optimizer_step import OptimizerStep
-from ignite_tips.core.wiring import Attachment, runs_last
+from ignite_tips.core.wiring import Attachment, ClipsGradients, annotate, runs_last
 from ignite_tips.parameters.selection import check_belongs
 
 __all__ = ["GradientClipper"]
@@ -87,7 +84,6 @@ class GradientClipper(ABC):
         self._norm_name, self._coefficient_name = f"{prefix}grad_norm", f"{prefix}grad_clip_coef"
         self._gradients = OptimizerGradients(optimizer, per_group=per_group)
         self._has_peers = False
-        self._is_first_epoch = False
         self._deferred: DeferredFiniteCheck | None = None
         self._skip_guard = DeviceSkipGuard(optimizer)
         self._skipped = 0
@@ -107,11 +103,12 @@ class GradientClipper(ABC):
         """
         with self._attachment.renew():
             self._attachment.add_step_handler(trainer, self._optimizer, OptimizerEvents.STEP_STARTED, self._clip)
-            note = note_clipper(self, self._optimizer, trainer, metric=self._norm_name, threshold=self._threshold)
-            self._attachment.add_undo(note)
+            role = ClipsGradients(self, self._optimizer, metric=self._norm_name, threshold=self._threshold)
+            add_checked_role(self._attachment, trainer, role)
             self._attachment.add_handler(trainer, Events.STARTED, self._prepare)
-            self._attachment.add_handler(trainer, Events.EPOCH_COMPLETED, self._end_epoch)
-            self._attachment.add_handler(trainer, Events.COMPLETED, self._raise_late)
+            for ending in (Events.EPOCH_COMPLETED, Events.COMPLETED):
+                self._attachment.add_handler(trainer, ending, self._raise_late)
+            warn_after_first_epoch(self._attachment, trainer, self._describe_no_gradients)
             self._look_for_peers()
         return self
 
@@ -221,22 +218,14 @@ class GradientClipper(ABC):
         )
 
     def _prepare(self, engine: Engine) -> None:
-        warn_of_conflict(self, engine)
         self._deferred = None
-        self._is_first_epoch = engine.state.iteration == 0
         self._look_for_peers()
         self._tell_skipped(engine)
 
-    def _end_epoch(self, engine: Engine) -> None:
-        self._raise_late()
-        is_first, self._is_first_epoch = self._is_first_epoch, False
-        if not is_first or self._skipped:
-            return
-        what = describe_no_gradients(
-            engine, self._optimizer, self._gradients.parameters, engine.state.metrics.get(self._norm_name)
-        )
-        if what is not None:
-            warnings.warn(f"{type(self).__name__} found {what}", stacklevel=2)
+    def _describe_no_gradients(self, engine: Engine) -> str | None:
+        norm = engine.state.metrics.get(self._norm_name)
+        what = None if self._skipped else describe_no_gradients(engine, self._optimizer, norm)
+        return None if what is None else f"{type(self).__name__} found {what}"
 
     def _tell_skipped(self, engine: Engine) -> None:
         # Clippers of several optimizers add up; what a loaded state counts is told once.

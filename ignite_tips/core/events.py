@@ -46,7 +46,6 @@ __all__ = [
     "current_step",
     "detach_optimizer_events",
     "for_optimizer",
-    "handler_for",
     "hold_optimizer_events",
     "is_optimizer_event",
 ]
@@ -172,21 +171,6 @@ def current_step(engine: Engine) -> OptimizerStep:
         check_instance("engine", engine, Engine, "an ignite Engine")
         raise RuntimeError("current_step() must be called in a handler of OptimizerEvents; no update is under way")
     return tracker.step
-
-
-def handler_for(engine: Engine, optimizer: Optimizer, function: Callable[[Engine], None]) -> Callable[[Engine], None]:
-    """Return a handler of OptimizerEvents that calls ``function`` when it is ``optimizer`` that makes the update.
-
-    It takes a third of the time of a handler with a filter. The optimizer's events have to be attached.
-    """
-    tracker = trackers[engine]
-
-    def handler(engine: Engine) -> None:
-        step = tracker.step
-        if step is not None and step.optimizer is optimizer:
-            function(engine)
-
-    return handler
 
 
 def _attach(engine: Engine, optimizer: Optimizer) -> AttachedOptimizer:

@@ -7,6 +7,7 @@ from typing import Any, cast
 from ignite.engine import CallableEventWithFilter, Engine, EventEnum, Events
 from torch.optim import Optimizer
 
+from ignite_tips.core.ignite_internals import event_handlers, fire_event, run_generator
 from ignite_tips.core.optimizer_step import OptimizerStep, StepHooks
 
 __all__ = [
@@ -86,7 +87,7 @@ class StepTracker:
         state = engine.state
         state.optimizer_step += 1  # in its own events an update counts already, as an iteration does
         try:
-            engine._fire_event(event)  # fire_event() would look the event up in a list once more
+            fire_event(engine, event)
         finally:
             state.optimizer_step -= event is _STEP_STARTED
             self.step = outer
@@ -114,15 +115,14 @@ class AttachedOptimizer:
         last = engine.last_event_name
         if last is None or last is _COMPLETED or last is _TERMINATE:
             return None
-        run = engine._internal_run_generator
+        run = run_generator(engine)
         if run is not None and run.gi_frame is None:  # a run that raised: it fires no last event and leaves this behind
             return None
         return OptimizerStep(optimizer, engine.state.optimizer_steps[self.index] + 1)
 
     def on_step_started(self, step: OptimizerStep) -> None:
         """Fire STEP_STARTED on unscaled gradients."""
-        # Ignite has no public way to ask for handlers; without any there is nothing to unscale gradients for.
-        if self._engine()._event_handlers.get(_STEP_STARTED):
+        if event_handlers(self._engine()).get(_STEP_STARTED):  # else there is nothing to unscale gradients for
             if step.grad_scale is not None:
                 step.unscale()
             self._tracker.fire(_STEP_STARTED, step)
@@ -132,7 +132,7 @@ class AttachedOptimizer:
         engine = self._engine()
         state = engine.state
         state.optimizer_steps[self.index] += 1
-        if engine._event_handlers.get(_STEP_COMPLETED):
+        if event_handlers(engine).get(_STEP_COMPLETED):
             self._tracker.fire(_STEP_COMPLETED, step)
         else:
             state.optimizer_step += 1

@@ -1,15 +1,15 @@
 """Freeze a part of a model, and put it back as it was."""
 
-import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.utils.weak import WeakIdKeyDictionary
 
 from ignite_tips._checks import check_instance
+from ignite_tips.core.wiring import FreezesParameters
 from ignite_tips.freezing.ddp_reducer import check_rewrappable, find_wrappers, rewrap_model
 from ignite_tips.parameters.selection import (
     as_patterns,
@@ -24,13 +24,13 @@ __all__ = [
     "FrozenParameters",
     "check_freezable",
     "freeze_parameters",
+    "freezing_role",
     "rebuild_ddp_reducers",
     "unfreeze_parameters",
 ]
 
 # What marks a module that changes buffers in its forward pass while it trains: BatchNorm and its kin, spectral norm.
 _STATISTICS = ("running_mean", "running_var", "_u")
-_claims: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 class FrozenParameters:
@@ -203,31 +203,16 @@ class FreezableParameters:
                 f"{', '.join(missing)}; make every group up front, as param_groups(model, ...) does"
             )
 
-    def claim(self, owner: object) -> Callable[[], None]:
-        """Keep other handlers off these parameters; the function returned lets go of them.
 
-        Raises:
-            ValueError: if another handler has claimed one.
-        """
-        check_freezable(self.model, self.parameters)
-        claimed = self.parameters
-        for name, parameter in zip(self.names, claimed, strict=True):
-            other = _claims[parameter]() if parameter in _claims else None
-            if other is not None and other is not owner:
-                raise ValueError(
-                    f"parameter {name!r} must have one handler that freezes it, but an attached "
-                    f"{type(other).__name__} has it already; give them patterns that do not overlap, or detach it"
-                )
-        reference = weakref.ref(owner)
-        for parameter in claimed:
-            _claims[parameter] = reference
+def freezing_role(handler: object, parts: Sequence[FreezableParameters], *events: Any) -> FreezesParameters:
+    """Return what a handler does that freezes these parts of one model at these events.
 
-        def release() -> None:
-            for parameter in claimed:
-                if parameter in _claims and _claims[parameter] is reference:
-                    del _claims[parameter]
-
-        return release
+    Raises:
+        TypeError, RuntimeError: if the model cannot follow a freeze.
+    """
+    parameters = {name: p for part in parts for name, p in zip(part.names, part.parameters, strict=True)}
+    check_freezable(parts[0].model, parameters.values())
+    return FreezesParameters(handler, parameters, *events)
 
 
 def rebuild_ddp_reducers(parts: Sequence[FreezableParameters]) -> None:

@@ -9,9 +9,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_instance, check_integer, check_keys, check_names
-from ignite_tips.core.annotations import annotate
-from ignite_tips.core.wiring import Attachment
-from ignite_tips.freezing.frozen_parameters import FreezableParameters, rebuild_ddp_reducers
+from ignite_tips.core.conflicts import add_checked_role
+from ignite_tips.core.wiring import Attachment, annotate
+from ignite_tips.freezing.frozen_parameters import FreezableParameters, freezing_role, rebuild_ddp_reducers
 from ignite_tips.parameters.selection import check_belongs, trainable_fraction
 
 __all__ = ["GradualUnfreezer"]
@@ -98,8 +98,8 @@ class GradualUnfreezer:
         check_instance("trainer", trainer, Engine, "an ignite Engine")
         check_integer("every", every, ge=1)
         with self._attachment.renew():
-            for stage in self._stages:
-                self._attachment.add_undo(stage.claim(self))
+            role = freezing_role(self, self._stages, Events.EPOCH_STARTED)
+            add_checked_role(self._attachment, trainer, role)
             self._attachment.add_undo(self._put_back)
             self._attachment.add_handler(trainer, Events.STARTED, self._start)
             self._attachment.add_handler(trainer, Events.EPOCH_STARTED, self._open_stages)

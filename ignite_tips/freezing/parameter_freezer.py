@@ -9,9 +9,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_instance, check_integer, check_keys, check_names
-from ignite_tips.core.annotations import annotate
-from ignite_tips.core.wiring import Attachment
-from ignite_tips.freezing.frozen_parameters import FreezableParameters, rebuild_ddp_reducers
+from ignite_tips.core.conflicts import add_checked_role
+from ignite_tips.core.wiring import Attachment, annotate
+from ignite_tips.freezing.frozen_parameters import FreezableParameters, freezing_role, rebuild_ddp_reducers
 from ignite_tips.freezing.resumable_event import check_order, make_resumable_events
 from ignite_tips.parameters.selection import check_belongs, trainable_fraction
 
@@ -98,7 +98,8 @@ class ParameterFreezer:
             if self._optimizer is not None:
                 self._part.check_optimizer(self._optimizer)
         with self._attachment.renew():
-            self._attachment.add_undo(self._part.claim(self))
+            events = [freeze] if unfreeze is None else [freeze, unfreeze]
+            add_checked_role(self._attachment, trainer, freezing_role(self, [self._part], *events))
             self._attachment.add_undo(self._put_back)
             self._attachment.add_handler(trainer, Events.STARTED, self._start)
             self._attachment.add_handler(trainer, Events.ITERATION_STARTED, self._follow)

@@ -5,7 +5,6 @@ an epoch fires EPOCH_STARTED of that epoch a second time. A trigger therefore li
 filter itself, and remembers the last count that it has seen.
 """
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,7 @@ from ignite.engine import CallableEventWithFilter, Engine, Events
 from torch.optim import Optimizer
 
 from ignite_tips.core.events import OptimizerEvents, current_step, is_optimizer_event
+from ignite_tips.core.ignite_internals import counts_of_once, depends_on_count_alone
 from ignite_tips.core.wiring import Attachment, check_events
 from ignite_tips.distributed import same_on_all_ranks
 
@@ -49,8 +49,7 @@ class ResumableEvent:
         self.seen = 0
         self._event = event
         self._optimizer = optimizer
-        # Ignite's own filters (every, once, before, after) depend on the count alone.
-        self._is_pure = event.filter is None or getattr(event.filter, "__module__", "") == "ignite.engine.events"
+        self._is_pure = depends_on_count_alone(event)
 
     @property
     def event_name(self) -> str:
@@ -65,8 +64,7 @@ class ResumableEvent:
     @property
     def times(self) -> list[int]:
         """The counts of ``once=``; empty for any other event."""
-        once = inspect.getclosurevars(self._event.filter).nonlocals.get("once") if self._event.filter else None
-        return list(once) if self._is_pure and isinstance(once, list | tuple) else []
+        return counts_of_once(self._event)
 
     def is_at_event_of(self, other: "ResumableEvent") -> bool:
         """Whether both listen to one event, whatever their filters are."""

@@ -11,12 +11,11 @@ from ignite.engine import Engine, Events
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ignite_tips._checks import check_callable, check_instance, check_integer, check_keys, describe
-from ignite_tips.core.annotations import annotate
-from ignite_tips.core.wiring import Attachment
-from ignite_tips.schedules.claims import claim_optimizer
-from ignite_tips.schedules.rivals import check_no_rival
+from ignite_tips.core.conflicts import add_checked_role
+from ignite_tips.core.wiring import Attachment, SetsLearningRates, annotate
 from ignite_tips.schedules.run_length import check_is_resumed
 from ignite_tips.schedules.state import check_scheduler_state, load_scheduler, save_scheduler
+from ignite_tips.schedules.torch_internals import closed_form_in
 from ignite_tips.schedules.validation_metric import common_metric, metric_name
 
 __all__ = ["PlateauStepper"]
@@ -101,7 +100,14 @@ class PlateauStepper:
         validated = functools.partial(self._validated, weakref.ref(trainer), data)
         self._may_begin = self._may_begin or trainer.last_event_name is not None
         with self._attachment.renew():
-            self._attachment.add_undo(claim_optimizer(self.scheduler, self, trainer, self.metric))
+            role = SetsLearningRates(
+                self,
+                self.scheduler,
+                Events.COMPLETED,  # of the evaluator
+                closed_form=closed_form_in(self.scheduler),
+                metric=self.metric,
+            )
+            add_checked_role(self._attachment, trainer, role)
             self._attachment.add_handler(trainer, Events.STARTED, self._start)
             self._attachment.add_handler(evaluator, Events.COMPLETED, validated)
             self._attachment.add_handler(trainer, Events.COMPLETED, functools.partial(self._end, data))
@@ -125,7 +131,6 @@ class PlateauStepper:
         self._may_begin = True
 
     def _start(self, trainer: Engine) -> None:
-        check_no_rival(trainer, self.scheduler.optimizer, "PlateauStepper")
         self._validated_on, self._validations = None, 0
         if trainer.state.iteration == 0:  # a new run, not a resumed one
             self._iteration = 0

@@ -16,6 +16,8 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
 )
 
+from ignite_tips.schedules.torch_internals import milestones_of, parts_of
+
 __all__ = [
     "LengthMismatch",
     "check_first_epoch",
@@ -75,19 +77,19 @@ def find_mismatches(scheduler: LRScheduler, steps: int) -> list[LengthMismatch]:
 def steps_done(scheduler: LRScheduler) -> int:
     """Return how many steps a scheduler has made."""
     # A ChainedScheduler does not count; its parts take every step together.
-    return steps_done(scheduler._schedulers[0]) if isinstance(scheduler, ChainedScheduler) else scheduler.last_epoch
+    return steps_done(parts_of(scheduler)[0]) if isinstance(scheduler, ChainedScheduler) else scheduler.last_epoch
 
 
 def _mismatches(scheduler: LRScheduler, total: int) -> Iterator[LengthMismatch]:
     name = type(scheduler).__name__
     if isinstance(scheduler, SequentialLR):
-        yield from _compare(f"{name} has a milestone at", max(scheduler._milestones, default=0), total)
-        starts, ends = [0, *scheduler._milestones], [*scheduler._milestones, total]
-        for part, start, end in zip(scheduler._schedulers, starts, ends, strict=True):
-            is_last = part is scheduler._schedulers[-1]  # another may be cut off by the one that follows
+        yield from _compare(f"{name} has a milestone at", max(milestones_of(scheduler), default=0), total)
+        parts, milestones = parts_of(scheduler), milestones_of(scheduler)
+        for part, start, end in zip(parts, [0, *milestones], [*milestones, total], strict=True):
+            is_last = part is parts[-1]  # another may be cut off by the one that follows
             yield from (misfit for misfit in _mismatches(part, min(end, total) - start) if misfit.too_short or is_last)
     elif isinstance(scheduler, ChainedScheduler):
-        for part in scheduler._schedulers:
+        for part in parts_of(scheduler):
             yield from _mismatches(part, total)
     elif isinstance(scheduler, MultiStepLR):
         yield from _compare(f"{name} has a milestone at", max(scheduler.milestones, default=0), total)
@@ -172,7 +174,7 @@ def explain_failure(scheduler: LRScheduler, state: State) -> str | None:
 
 
 def _leaf(scheduler: LRScheduler) -> LRScheduler:
-    parts = getattr(scheduler, "_schedulers", ())
+    parts = parts_of(scheduler)
     return _leaf(parts[0]) if parts else scheduler
 
 

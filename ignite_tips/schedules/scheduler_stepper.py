@@ -11,10 +11,9 @@ from torch.optim import LBFGS
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ignite_tips._checks import check_instance, check_integer, check_keys
+from ignite_tips.core.conflicts import add_checked_role, never_stepped
 from ignite_tips.core.events import completed_updates, is_optimizer_event
-from ignite_tips.core.wiring import Attachment, check_events, never_stepped
-from ignite_tips.schedules.claims import claim_optimizer
-from ignite_tips.schedules.rivals import check_no_rival
+from ignite_tips.core.wiring import Attachment, SetsLearningRates, check_events
 from ignite_tips.schedules.run_length import (
     check_first_epoch,
     check_is_resumed,
@@ -24,6 +23,7 @@ from ignite_tips.schedules.run_length import (
     steps_done,
 )
 from ignite_tips.schedules.state import check_scheduler_state, load_scheduler, save_scheduler
+from ignite_tips.schedules.torch_internals import closed_form_in
 
 __all__ = ["SchedulerStepper"]
 
@@ -93,8 +93,8 @@ class SchedulerStepper:
         optimizer = self.scheduler.optimizer
         self._may_begin = self._may_begin or trainer.last_event_name is not None
         with self._attachment.renew():
-            if getattr(event, "filter", None) is None:  # with one it may be meant to end before others begin
-                self._attachment.add_undo(claim_optimizer(self.scheduler, self, trainer))
+            role = SetsLearningRates(self, self.scheduler, event, closed_form=closed_form_in(self.scheduler))
+            add_checked_role(self._attachment, trainer, role)
             if isinstance(optimizer, LBFGS) and not is_optimizer_event(event):  # it has no OptimizerEvents
                 self._attachment.add_handler(trainer, event, self._step)
                 return self
@@ -124,8 +124,6 @@ class SchedulerStepper:
 
     def _start(self, event: Any, trainer: Engine) -> None:
         state = trainer.state
-        if getattr(event, "filter", None) is None:
-            check_no_rival(trainer, self.scheduler.optimizer, "SchedulerStepper")
         self._steps = 0
         self._epoch_is_whole = state.iteration == state.epoch * (state.epoch_length or 0)
         if state.iteration == 0:  # a new run, not a resumed one

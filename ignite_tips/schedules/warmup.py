@@ -8,6 +8,7 @@ import torch
 from torch.optim.lr_scheduler import ChainedScheduler, LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
 
 from ignite_tips._checks import check_choice, check_instance, check_integer, check_number
+from ignite_tips.schedules.torch_internals import milestones_of, parts_of, start_anew
 
 __all__ = ["linear_warmup", "warmup_stable_decay", "with_warmup"]
 
@@ -121,7 +122,8 @@ def with_warmup(scheduler: LRScheduler, steps: int, *, start_factor: float = 0.0
     _check_new(scheduler)
     parts, milestones = [scheduler], [steps]
     if isinstance(scheduler, SequentialLR):  # its parts become ours: one in another would miscount its steps
-        parts, milestones = scheduler._schedulers, [steps, *(steps + milestone for milestone in scheduler._milestones)]
+        parts = parts_of(scheduler)
+        milestones = [steps, *(steps + milestone for milestone in milestones_of(scheduler))]
     late = _LateStart(_chained(parts[0]))  # may refuse, which LinearLR, as it sets the rates, would come too early for
     optimizer = scheduler.optimizer
     warmup = LinearLR(optimizer, start_factor, total_iters=steps)
@@ -136,7 +138,7 @@ def _check_new(scheduler: LRScheduler) -> None:
         )
     if getattr(scheduler, "last_epoch", 0) > 0:  # a ChainedScheduler has none, its parts have
         raise ValueError(f"scheduler must be new, got {type(scheduler).__name__} after {scheduler.last_epoch} steps")
-    for part in getattr(scheduler, "_schedulers", ()):
+    for part in parts_of(scheduler):
         _check_new(part)
 
 
@@ -148,7 +150,7 @@ def _chained(scheduler: LRScheduler) -> list[LRScheduler]:
             "scheduler; give the SequentialLR itself"
         )
     if isinstance(scheduler, ChainedScheduler):
-        return [leaf for part in scheduler._schedulers for leaf in _chained(part)]
+        return [leaf for part in parts_of(scheduler) for leaf in _chained(part)]
     return [scheduler]
 
 
@@ -165,9 +167,7 @@ class _LateStart(ChainedScheduler):
                 group["lr"].fill_(group["initial_lr"])
             else:
                 group["lr"] = group["initial_lr"]
-        for part in self._schedulers:
-            part._initial_step()  # what its constructor did
-        self._last_lr = self._schedulers[-1].get_last_lr()
+        start_anew(self, parts_of(self))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Per-group learning rates, and other options of param groups, in TensorBoard."""
 
 import re
-import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Self
@@ -12,10 +11,10 @@ from ignite.handlers.base_logger import BaseHandler, BaseLogger
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_callable, check_instance
+from ignite_tips.core.conflicts import add_checked_role, never_stepped, warn_after_first_epoch
 from ignite_tips.core.events import OptimizerEvents, check_optimizer, current_step, is_optimizer_event
-from ignite_tips.core.wiring import Attachment, check_events, never_stepped, observes_only
+from ignite_tips.core.wiring import Attachment, WritesNames, check_events, observes_only
 from ignite_tips.tensorboard.group_options import GroupOptions
-from ignite_tips.tensorboard.option_claims import claim_names
 from ignite_tips.tensorboard.scalar_writer import ScalarWriter
 from ignite_tips.tensorboard.summary_writer import add_chart
 
@@ -76,7 +75,6 @@ class LearningRateLogger(BaseHandler):
         self._global_step_transform = global_step_transform or _count_of_event
         self._attachment = Attachment()
         self._sink: ScalarWriter | None = None
-        self._is_first_epoch = False
         self._in_use: dict[str, float] | None = None  # the values of the latest update
         self._due: Callable[[], None] | None = None  # waits for the next update
 
@@ -105,15 +103,15 @@ class LearningRateLogger(BaseHandler):
                 )
         sink = ScalarWriter(logger, only_changes=self._only_changes)
         with self._attachment.renew():
-            self._attachment.add_undo(claim_names(self._options, trainer, logger))
+            role = WritesNames(self, logger, self._options.names, event)
+            add_checked_role(self._attachment, trainer, role)
             for member in members:
                 handler = observes_only(partial(self._on_event, sink=sink, event=member))
                 self._attachment.add_step_handler(trainer, self._optimizer, member, handler)
             if any(member != OptimizerEvents.STEP_STARTED for member in members):
                 handler = observes_only(self._on_update)
                 self._attachment.add_step_handler(trainer, self._optimizer, OptimizerEvents.STEP_STARTED, handler)
-            self._attachment.add_handler(trainer, Events.STARTED, self._prepare)
-            self._attachment.add_handler(trainer, Events.EPOCH_COMPLETED, self._end_epoch)
+            warn_after_first_epoch(self._attachment, trainer, self._describe_no_update)
             for ending in (Events.COMPLETED, Events.TERMINATE) if self._only_changes else ():
                 self._attachment.add_handler(trainer, ending, lambda engine: sink.flush())
         self._add_charts(logger)
@@ -140,18 +138,13 @@ class LearningRateLogger(BaseHandler):
             self._in_use = self._options.read()
             self._on_event(engine, sink, event_name)
 
-    def _prepare(self, engine: Engine) -> None:
-        self._is_first_epoch = engine.state.iteration == 0
-
-    def _end_epoch(self, engine: Engine) -> None:
-        is_first, self._is_first_epoch = self._is_first_epoch, False
-        if is_first and never_stepped(engine, self._optimizer):
-            kind = type(self._optimizer).__name__
-            warnings.warn(
-                f"LearningRateLogger found no update of its {kind} in a whole epoch, and so no rate in use; log the "
-                "optimizer that the trainer steps",
-                stacklevel=2,
-            )
+    def _describe_no_update(self, engine: Engine) -> str | None:
+        if not never_stepped(engine, self._optimizer):
+            return None
+        return (
+            f"LearningRateLogger found no update of its {type(self._optimizer).__name__} in a whole epoch, and so no "
+            "rate in use; log the optimizer that the trainer steps"
+        )
 
     def _on_event(self, engine: Engine, sink: ScalarWriter, event: Any) -> None:
         step = self._global_step_transform(engine, event)

@@ -10,6 +10,7 @@ from ignite.handlers import ProgressBar, TensorboardLogger
 from ignite.handlers.base_logger import BaseLogger
 
 from ignite_tips._checks import check_instance
+from ignite_tips.core.ignite_internals import make_output_handler
 from ignite_tips.tensorboard.summary_writer import ScalarRecord, check_open, write_charts
 
 __all__ = ["ScalarWriter"]
@@ -74,16 +75,19 @@ class ScalarWriter:
 
     def _write_output(self, engine: Engine, event: Any, step: int, values: dict[str, float]) -> None:
         # Every Ignite logger makes handlers that write an engine's output under its own rules; here the output is ours.
+        logger: Any = self.logger
         by_tag: dict[str, dict[str, float]] = {}
         for tag, value in values.items():
             first, _, rest = tag.partition("/")
             by_tag.setdefault(first, {})[rest] = value
-        attach: Any = self.logger
         for tag, output in by_tag.items():
-            handler = attach._create_output_handler(
-                tag=tag, output_transform=partial(_constant, output), global_step_transform=partial(_constant, step)
+            handler = make_output_handler(
+                logger,
+                tag=tag,
+                output_transform=partial(_constant, output),
+                global_step_transform=partial(_constant, step),
             )
-            handler(engine, self.logger, event)
+            handler(engine, logger, event)
 
 
 def _constant(value: Any, *_: Any) -> Any:

@@ -13,7 +13,7 @@ from ignite.engine import Engine, Events, create_supervised_trainer
 from torch import nn
 
 from ignite_tips import GradientNormClipper
-from ignite_tips.core.annotations import on_annotation
+from ignite_tips.core.wiring import on_annotation
 from tests.e2e.sameness import differences, saved
 from tests.ignite_tips.clipping.support import CLIPPERS, Batch, Training, adamw, make_batches, same, sgd
 

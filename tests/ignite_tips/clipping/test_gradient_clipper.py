@@ -11,8 +11,8 @@ from torch import nn
 from ignite_tips import (
     GradientNormClipper,
 )
-from ignite_tips.core.annotations import on_annotation
 from ignite_tips.core.events import OptimizerEvents
+from ignite_tips.core.wiring import on_annotation
 from tests.ignite_tips.clipping.support import (
     CLIPPERS,
     KINDS,

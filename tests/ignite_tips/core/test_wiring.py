@@ -1,7 +1,9 @@
 """What one attach put on engines and optimizers comes off again, whole."""
 
 import copy
+import gc
 import pickle
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +13,7 @@ from torch import nn
 
 from ignite_tips import GradientNormClipper, LearningRateLogger
 from ignite_tips.core.events import OptimizerEvents
-from ignite_tips.core.wiring import Attachment
+from ignite_tips.core.wiring import Annotation, Attachment, annotate, on_annotation
 
 
 class _Counter:
@@ -120,3 +122,26 @@ def test_renewing_in_the_middle_of_a_run_keeps_the_counts() -> None:
     trainer.run(range(4))
     assert trainer.state.optimizer_step == 4
     assert counter.count == 4
+
+
+def test_an_annotation_carries_the_moment_of_the_run() -> None:
+    """Listeners get kind, text, epoch and iteration, and nothing after they stopped listening."""
+    trainer, other = (Engine(lambda engine, batch: None) for _ in range(2))
+    heard: list[Annotation] = []
+    stop = on_annotation(trainer, lambda engine, notice: heard.append(notice))
+    trainer.add_event_handler(Events.ITERATION_COMPLETED(once=3), lambda engine: annotate(engine, "freeze", "body"))
+    trainer.run(range(2), max_epochs=2)
+    annotate(other, "freeze", "not heard")
+    stop()
+    annotate(trainer, "freeze", "too late")
+    assert heard == [Annotation("freeze", "body", epoch=2, iteration=3, optimizer_step=0)]
+
+
+def test_listening_keeps_no_engine_alive() -> None:
+    """An engine goes although someone listens to it."""
+    trainer = Engine(lambda engine, batch: None)
+    on_annotation(trainer, lambda engine, notice: None)
+    gone = weakref.ref(trainer)
+    del trainer
+    gc.collect()
+    assert gone() is None

@@ -8,7 +8,7 @@ from ignite.engine import Engine, Events, create_supervised_trainer
 from ignite.handlers import Checkpoint
 from torch import nn
 
-from ignite_tips.core.annotations import on_annotation
+from ignite_tips.core.wiring import on_annotation
 from ignite_tips.freezing.gradual_unfreezer import GradualUnfreezer
 from ignite_tips.freezing.parameter_freezer import ParameterFreezer
 

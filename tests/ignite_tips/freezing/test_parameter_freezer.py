@@ -13,8 +13,8 @@ from ignite.engine import Engine, Events, create_supervised_trainer
 from ignite.handlers import Checkpoint
 from torch import nn
 
-from ignite_tips.core.annotations import on_annotation
 from ignite_tips.core.events import OptimizerEvents
+from ignite_tips.core.wiring import on_annotation
 from ignite_tips.freezing.parameter_freezer import ParameterFreezer
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {

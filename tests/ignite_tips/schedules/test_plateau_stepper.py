@@ -14,7 +14,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LinearLR, ReduceLROnPlateau, StepLR
 
 from ignite_tips import PlateauStepper, SchedulerStepper
-from ignite_tips.core.annotations import Annotation, on_annotation
+from ignite_tips.core.wiring import Annotation, on_annotation
 from tests.support import run_distributed
 
 EPOCH_LENGTH = 3

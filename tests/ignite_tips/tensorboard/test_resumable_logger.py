@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from ignite_tips import LearningRateLogger, ResumableTensorboardLogger, RunAnnotator
-from ignite_tips.core.annotations import annotate
+from ignite_tips.core.wiring import annotate
 from tests.support import run_distributed
 
 EPOCH_LENGTH = 4

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from ignite_tips import GradientNormClipper, RunAnnotator
-from ignite_tips.core.annotations import annotate
+from ignite_tips.core.wiring import annotate
 from ignite_tips.tensorboard.run_reader import read_run
 from tests.support import run_distributed
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from ignite_tips import LearningRateLogger, RunAnnotator, plot_runs
-from ignite_tips.core.annotations import annotate
+from ignite_tips.core.wiring import annotate
 from ignite_tips.plot import main
 from ignite_tips.tensorboard.run_reader import read_run
 

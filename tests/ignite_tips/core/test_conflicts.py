@@ -1,10 +1,12 @@
-"""Two schedulers of one optimizer: each leaves the other's steps, or they are refused."""
+"""Handlers that get in each other's way: refused where that is surely wrong, warned about where it may be meant."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
+from ignite.handlers.param_scheduler import CosineAnnealingScheduler, ParamGroupScheduler
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, ReduceLROnPlateau, StepLR
 
@@ -19,19 +21,19 @@ def _trainer(optimizer: SGD) -> Engine:
     return Engine(lambda engine, batch: optimizer.step())
 
 
-FORGETFUL: list[Callable[[SGD], LRScheduler]] = [
+CLOSED_FORM: list[Callable[[SGD], LRScheduler]] = [
     lambda optimizer: LambdaLR(optimizer, lambda step: 1.0),
     lambda optimizer: CyclicLR(optimizer, 0.1, 1.0),
 ]
 
 
-@pytest.mark.parametrize("build", FORGETFUL)
+@pytest.mark.parametrize("build", CLOSED_FORM)
 def test_one_that_undoes_anothers_steps_is_refused(build: Callable[[SGD], LRScheduler]) -> None:
     """Whichever of the two comes first on a trainer; on two trainers, one after the other, both may be."""
     optimizer = _optimizer()
     trainer, later = _trainer(optimizer), _trainer(optimizer)
-    keeping, forgetful = SchedulerStepper(StepLR(optimizer, 3)), SchedulerStepper(build(optimizer))
-    for first, second in ((keeping, forgetful), (forgetful, keeping)):
+    keeping, closed_form = SchedulerStepper(StepLR(optimizer, 3)), SchedulerStepper(build(optimizer))
+    for first, second in ((keeping, closed_form), (closed_form, keeping)):
         first.attach(trainer)
         with pytest.raises(ValueError, match=r"got StepLR and (LambdaLR|CyclicLR), which undoes the steps in its next"):
             second.attach(trainer)
@@ -69,3 +71,32 @@ def test_a_plateau_has_one_handler() -> None:
     PlateauStepper(ReduceLROnPlateau(optimizer), "accuracy").attach(trainer, evaluator)
     with pytest.raises(ValueError, match="steps this ReduceLROnPlateau already"):
         PlateauStepper(plateau).attach(trainer, evaluator)
+
+
+@pytest.mark.parametrize("kind", ["SchedulerStepper", "PlateauStepper"])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_one_that_sets_the_same_rates_is_refused(grouped: bool, kind: str) -> None:
+    """It would set them anew in every iteration; one of momentum, or that a filter ends, is not in the way."""
+    optimizer = _optimizer()
+    trainer = Engine(lambda engine, batch: optimizer.step())
+    evaluator = Engine(lambda engine, batch: engine.state.metrics.update(loss=1.0))
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run([0]))
+
+    def cosine(name: str, optimizer: SGD = optimizer) -> Any:
+        inner = CosineAnnealingScheduler(optimizer, name, 1.0, 0.1, 10)
+        return ParamGroupScheduler([inner]) if grouped else inner
+
+    if kind == "SchedulerStepper":
+        SchedulerStepper(StepLR(optimizer, 3)).attach(trainer)
+    else:
+        PlateauStepper(ReduceLROnPlateau(optimizer)).attach(trainer, evaluator)
+    trainer.add_event_handler(Events.ITERATION_STARTED, cosine("momentum"))
+    trainer.add_event_handler(Events.ITERATION_STARTED, cosine("lr", _optimizer()))
+    trainer.add_event_handler(Events.ITERATION_STARTED(before=3), cosine("lr"))
+    trainer.run(range(2))
+    trainer.add_event_handler(Events.ITERATION_STARTED, cosine("lr"))
+    name = "ParamGroupScheduler" if grouped else "CosineAnnealingScheduler"
+    with pytest.raises(
+        ValueError, match=f"{kind} must be alone in setting the rates of its SGD, but .* Ignite's {name}"
+    ):
+        trainer.run(range(2), max_epochs=2)
