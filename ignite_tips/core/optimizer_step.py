@@ -11,8 +11,10 @@ from typing import Any, NoReturn, Protocol
 
 import torch
 from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.hooks import RemovableHandle
 
-__all__ = ["OptimizerStep", "StepHooks", "StepListener", "StepSkipped"]
+__all__ = ["OptimizerStep", "StepHooks", "StepListener", "StepSkipped", "after_update"]
 
 
 class StepSkipped(Exception):  # noqa: N818  # no error: it carries a decision out of a handler
@@ -155,6 +157,11 @@ class StepHooks:
             optimizer.register_step_post_hook(self._after_step),
         )
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether an update has begun that is not yet made."""
+        return self._step is not None
+
     def remove(self) -> None:
         """Take both hooks off the optimizer."""
         for handle in self._handles:
@@ -219,6 +226,25 @@ class StepHooks:
             step.restore()
         if step.will_run and listener is not None:
             listener.on_step_completed(step)
+
+
+def after_update(function: Callable[[], None]) -> None:
+    """Call ``function`` when the update under way is done. Until then hooks must stay: torch is in a loop over them."""
+    if not _waiting:
+        # torch calls the hooks of all optimizers after an optimizer's own, and this one after all others.
+        handle = register_optimizer_step_post_hook(lambda *_: _call_waiting(handle))
+    _waiting.append(function)
+
+
+_waiting: list[Callable[[], None]] = []
+
+
+def _call_waiting(handle: RemovableHandle) -> None:
+    handle.remove()
+    waiting = tuple(_waiting)
+    _waiting.clear()
+    for function in waiting:
+        function()
 
 
 def _is_nested(optimizer: Optimizer) -> bool:

@@ -8,7 +8,7 @@ from ignite.engine import CallableEventWithFilter, Engine, EventEnum, Events
 from torch.optim import Optimizer
 
 from ignite_tips.core.ignite_internals import event_handlers, fire_event, run_generator
-from ignite_tips.core.optimizer_step import OptimizerStep, StepHooks
+from ignite_tips.core.optimizer_step import OptimizerStep, StepHooks, after_update
 
 __all__ = [
     "AttachedOptimizer",
@@ -142,10 +142,16 @@ trackers: weakref.WeakKeyDictionary[Engine, StepTracker] = weakref.WeakKeyDictio
 
 
 def remove_if_unused(engine: Engine, optimizer: Optimizer) -> None:
-    """Take the hooks off an optimizer that neither the user nor a handler wants to be told of."""
-    tracker = trackers[engine]
-    attached = tracker.attached[optimizer]
-    if attached.attached_by_user or attached.ref_count:
+    """Take the hooks off an optimizer that neither the user nor a handler wants to be told of.
+
+    During an update that waits until it is done: who detaches may attach again, and torch is in a loop over the hooks.
+    """
+    tracker = trackers.get(engine)
+    attached = tracker.attached.get(optimizer) if tracker is not None else None
+    if tracker is None or attached is None or attached.attached_by_user or attached.ref_count:
+        return
+    if tracker.step is not None:
+        after_update(lambda: _remove_after_update(engine, optimizer))
         return
     attached.hooks.remove()
     del tracker.attached[optimizer]
@@ -155,6 +161,14 @@ def remove_if_unused(engine: Engine, optimizer: Optimizer) -> None:
             engine.state_dict_user_keys.remove(key)
         del tracker.state.optimizer_steps
         del trackers[engine]
+
+
+def _remove_after_update(engine: Engine, optimizer: Optimizer) -> None:
+    attached = trackers[engine].attached.get(optimizer) if engine in trackers else None
+    if attached is not None and attached.hooks.is_under_way:  # only the step() of a base class is done
+        after_update(lambda: _remove_after_update(engine, optimizer))
+    else:
+        remove_if_unused(engine, optimizer)
 
 
 def _prepare_counts(engine: Engine) -> None:

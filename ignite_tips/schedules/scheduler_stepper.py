@@ -78,6 +78,9 @@ class SchedulerStepper:
     def attach(self, trainer: Engine, event: Any = Events.EPOCH_COMPLETED) -> Self:
         """Step the scheduler whenever ``trainer`` fires ``event``; attaching again replaces that.
 
+        When the run starts it warns, once, of a second scheduler of the same class and optimizer, unless one of the
+        two has a filter on its event.
+
         Args:
             trainer: the engine whose updates the scheduler's optimizer makes.
             event: any event of the trainer, filtered or not, or several.
@@ -85,8 +88,8 @@ class SchedulerStepper:
         Raises:
             TypeError: if ``trainer`` is no Engine, or ``event`` no event.
             ValueError: if the trainer does not know the event; if another handler of the trainer steps this scheduler,
-                another one of its class and optimizer, or one of the same optimizer and one would undo the other's
-                steps; when the run starts, if Ignite's own schedulers set the rates too.
+                or one of the same optimizer and one would undo the other's steps; when the run starts, if Ignite's own
+                schedulers set the rates too.
             RuntimeError: when a run is resumed, if the scheduler is new and no state was loaded.
         """
         check_events("event", event, trainer)

@@ -1,5 +1,6 @@
 """Handlers that get in each other's way: refused where that is surely wrong, warned about where it may be meant."""
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ from ignite.handlers.param_scheduler import CosineAnnealingScheduler, ParamGroup
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, ReduceLROnPlateau, StepLR
 
-from ignite_tips import PlateauStepper, SchedulerStepper
+from ignite_tips import ParameterFreezer, PlateauStepper, SchedulerStepper
 
 
 def _optimizer() -> SGD:
@@ -71,6 +72,53 @@ def test_a_plateau_has_one_handler() -> None:
     PlateauStepper(ReduceLROnPlateau(optimizer), "accuracy").attach(trainer, evaluator)
     with pytest.raises(ValueError, match="steps this ReduceLROnPlateau already"):
         PlateauStepper(plateau).attach(trainer, evaluator)
+
+
+def test_two_schedulers_of_one_class_compose_and_are_told_of_once() -> None:
+    """Both may be meant: both act as in the hand-written loop, and one warning says so when the first run starts."""
+    optimizer, expected = _optimizer(), _optimizer()
+    trainer = _trainer(optimizer)
+    for gamma in (0.5, 0.1):
+        SchedulerStepper(StepLR(optimizer, 2, gamma=gamma)).attach(trainer)
+    sentence = "SchedulerStepper steps a second StepLR of the trainer's SGD, so that both change its learning rates; if"
+    with pytest.warns(UserWarning, match=sentence) as caught:
+        trainer.run(range(2), max_epochs=2)
+    assert len(caught) == 1
+    trainer.run(range(2), max_epochs=4)
+    schedulers = [StepLR(expected, 2, gamma=gamma) for gamma in (0.5, 0.1)]
+    for _ in range(4):
+        expected.step()
+        for scheduler in schedulers:
+            scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == expected.param_groups[0]["lr"]
+
+
+def test_two_schedulers_of_which_a_filter_ends_one_are_not_told_of() -> None:
+    """Nor two plateaus of two metrics."""
+    optimizer = _optimizer()
+    trainer, evaluator = _trainer(optimizer), Engine(lambda engine, batch: engine.state.metrics.update(a=1, b=1))
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run([0]))
+    SchedulerStepper(StepLR(optimizer, 2)).attach(trainer, Events.EPOCH_COMPLETED(before=2))
+    SchedulerStepper(StepLR(optimizer, 2)).attach(trainer)
+    for metric in "ab":
+        PlateauStepper(ReduceLROnPlateau(optimizer), metric).attach(trainer, evaluator)
+    trainer.run(range(2), max_epochs=2)
+    assert trainer.state.epoch == 2
+
+
+def test_parameters_have_one_freezer_on_any_trainer() -> None:
+    """They outlive a trainer; one that is gone, or was detached from, is in nobody's way."""
+    model = torch.nn.Linear(2, 2)
+    first, second = ParameterFreezer(model, "weight"), ParameterFreezer(model, "*")
+    trainer, later = (Engine(lambda engine, batch: None) for _ in range(2))
+    first.attach(trainer).attach(trainer)
+    with pytest.raises(ValueError, match="'weight' must have one handler that freezes it, but an attached Parameter"):
+        second.attach(later)
+    first.detach()
+    second.attach(later)
+    del later
+    gc.collect()
+    first.attach(trainer)
 
 
 @pytest.mark.parametrize("kind", ["SchedulerStepper", "PlateauStepper"])

@@ -45,6 +45,42 @@ def difference(model: nn.Module) -> float:
     return largest
 
 
+PRIVATE = (
+    "_build_debug_param_to_name_mapping",
+    "_build_params_for_reducer",
+    "_comm_hooks",
+    "_ddp_init_helper",
+    "_delay_all_reduce_params",
+    "_get_ddp_logging_data",
+    "_has_rebuilt_buckets",
+    "_module_parameters",
+    "_register_builtin_comm_hook",
+    "_static_graph_delay_allreduce_enqueued",
+    "_use_python_reducer",
+    "logger._set_static_graph",
+    "reducer._set_static_graph",
+)
+
+
+def _missing_attributes(rank: int, world_size: int) -> list[str]:
+    ddp = make_ddp(static_graph=True)
+    train(ddp, rank)
+    return [name for name in PRIVATE if not _has(ddp, name)]
+
+
+def _has(thing: object, path: str) -> bool:
+    name, _, rest = path.partition(".")
+    return hasattr(thing, name) and (not rest or _has(getattr(thing, name), rest))
+
+
+def test_torch_has_the_attributes() -> None:
+    """Each private attribute of DistributedDataParallel that freezing/ddp_reducer.py reads or sets is there."""
+    (missing,) = run_distributed(_missing_attributes, 1)
+    assert not missing, (
+        f"DistributedDataParallel has no {', '.join(missing)} any more; freezing/ddp_reducer.py needs another way"
+    )
+
+
 def _without_rewrapping(rank: int, world_size: int) -> tuple[str, float]:
     model = make_ddp()
     model.module[0].requires_grad_(False)
