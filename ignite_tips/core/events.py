@@ -41,6 +41,7 @@ from ignite_tips.core.step_tracker import (
 __all__ = [
     "OptimizerEvents",
     "attach_optimizer_events",
+    "check_events",
     "check_optimizer",
     "completed_updates",
     "current_step",
@@ -94,6 +95,29 @@ def detach_optimizer_events(engine: Engine, optimizer: Optimizer) -> None:
     if attached is not None:
         attached.attached_by_user = False
         remove_if_unused(engine, optimizer)
+
+
+def check_events(name: str, event: Any, trainer: Engine) -> list[CallableEventWithFilter]:
+    """Return the one event, or those of a list such as ``A | B``, that ``trainer`` can fire; ``name`` is the argument.
+
+    Ignite takes a string for the event of that name, and refuses what it does not know without saying who asked.
+
+    Raises:
+        TypeError: if ``trainer`` is no Engine, or ``event`` no event.
+        ValueError: if there is none in the list, or one that the trainer does not know.
+    """
+    check_instance("trainer", trainer, Engine, "an ignite Engine")  # what every handler's attach calls it
+    members = list(event) if isinstance(event, EventsList) else [event]
+    if not members:
+        raise ValueError(f"{name} must have at least one event, got none")
+    for member in members:
+        check_instance(name, member, CallableEventWithFilter, "an Ignite event such as Events.EPOCH_COMPLETED")
+        if not is_optimizer_event(member) and not trainer.has_registered_events(member):
+            raise ValueError(
+                f"{name} must be an event that the trainer knows, got {member.name}; "
+                "make it known to it by trainer.register_events(...)"
+            )
+    return members
 
 
 def check_optimizer(optimizer: object, remedy: str = "act on Ignite's own events instead") -> None:

@@ -11,18 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ignite.engine import CallableEventWithFilter, Engine, EventsList
+from ignite.engine import Engine, EventsList
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ignite_tips._checks import check_instance
-from ignite_tips.core.events import (
-    OptimizerEvents,
-    for_optimizer,
-    hold_optimizer_events,
-    is_optimizer_event,
-)
+from ignite_tips.core.events import OptimizerEvents, check_events, for_optimizer, hold_optimizer_events
 from ignite_tips.core.ignite_internals import event_handlers
 from ignite_tips.core.step_tracker import trackers
 
@@ -36,7 +30,6 @@ __all__ = [
     "WritesNames",
     "add_role",
     "annotate",
-    "check_events",
     "observes_only",
     "on_annotation",
     "roles_of",
@@ -292,29 +285,6 @@ def observes_only(function: Callable[[Engine], None]) -> Callable[[Engine], None
     marked = functools.partial(function)
     marked.observes_only = True  # type: ignore[attr-defined]  # for runs_last
     return marked
-
-
-def check_events(name: str, event: Any, trainer: Engine) -> list[CallableEventWithFilter]:
-    """Return the one event, or those of a list such as ``A | B``, that ``trainer`` can fire; ``name`` is the argument.
-
-    Ignite takes a string for the event of that name, and refuses what it does not know without saying who asked.
-
-    Raises:
-        TypeError: if ``trainer`` is no Engine, or ``event`` no event.
-        ValueError: if there is none in the list, or one that the trainer does not know.
-    """
-    check_instance("trainer", trainer, Engine, "an ignite Engine")  # what every handler's attach calls it
-    members = list(event) if isinstance(event, EventsList) else [event]
-    if not members:
-        raise ValueError(f"{name} must have at least one event, got none")
-    for member in members:
-        check_instance(name, member, CallableEventWithFilter, "an Ignite event such as Events.EPOCH_COMPLETED")
-        if not is_optimizer_event(member) and not trainer.has_registered_events(member):
-            raise ValueError(
-                f"{name} must be an event that the trainer knows, got {member.name}; "
-                "make it known to it by trainer.register_events(...)"
-            )
-    return members
 
 
 def _do_nothing(engine: Engine) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 from ignite.engine import CallableEventWithFilter, Engine, Events
 from torch.optim import Optimizer
 
-from ignite_tips.core.events import OptimizerEvents, current_step, is_optimizer_event
+from ignite_tips.core.events import OptimizerEvents, check_events, current_step, is_optimizer_event
 from ignite_tips.core.ignite_internals import counts_of_once, depends_on_count_alone
-from ignite_tips.core.wiring import Attachment, check_events
+from ignite_tips.core.wiring import Attachment
 from ignite_tips.distributed import same_on_all_ranks
 
 __all__ = ["ResumableEvent", "check_order", "make_resumable_events"]

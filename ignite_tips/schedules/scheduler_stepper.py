@@ -11,9 +11,9 @@ from torch.optim import LBFGS
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ignite_tips._checks import check_instance, check_integer, check_keys
-from ignite_tips.core.conflicts import add_checked_role, never_stepped
-from ignite_tips.core.events import completed_updates, is_optimizer_event
-from ignite_tips.core.wiring import Attachment, SetsLearningRates, check_events
+from ignite_tips.core.conflicts import add_checked_role, never_stepped, warn_after_first_epoch
+from ignite_tips.core.events import check_events, completed_updates, is_optimizer_event
+from ignite_tips.core.wiring import Attachment, SetsLearningRates
 from ignite_tips.schedules.run_length import (
     check_first_epoch,
     check_is_resumed,
@@ -105,6 +105,8 @@ class SchedulerStepper:
             step = self._step if is_optimizer_event(event) else self._step_after_update
             self._attachment.add_step_handler(trainer, optimizer, event, step)
             self._attachment.add_handler(trainer, Events.EPOCH_COMPLETED, functools.partial(self._end_epoch, event))
+            if is_optimizer_event(event):
+                warn_after_first_epoch(self._attachment, trainer, self._describe_no_update)
         return self
 
     def detach(self) -> None:
@@ -172,15 +174,16 @@ class SchedulerStepper:
                 "too; leave one of both",
                 stacklevel=2,
             )
-        if not is_first:
-            return
-        if is_optimizer_event(event) and never_stepped(trainer, self.scheduler.optimizer):
-            warnings.warn(
-                f"SchedulerStepper found no update of its scheduler's {self._optimizer_name()} in a whole epoch; "
-                "schedule the optimizer that the trainer steps",
-                stacklevel=2,
-            )
-        check_first_epoch(self.scheduler, event, trainer.state, self._steps)
+        if is_first:
+            check_first_epoch(self.scheduler, event, trainer.state, self._steps)
+
+    def _describe_no_update(self, trainer: Engine) -> str | None:
+        if not never_stepped(trainer, self.scheduler.optimizer):
+            return None
+        return (
+            f"SchedulerStepper found no update of its scheduler's {self._optimizer_name()} in a whole epoch; schedule "
+            "the optimizer that the trainer steps"
+        )
 
     def _optimizer_name(self) -> str:
         return type(self.scheduler.optimizer).__name__

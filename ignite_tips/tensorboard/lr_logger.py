@@ -12,8 +12,8 @@ from torch.optim import Optimizer
 
 from ignite_tips._checks import check_callable, check_instance
 from ignite_tips.core.conflicts import add_checked_role, never_stepped, warn_after_first_epoch
-from ignite_tips.core.events import OptimizerEvents, check_optimizer, current_step, is_optimizer_event
-from ignite_tips.core.wiring import Attachment, WritesNames, check_events, observes_only
+from ignite_tips.core.events import OptimizerEvents, check_events, check_optimizer, current_step, is_optimizer_event
+from ignite_tips.core.wiring import Attachment, WritesNames, observes_only
 from ignite_tips.tensorboard.group_options import GroupOptions
 from ignite_tips.tensorboard.scalar_writer import ScalarWriter
 from ignite_tips.tensorboard.summary_writer import add_chart

@@ -10,8 +10,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_instance, check_tag
-from ignite_tips.core.events import OptimizerEvents, check_optimizer
-from ignite_tips.core.wiring import Annotation, Attachment, check_events, on_annotation
+from ignite_tips.core.events import OptimizerEvents, check_events, check_optimizer
+from ignite_tips.core.wiring import Annotation, Attachment, on_annotation
 from ignite_tips.parameters.selection import check_belongs, trainable_fraction
 from ignite_tips.tensorboard.scalar_writer import ScalarWriter
 from ignite_tips.tensorboard.summary_writer import add_chart, check_open, write_text
