@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from benchmarks.tables import Table
 from ignite_tips import PlateauStepper, SchedulerStepper
-from ignite_tips.events import OptimizerEvents
+from ignite_tips.core.events import OptimizerEvents
 from tests.schedulers import EPOCHS, LENGTH, METRICS, MODES, ROWS, Mode, Options, Setup, native_loop
 
 MODES_SHOWN = [mode for mode in MODES if mode.name != "GradScaler, fused"]

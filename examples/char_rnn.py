@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ignite_tips import GradientNormClipper
-from ignite_tips.events import OptimizerEvents
+from ignite_tips.core.events import OptimizerEvents
 
 
 def parse_arguments() -> argparse.Namespace:

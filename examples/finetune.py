@@ -120,7 +120,7 @@ def train(
     @trainer.on(Events.EPOCH_COMPLETED(once=ends))
     def end_phase(engine: Engine) -> None:
         evaluator.run(judging)
-        share = engine.state.metrics.get("trainable_share", 1.0)
+        share = engine.state.metrics.get("trainable_fraction", 1.0)
         phases.append(Phase(share, evaluator.state.metrics["accuracy"], median(times)))
         times.clear()
 

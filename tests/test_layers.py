@@ -10,29 +10,22 @@ import pytest
 import ignite_tips
 
 ROOT = Path(__file__).parents[1]
-# A file of ignite_tips is of layer 1 (torch alone) unless it is named here; handlers are of layer 3.
-LAYER_0 = {"_checks", "_version"}
-LAYER_2 = {
-    "attachment",
-    "distributed",
-    "events",
-    "gradients.clipper",
-    "gradients.idleness",
-    "notices",
-    "parameters.model_part",
-    "parameters.triggers",
-    "plot",
-    "rewrapping",
-    "schedules.fit",
-    "schedules.rivals",
-    "schedules.validation_metric",
-    "step_tracking",
-    "tensorboard.resumable_logger",
-    "tensorboard.scalar_sinks",
+# What each folder, or file beside the folders, may import of the package: the lower ones, and no other feature.
+CORE = {"_checks", "core", "distributed", "parameters"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "_checks": set(),
+    "_version": set(),
+    "distributed": {"_checks"},
+    "core": {"_checks"},
+    "parameters": {"_checks"},
+    "clipping": CORE,
+    "schedules": CORE,
+    "freezing": CORE,
+    "tensorboard": CORE,
+    "summary": {*CORE, "tensorboard"},  # the one feature that imports another: it writes text through it
+    "plot": {"tensorboard"},  # python -m ignite_tips.plot
 }
-# Files that others of their own layer may import, beside the files of one folder.
-SHARED = {"attachment", "distributed", "events", "notices", "optimizer_step", "rewrapping", "step_tracking"}
-SHARED |= {"parameters.groups", "parameters.selection", "parameters.shards"}
+WITHOUT_IGNITE = {"_checks", "_version", "parameters"}
 MODULES = sorted(path for path in (ROOT / "ignite_tips").rglob("*.py") if path.name != "__init__.py")
 
 
@@ -40,17 +33,8 @@ def _name(path: Path) -> str:
     return ".".join(path.relative_to(ROOT / "ignite_tips").with_suffix("").parts)
 
 
-def _layer(name: str) -> int:
-    if name.startswith("handlers."):
-        return 3
-    return 0 if name in LAYER_0 else 2 if name in LAYER_2 else 1
-
-
-def _may_import(name: str, other: str) -> bool:
-    if _layer(name) != _layer(other):
-        return _layer(name) > _layer(other)
-    of_one_folder = "." in name and name.split(".")[0] == other.split(".")[0] != "handlers"
-    return of_one_folder or other in SHARED
+def _folder(name: str) -> str:
+    return name.split(".")[0]
 
 
 def _imports(path: Path) -> set[str]:
@@ -65,23 +49,27 @@ def _imports(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=_name)
-def test_arrows_only_go_down(path: Path) -> None:
-    """A file imports from lower layers, or from the shared files of its own; only L2 and above import Ignite."""
-    name = _name(path)
+def test_imports_point_down(path: Path) -> None:
+    """A file imports its own folder and those that its folder may import; the lowest know nothing of Ignite."""
+    folder = _folder(_name(path))
     for imported in _imports(path):
-        assert not imported.startswith("."), f"{name} imports relatively"
+        assert not imported.startswith("."), f"{path} imports relatively"
         assert not imported.startswith(("ignite_launch", "launch"))
-        if imported.split(".")[0] == "ignite":
-            assert _layer(name) >= 2, f"{name} of layer {_layer(name)} imports {imported}"
+        assert imported.split(".")[0] != "ignite" or folder not in WITHOUT_IGNITE, f"{path} imports {imported}"
         if imported.startswith("ignite_tips."):
-            other = imported.removeprefix("ignite_tips.")
-            assert _may_import(name, other), f"{name} of layer {_layer(name)} imports {other} of layer {_layer(other)}"
+            other = _folder(imported.removeprefix("ignite_tips."))
+            assert other in {folder, *MAY_IMPORT[folder]}, f"{path} imports {imported}"
 
 
-def test_only_one_file_touches_optimizer_hooks() -> None:
-    """register_step_pre_hook and its twin stand in optimizer_step.py alone."""
-    touching = {_name(path) for path in MODULES if "register_step_" in path.read_text()}
-    assert touching == {"optimizer_step"}
+def test_only_the_core_touches_optimizer_hooks() -> None:
+    """register_step_pre_hook and its twin stand in core/ alone."""
+    assert {_folder(_name(path)) for path in MODULES if "register_step_" in path.read_text()} == {"core"}
+
+
+def test_tests_have_the_folders_of_the_package() -> None:
+    """Each folder of ignite_tips has one of the same name among the tests."""
+    folders = {path.parent.name for path in (ROOT / "ignite_tips").glob("*/__init__.py")}
+    assert folders == {path.parent.name for path in (ROOT / "tests/ignite_tips").glob("*/__init__.py")}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "launch").rglob("*.py")), ids=lambda path: path.stem)

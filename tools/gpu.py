@@ -34,7 +34,7 @@ LIMIT = 460.0  # seconds for all stages; the report is small work
 PACKAGES = ("torch", "pytorch-ignite", "lightning", "accelerate")
 DEVICE_TESTS = (
     "tests/gpu",
-    "tests/ignite_tips/handlers/test_clipping_device.py",
+    "tests/ignite_tips/clipping/test_device.py",
     "tests/ignite_tips/test_distributed.py",
 )
 

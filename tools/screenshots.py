@@ -47,7 +47,7 @@ def main(folder: Path) -> None:
             browser.run(_SHOW_CHART)
             _wait_until_still(browser, _IS_DRAWN)
             browser.screenshot(folder / "custom_scalars.png")
-            for name, content in (("model", "Parameters:"), ("marks", "unfreeze")):
+            for name, content in (("model", "Parameters:"), ("annotations", "unfreeze")):
                 browser.open(f"{address}/#text&tagFilter={name}")
                 browser.wait_for(lambda browser, content=content: content in browser.text())
                 _wait_until_still(browser, "return document.body.innerHTML.length")

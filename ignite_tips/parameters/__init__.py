@@ -1,1 +1,1 @@
-"""Parameters by name: selected, grouped, frozen."""
+"""Select and group parameters by name."""

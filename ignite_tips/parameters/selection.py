@@ -1,8 +1,8 @@
-"""Select parameters by name pattern; freeze and unfreeze them."""
+"""Select parameters by name pattern."""
 
 import re
 from collections.abc import Iterable
-from fnmatch import fnmatchcase, translate
+from fnmatch import translate
 
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
@@ -11,20 +11,14 @@ from torch.optim import Optimizer
 from ignite_tips._checks import check_instance, check_names
 
 __all__ = [
-    "FrozenParameters",
     "ParameterNames",
     "as_patterns",
     "check_belongs",
-    "freeze_parameters",
     "named_parameters",
     "select_parameters",
-    "trainable_share",
-    "unfreeze_parameters",
+    "trainable_fraction",
     "unwrap_model",
 ]
-
-# What marks a module that changes buffers in its forward pass while it trains: BatchNorm and its kin, spectral norm.
-_STATISTICS = ("running_mean", "running_var", "_u")
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:
@@ -137,127 +131,16 @@ def check_belongs(optimizer: Optimizer, model: nn.Module) -> None:
         )
 
 
-def trainable_share(model: nn.Module) -> float:
+def trainable_fraction(model: nn.Module) -> float:
     """Return the share of the model's parameter values that require a gradient, from 0 to 1.
 
     Example:
-        >>> trainable_share(nn.Linear(1, 1).requires_grad_(False))
+        >>> trainable_fraction(nn.Linear(1, 1).requires_grad_(False))
         0.0
     """
     parameters = named_parameters(model).values()
     total = sum(parameter.numel() for parameter in parameters)
     return sum(parameter.numel() for parameter in parameters if parameter.requires_grad) / max(total, 1)
-
-
-class FrozenParameters:
-    """What ``freeze_parameters`` froze, with all that it takes to put it back as it was.
-
-    Attributes:
-        names: every parameter selected, those that were frozen before among them.
-    """
-
-    def __init__(self, model: nn.Module, patterns: str | Iterable[str]) -> None:
-        wanted = as_patterns(patterns)
-        selected = select_parameters(model, wanted)
-        self.names = tuple(selected)
-        self._model = model
-        self._trained = [name for name, parameter in selected.items() if parameter.requires_grad]
-        for parameter in selected.values():
-            parameter.requires_grad_(False)
-            # An optimizer updates whatever has a gradient: momentum and decay would go on moving the weights.
-            parameter.grad = None
-        self._held = [_HeldInEval(module) for module in _modules_with_statistics(model, wanted, selected)]
-
-    def unfreeze(self) -> None:
-        """Put all back as it was. A second call does nothing."""
-        trained, self._trained = self._trained, []
-        held, self._held = self._held, []
-        named = named_parameters(self._model)  # sharding may have put others in their place
-        for name in trained:
-            named[name].requires_grad_(True)
-        for module in held:
-            module.release()
-
-
-def freeze_parameters(model: nn.Module, patterns: str | Iterable[str]) -> FrozenParameters:
-    """Keep parameters, and the running statistics of BatchNorm and its kin among them, as they are.
-
-    The parameters lose ``requires_grad`` and their gradient, so that no optimizer moves them. A module with running
-    statistics stays in eval mode, whatever ``model.train()`` is called, if all its parameters are frozen, or if it has
-    none, if a pattern matches its buffers. Dropout is left alone.
-
-    After DistributedDataParallel wrapped the model, call ``rewrap_model`` too; ``ParameterFreezer`` does.
-
-    Args:
-        model: any module; the names are those of the module inside a wrapper.
-        patterns: as for ``select_parameters``.
-
-    Raises:
-        TypeError, ValueError: as ``select_parameters``.
-
-    Example:
-        >>> net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 1))
-        >>> frozen = freeze_parameters(net, ["0.*", "1.*"])
-        >>> net.train()[1].training, [name for name, p in net.named_parameters() if p.requires_grad]
-        (False, ['2.weight', '2.bias'])
-        >>> unfreeze_parameters(frozen)
-        >>> net[1].training, trainable_share(net)
-        (True, 1.0)
-    """
-    return FrozenParameters(model, patterns)
-
-
-def unfreeze_parameters(frozen: FrozenParameters) -> None:
-    """Put back as it was what ``freeze_parameters`` froze; what the user had frozen before stays frozen."""
-    check_instance("frozen", frozen, FrozenParameters, "what freeze_parameters returned")
-    frozen.unfreeze()
-
-
-class _HeldInEval:
-    """Takes the place of one module's ``train``, which every ``train()`` of a parent calls, and keeps it in eval mode.
-
-    A mode set once would last until the next ``model.train()``: Ignite's supervised trainer calls it in every
-    iteration. The module's ``training`` is really False, so that torch.compile sees it and compiles anew.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
-        self._asked = module.training
-        self._shadowed = module.__dict__.get("train")
-        module.train(False)
-        module.__dict__["train"] = self
-
-    def __call__(self, mode: bool = True) -> nn.Module:
-        self._asked = mode
-        for child in self._module.children():
-            child.train(mode)
-        return self._module
-
-    def release(self) -> None:
-        del self._module.__dict__["train"]
-        if self._shadowed is not None:
-            self._module.__dict__["train"] = self._shadowed
-        self._module.train(self._asked)
-
-
-def _modules_with_statistics(
-    model: nn.Module, patterns: tuple[str, ...], selected: dict[str, nn.Parameter]
-) -> list[nn.Module]:
-    chosen = {id(parameter) for parameter in selected.values()}
-    found = []
-    for name, module in unwrap_model(model).named_modules():
-        buffers = [key for key in _STATISTICS if module._buffers.get(key) is not None]
-        if not buffers:
-            continue
-        own = list(module.parameters(recurse=False))
-        if own:
-            inside = all(id(parameter) in chosen for parameter in own)
-        else:
-            path = f"{name}.{buffers[0]}".lstrip(".")
-            inside = any(fnmatchcase(path, pattern) for pattern in patterns)
-        if inside:
-            found.append(module)
-    return found
 
 
 def _first_names(names: Iterable[str], count: int = 5) -> str:

@@ -1,1 +1,1 @@
-"""Learning-rate schedules: factors, simulation, pictures, state."""
+"""Learning-rate schedules: step them, build them, preview them, save them."""

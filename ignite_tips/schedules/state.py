@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ignite_tips._checks import check_choice, check_instance, check_keys, check_number
+from ignite_tips.schedules.torch_internals import parts_of
 
 __all__ = ["check_scheduler_state", "load_scheduler", "save_scheduler"]
 
@@ -112,7 +113,7 @@ def _settings(scheduler: LRScheduler) -> dict[str, str]:
     for index, function in enumerate(getattr(scheduler, "lr_lambdas", ())):
         if dataclasses.is_dataclass(function):
             settings[f"{name}'s lr_lambda {index}"] = repr(function)
-    for index, part in enumerate(getattr(scheduler, "_schedulers", ())):
+    for index, part in enumerate(parts_of(scheduler)):
         settings |= {f"{key} (part {index})": value for key, value in _settings(part).items()}
     return settings
 
@@ -131,8 +132,7 @@ def _tell_changes(built: dict[str, str], loaded: dict[str, str]) -> None:
 
 def _describe(scheduler: LRScheduler) -> str:
     name = type(scheduler).__name__
-    # SequentialLR and ChainedScheduler keep their parts under this name; torch has no public one.
-    parts = [_describe(part) for part in getattr(scheduler, "_schedulers", ())]
+    parts = [_describe(part) for part in parts_of(scheduler)]
     return f"{name}({', '.join(parts)})" if parts else name
 
 

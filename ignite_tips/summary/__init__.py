@@ -1,1 +1,1 @@
-"""A model's layers as data and as a table."""
+"""Show what a model is, layer by layer."""

@@ -11,7 +11,7 @@ import torchsummary
 from torch import nn
 from torchinfo.torchinfo import clear_cached_forward_pass
 
-from ignite_tips.summary.model_state import preserved
+from ignite_tips.summary.preserve_state import preserved
 
 __all__ = ["run_with_torchinfo", "torchsummary_table"]
 

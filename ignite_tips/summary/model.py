@@ -13,10 +13,10 @@ from torch.optim import Optimizer
 from ignite_tips._checks import check_choice, check_instance, check_names, describe
 from ignite_tips.parameters.groups import group_names
 from ignite_tips.parameters.selection import check_belongs, unwrap_model
-from ignite_tips.parameters.shards import check_has_whole_parameters
+from ignite_tips.parameters.sharding import check_has_whole_parameters
 from ignite_tips.summary.backends import run_with_torchinfo, torchsummary_table
-from ignite_tips.summary.model_state import preserved
 from ignite_tips.summary.module_calls import ModuleCall, ModuleCalls, move_tensors, tensors_in
+from ignite_tips.summary.preserve_state import preserved
 from ignite_tips.summary.table import LayerSummary, ModelSummary
 
 __all__ = ["check_request", "summarize_model"]

@@ -1,1 +1,1 @@
-"""TensorBoard's event files: written, resumed, read back."""
+"""Curves, texts and annotations in TensorBoard: written, resumed, read back, drawn."""

@@ -14,8 +14,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from torch.utils.tensorboard import SummaryWriter
 
 from ignite_tips._checks import check_instance
-from ignite_tips.tensorboard.event_files import event_files, keep_until, position_event
-from ignite_tips.tensorboard.record_file import RecordFile
+from ignite_tips.tensorboard.event_files import RecordFile, event_files, keep_until, position_event
 
 __all__ = ["ResumableTensorboardLogger"]
 

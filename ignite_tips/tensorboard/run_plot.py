@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ignite_tips._checks import check_instance, check_iterable
-from ignite_tips.tensorboard.run_reading import RunRecord, Series, read_run
+from ignite_tips.tensorboard.run_reader import RunRecord, Series, read_run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +19,7 @@ __all__ = ["plot_runs"]
 
 _COLORS = ("#1f77b4", "#e8710a", "#2a9d4b", "#b5179e", "#7b5cd6", "#8c564b", "#00a5b5", "#a8a800")
 _LINE_STYLES = ("-", "--", ":", "-.")
-_MARK_COLORS = {"freeze": "#2b6cb0", "unfreeze": "#2f855a", "plateau": "#c05621", "skipped update": "#c53030"}
+_ANNOTATION_COLORS = {"freeze": "#2b6cb0", "unfreeze": "#2f855a", "plateau": "#c05621", "skipped step": "#c53030"}
 _LEGEND_ENTRIES = 12
 _LONG = 150  # points from which a noisy curve gets a smooth one over it
 _Panel = tuple[str, Callable[[str], bool]]
@@ -33,7 +33,7 @@ def _last(tag: str) -> str:
 _PANELS: tuple[_Panel, ...] = (
     ("learning rate", lambda tag: tag.startswith("lr/") or "/lr/" in tag),
     ("gradient norm", lambda tag: _last(tag) == "grad_norm"),
-    ("", lambda tag: _last(tag) in ("grad_clip_coef", "trainable_share", "skipped_updates")),
+    ("", lambda tag: _last(tag) in ("grad_clip_coef", "trainable_fraction", "skipped_steps")),
     ("loss", lambda tag: "loss" in _last(tag).lower()),
     ("metric", lambda tag: True),
 )
@@ -81,7 +81,7 @@ def plot_runs(runs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *
     figure, all_axes = _new_figure(len(panels))
     for axes, (name, tags) in zip(all_axes, panels.items(), strict=True):
         _draw_panel(axes, name, tags, records)
-        _draw_marks(axes, records)
+        _draw_annotations(axes, records)
     all_axes[-1].set_xlabel("step")
     _add_heads(figure, all_axes[0], records, title)
     return figure
@@ -102,7 +102,7 @@ def _on_one_axis(record: RunRecord) -> RunRecord:
             return series  # the same axis
         return Series(np.interp(series.times, reference.times, reference.steps), series.values, series.times)
 
-    return RunRecord(record.name, {tag: place(series) for tag, series in record.series.items()}, record.marks)
+    return RunRecord(record.name, {tag: place(series) for tag, series in record.series.items()}, record.annotations)
 
 
 def _sort_into_panels(records: Sequence[RunRecord]) -> dict[str, list[str]]:
@@ -167,16 +167,24 @@ def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return mean
 
 
-def _draw_marks(axes: "Axes", records: Sequence[RunRecord]) -> None:
+def _draw_annotations(axes: "Axes", records: Sequence[RunRecord]) -> None:
     for record in records:
-        for mark in record.marks:
-            axes.axvline(_place(mark.time, mark.step, record), linewidth=1.2, alpha=0.8, **_mark_style(mark.kind))
+        for annotation in record.annotations:
+            axes.axvline(
+                _place(annotation.time, annotation.step, record),
+                linewidth=1.2,
+                alpha=0.8,
+                **_annotation_style(annotation.kind),
+            )
 
 
-def _mark_style(kind: str) -> dict[str, Any]:
+def _annotation_style(kind: str) -> dict[str, Any]:
     # Each kind has dashes where the others have gaps: several at one step are all seen.
-    phase = list(_MARK_COLORS).index(kind) if kind in _MARK_COLORS else 0
-    return {"color": _MARK_COLORS.get(kind, "#555555"), "linestyle": (4 * phase, (4, 4 * (len(_MARK_COLORS) - 1)))}
+    phase = list(_ANNOTATION_COLORS).index(kind) if kind in _ANNOTATION_COLORS else 0
+    return {
+        "color": _ANNOTATION_COLORS.get(kind, "#555555"),
+        "linestyle": (4 * phase, (4, 4 * (len(_ANNOTATION_COLORS) - 1))),
+    }
 
 
 def _place(time: float, step: int, record: RunRecord) -> float:
@@ -193,9 +201,11 @@ def _add_heads(figure: "Figure", axes: "Axes", records: Sequence[RunRecord], tit
         Line2D([], [], color="#333333", linestyle=style, label=name)
         for name, style in zip(names, _cycle(_LINE_STYLES, len(names)), strict=True)
     ]
-    kinds = dict.fromkeys(mark.kind for record in records for mark in record.marks)
-    marks = [Line2D([], [], color=_MARK_COLORS.get(kind, "#555555"), linestyle="--", label=kind) for kind in kinds]
-    shown = [*(handles if len(records) > 1 else []), *marks]
+    kinds = dict.fromkeys(annotation.kind for record in records for annotation in record.annotations)
+    annotations = [
+        Line2D([], [], color=_ANNOTATION_COLORS.get(kind, "#555555"), linestyle="--", label=kind) for kind in kinds
+    ]
+    shown = [*(handles if len(records) > 1 else []), *annotations]
     if shown:
         figure.legend(handles=shown, loc="outside upper right", ncols=len(shown), frameon=False, fontsize=9)
 

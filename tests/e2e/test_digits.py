@@ -14,7 +14,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.e2e.by_hand import train_digits_by_hand
+from tests.e2e.reference_loop import train_digits_by_hand
 from tests.settings import seeded
 from tests.support import Ended, run_distributed, run_script
 

@@ -13,9 +13,9 @@ from ignite.engine import Engine, Events, create_supervised_trainer
 from torch import nn
 
 from ignite_tips import GradientNormClipper
-from ignite_tips.notices import on_notice
+from ignite_tips.core.wiring import on_annotation
 from tests.e2e.sameness import differences, saved
-from tests.ignite_tips.handlers.clipping_support import CLIPPERS, Batch, Training, adamw, make_batches, same, sgd
+from tests.ignite_tips.clipping.support import CLIPPERS, Batch, Training, adamw, make_batches, same, sgd
 from tests.settings import seeded
 
 UPDATES = 6
@@ -119,7 +119,7 @@ def test_skip_leaves_no_trace(case: Case) -> None:
     assert len(finite) == UPDATES * case.accumulation
     assert state.optimizer_step == UPDATES - len(case.faults)
     # What GradScaler finds it skips by itself, before a clipper sees it.
-    assert state.metrics["skipped_updates"] == (0 if case.precision == "fp16" else len(case.faults))
+    assert state.metrics["skipped_steps"] == (0 if case.precision == "fp16" else len(case.faults))
 
     expected, other, _ = case.train(whole=False, on_nonfinite="skip")
     if len(case.faults) < UPDATES:
@@ -161,7 +161,7 @@ def test_gradients_too_large_to_measure_are_skipped(clipper: str, optimizer: str
     expected, other, _ = case.train(whole=False, on_nonfinite="skip")
     other.run(case.batches(whole=False))
     assert same(training, expected)
-    assert (state.optimizer_step, state.metrics["skipped_updates"]) == (UPDATES - 2, 2)
+    assert (state.optimizer_step, state.metrics["skipped_steps"]) == (UPDATES - 2, 2)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -187,9 +187,9 @@ def test_statistics_of_a_batch_that_is_nan_stay(on_nonfinite: str) -> None:
     trainer = create_supervised_trainer(model, optimizer, nn.functional.mse_loss)
     GradientNormClipper(optimizer, 0.3, on_nonfinite=on_nonfinite, model=model).attach(trainer)
     told: list[str] = []
-    on_notice(trainer, lambda engine, notice: told.append(notice.text))
+    on_annotation(trainer, lambda engine, notice: told.append(notice.text))
     try:
-        assert trainer.run(batches).metrics["skipped_updates"] == 1
+        assert trainer.run(batches).metrics["skipped_steps"] == 1
     except RuntimeError as error:
         told.append(str(error))
     assert all(bool(parameter.isfinite().all()) for parameter in model.parameters())

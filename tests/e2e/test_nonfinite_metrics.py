@@ -24,7 +24,7 @@ from ignite_tips import (
     plot_runs,
 )
 from tests.e2e.sameness import saved
-from tests.ignite_tips.handlers.clipping_support import Batch, Training, make_batches, make_model, sgd
+from tests.ignite_tips.clipping.support import Batch, Training, make_batches, make_model, sgd
 
 
 @pytest.mark.parametrize("on_nonfinite", ["skip", "raise"])
@@ -47,7 +47,7 @@ def test_a_loss_that_is_nan_alone_is_no_reason(on_nonfinite: str, tmp_path: Path
             trainer, Events.ITERATION_COMPLETED, tag="train", output_transform=lambda loss: {"loss": loss}
         )
         state = trainer.run(batches)
-    assert (state.optimizer_step, state.metrics["skipped_updates"]) == (3, 0)
+    assert (state.optimizer_step, state.metrics["skipped_steps"]) == (3, 0)
     assert [math.isnan(value) for value in _scalars(tmp_path)["train/loss"]] == [False, True, False]
 
 

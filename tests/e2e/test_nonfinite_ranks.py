@@ -12,8 +12,8 @@ from ignite.engine import Engine, Events
 from torch import Tensor, nn
 from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 
-from tests.ignite_tips.handlers.clipping_support import CLIPPERS, adamw, make_batches, make_model, sgd
-from tests.ignite_tips.handlers.test_clipping_distributed import parallelize, whole
+from tests.ignite_tips.clipping.support import CLIPPERS, adamw, make_batches, make_model, sgd
+from tests.ignite_tips.clipping.test_distributed import parallelize, whole
 from tests.settings import seeded
 from tests.support import run_distributed
 
@@ -138,8 +138,8 @@ def skip(rank: int, world_size: int, strategy: str, seed: int) -> list[tuple[str
         state = training.trainer.run(batches(case, faulty=True))
         expected.trainer.run(batches(case, faulty=False))
         made, skipped = UPDATES - len(case.faults), 0 if case.precision == "fp16" else len(case.faults)
-        if (state.optimizer_step, state.metrics["skipped_updates"]) != (made, skipped):
-            results.append((str(case), f"{state.optimizer_step} updates, {state.metrics['skipped_updates']} skipped"))
+        if (state.optimizer_step, state.metrics["skipped_steps"]) != (made, skipped):
+            results.append((str(case), f"{state.optimizer_step} updates, {state.metrics['skipped_steps']} skipped"))
         if not training.finite:
             results.append((str(case), "not finite"))
         if not same(training.tensors(), expected.tensors()):

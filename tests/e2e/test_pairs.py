@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, StepLR
 from torch.optim.swa_utils import SWALR, AveragedModel
 
 import ignite_tips as tips
-from tests.e2e.lattice import difference
+from tests.e2e.combinations import difference
 from tests.settings import seeded
 
 PER_UPDATE = tips.OptimizerEvents.STEP_COMPLETED

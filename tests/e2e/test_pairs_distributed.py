@@ -1,4 +1,4 @@
-"""Pairs of tips and a strategy that the lattice does not have, on two ranks, against loops by hand."""
+"""Pairs of tips and a strategy that the combinations do not have, on two ranks, against loops by hand."""
 
 import warnings
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import StepLR
 
 import ignite_tips as tips
-from tests.e2e.lattice import difference, outcome
+from tests.e2e.combinations import difference, outcome
 from tests.settings import seeded
 from tests.support import run_distributed
 
@@ -168,7 +168,7 @@ def _resume_whole(rank: int, world_size: int) -> str:
 
 
 def test_whole_states_of_a_partly_frozen_run_are_refused_by_torch() -> None:
-    """Its helper wants a state for every parameter that trains; with a file for each rank, the lattice resumes it."""
+    """Its helper wants a state for every parameter that trains; with a file a rank, the combinations resume it."""
     for told in run_distributed(_resume_whole, 2):
         assert told.startswith("Missing optimizer state for parameter 'body.0.weight' in checkpoint.")
 

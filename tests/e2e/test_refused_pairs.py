@@ -90,6 +90,7 @@ def _one_scheduler_twice(job: Job) -> None:
 def _a_cell_run_twice(job: Job) -> None:
     tips.SchedulerStepper(StepLR(job.optimizer, 2)).attach(job.trainer)
     tips.SchedulerStepper(StepLR(job.optimizer, 2)).attach(job.trainer)
+    job.run()
 
 
 def _ignites_scheduler(job: Job) -> None:
@@ -204,8 +205,9 @@ REFUSED: dict[Callable[[Job], None], str] = {
         "this StepLR already; step it at several events by attach(trainer, one | other)"
     ),
     _a_cell_run_twice: (
-        "ValueError: the schedulers of one optimizer must be of different kinds, but another SchedulerStepper "
-        "attached to the trainer has a StepLR already; detach that handler first, or build the trainer anew"
+        "UserWarning: SchedulerStepper steps a second StepLR of the trainer's SGD, so that both change its learning "
+        "rates; if only one is meant, as after a notebook's cell was run twice, keep the handler that is to go and "
+        "call its detach(), or build the trainer anew"
     ),
     _ignites_scheduler: (
         "ValueError: SchedulerStepper must be alone in setting the rates of its SGD, but the trainer has "
@@ -235,7 +237,7 @@ REFUSED: dict[Callable[[Job], None], str] = {
     ),
     _two_clippers: (
         "UserWarning: GradientNormClipper clips the trainer's SGD twice, with max_norm=1.0 and then with "
-        "max_norm=5.0, so that the smaller bound wins; keep the handler that is to go and call its detach(), "
+        "max_norm=5.0, so that the smaller threshold wins; keep the handler that is to go and call its detach(), "
         "build the trainer anew, or give each a tag=... if both are meant"
     ),
     _clippers_of_two_optimizers: (

@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 
-from tests.e2e.lattice import WORLD_SIZES, difference, points
-from tests.e2e.lattice_by_hand import train_by_hand
-from tests.e2e.lattice_with_tips import Job
+from tests.e2e.combinations import WORLD_SIZES, difference, points
+from tests.e2e.combinations_reference_loop import train_by_hand
+from tests.e2e.combinations_with_tips import Job
 from tests.gpu import BACKEND, DEVICE, needs_gpu
 from tests.support import run_distributed
 

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import StepLR
 
 from ignite_tips import GradientNormClipper, OptimizerEvents, ParameterFreezer, SchedulerStepper
 from tests.gpu import DEVICE, HAS_GPU, needs_gpu
-from tests.ignite_tips.handlers.clipping_support import adamw, make_batches, make_model, sgd
+from tests.ignite_tips.clipping.support import adamw, make_batches, make_model, sgd
 
 pytestmark = [pytest.mark.gpu, needs_gpu, pytest.mark.timeout(240)]
 COMPILER = "inductor" if HAS_GPU else "eager"  # the latter still traces, and takes no minute on a CPU

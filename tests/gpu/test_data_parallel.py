@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import StepLR
 
 from ignite_tips import GradientNormClipper, OptimizerEvents, ParameterFreezer, SchedulerStepper
 from tests.gpu import DEVICE, HAS_GPU, needs_gpu
-from tests.ignite_tips.handlers.clipping_support import make_batches, make_model, sgd
+from tests.ignite_tips.clipping.support import make_batches, make_model, sgd
 
 pytestmark = [pytest.mark.gpu, needs_gpu]
 

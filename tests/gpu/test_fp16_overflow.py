@@ -7,7 +7,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from ignite_tips import GradientNormClipper
 from tests.gpu import DEVICE, needs_gpu
-from tests.ignite_tips.handlers.clipping_support import CLIPPERS, KINDS, Training, adamw, make_batches, same, sgd
+from tests.ignite_tips.clipping.support import CLIPPERS, KINDS, Training, adamw, make_batches, same, sgd
 
 pytestmark = [pytest.mark.gpu, needs_gpu]
 BATCHES = 24
@@ -49,7 +49,7 @@ def test_every_clipper_sees_only_updates_that_are_made(kind: str, clipper: str) 
         CLIPPERS[clipper](training.optimizer, on_nonfinite=on_nonfinite).attach(trainer := training.trainer())
         state = trainer.run(make_batches(BATCHES))
         assert 0 < state.optimizer_step < BATCHES
-        assert state.metrics["skipped_updates"] == 0
+        assert state.metrics["skipped_steps"] == 0
         ended.append(training)
     assert same(ended[0], ended[1])
     assert same(ended[0], ended[2])

@@ -14,8 +14,9 @@ from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from ignite_tips.distributed import Strategy, process_group, strategy_from_environment, wrap_model
-from ignite_tips.parameters.selection import freeze_parameters, select_parameters, unfreeze_parameters
-from ignite_tips.rewrapping import rewrap_model
+from ignite_tips.freezing.ddp_reducer import rewrap_model
+from ignite_tips.freezing.frozen_parameters import freeze_parameters, unfreeze_parameters
+from ignite_tips.parameters.selection import select_parameters
 from tests.settings import seeded
 from tests.support import run_distributed
 

@@ -16,7 +16,7 @@ __all__ = ["Left", "compare_runs", "look", "newest_checkpoint", "position"]
 
 _KNOWN = re.compile(r"checkpoint_\d+\.pt|events\.out\.(tfevents|superseded-after-\d+|new)\..*|tmp\w{8}")
 # Drawn with points at the ends of what one process wrote; its steps are compared apart.
-_STEPWISE = ("trainable_share", "skipped_updates")
+_STEPWISE = ("trainable_fraction", "skipped_steps")
 
 
 @dataclass
@@ -74,7 +74,7 @@ def position(run: Path) -> tuple[int, int]:
 
 
 def compare_runs(expected: Path, run: Path) -> list[str]:
-    """Return where a finished run differs from another: in its last checkpoint, its curves or its marks."""
+    """Return where a finished run differs from another: in its last checkpoint, its curves or its annotations."""
     first, last = newest_checkpoint(expected), newest_checkpoint(run)
     if first is None or last is None:
         return ["there is no checkpoint"]
@@ -86,11 +86,11 @@ def _written(run: Path) -> dict[str, Any]:
     reader = EventAccumulator(str(run), size_guidance={"scalars": 0, "tensors": 0}).Reload()
     scalars = {tag: [(point.step, point.value) for point in reader.Scalars(tag)] for tag in reader.Tags()["scalars"]}
     scalars |= {tag: _corners(scalars.get(tag, [])) for tag in _STEPWISE}
-    marks = []
-    if "marks/text_summary" in reader.Tags()["tensors"]:
-        for mark in reader.Tensors("marks/text_summary"):
-            marks.append((mark.step, mark.tensor_proto.string_val[0].decode().split("\n")[0]))
-    return {"scalars": dict(sorted(scalars.items())), "marks": marks}
+    annotations = []
+    if "annotations/text_summary" in reader.Tags()["tensors"]:
+        for annotation in reader.Tensors("annotations/text_summary"):
+            annotations.append((annotation.step, annotation.tensor_proto.string_val[0].decode().split("\n")[0]))
+    return {"scalars": dict(sorted(scalars.items())), "annotations": annotations}
 
 
 def _corners(points: list[tuple[int, float]]) -> list[tuple[float, int]]:

@@ -1,4 +1,4 @@
-"""One number for a validation, on one process. (On several: handlers/test_plateau.py)."""
+"""One number for a validation, on one process. (On several: test_plateau_stepper.py)."""
 
 import math
 from typing import Any

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from ignite_tips import LearningRateLogger, ResumableTensorboardLogger, RunAnnotator
-from ignite_tips.notices import announce
+from ignite_tips.core.wiring import annotate
 from tests.support import run_distributed, run_script
 
 EPOCH_LENGTH = 4
@@ -58,7 +58,7 @@ def _train(folder: Path, state: dict[str, Any] | None = None, *, epochs: int = 5
         def evaluate(engine: Engine) -> None:
             evaluator.run([0])
             if state is None:
-                announce(engine, "plateau", f"in the first attempt, epoch {engine.state.epoch}")
+                annotate(engine, "plateau", f"in the first attempt, epoch {engine.state.epoch}")
 
         if state is not None:
             trainer.load_state_dict(state)
@@ -74,7 +74,7 @@ def _series(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 def _without_share(series: dict[str, Any]) -> dict[str, Any]:
     # It is drawn with points at the ends of what one process wrote.
-    return {tag: points for tag, points in series.items() if tag != "trainable_share"}
+    return {tag: points for tag, points in series.items() if tag != "trainable_fraction"}
 
 
 @pytest.mark.parametrize("checkpoint", [1, 4, 6, 8, 11])
@@ -84,7 +84,11 @@ def test_a_resumed_run_reads_as_one_that_never_stopped(tmp_path: Path, checkpoin
     _train(tmp_path / "resumed", state)
     _train(tmp_path / "whole")
     assert _without_share(_series(tmp_path / "resumed")) == _without_share(_series(tmp_path / "whole"))
-    marks = EventAccumulator(str(tmp_path / "resumed")).Reload().Tensors("marks/text_summary") if checkpoint > 4 else []
+    marks = (
+        EventAccumulator(str(tmp_path / "resumed")).Reload().Tensors("annotations/text_summary")
+        if checkpoint > 4
+        else []
+    )
     assert [mark.step * 2 for mark in marks] == [step for step in (4, 8, 12, 16, 20) if step <= checkpoint][
         : len(marks)
     ]

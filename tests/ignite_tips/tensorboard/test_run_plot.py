@@ -14,9 +14,9 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from ignite_tips import LearningRateLogger, RunAnnotator, plot_runs
-from ignite_tips.notices import announce
+from ignite_tips.core.wiring import annotate
 from ignite_tips.plot import main
-from ignite_tips.tensorboard.run_reading import read_run
+from ignite_tips.tensorboard.run_reader import read_run
 
 
 def _train(folder: Path, *, groups: int = 2) -> None:
@@ -41,8 +41,8 @@ def _train(folder: Path, *, groups: int = 2) -> None:
         def mark(engine: Engine) -> None:
             for group in optimizer.param_groups:
                 group["lr"] /= 100
-            for kind in ("freeze", "unfreeze", "plateau", "skipped_update"):
-                announce(engine, kind, f"a {kind}")
+            for kind in ("freeze", "unfreeze", "plateau", "skipped_step"):
+                annotate(engine, kind, f"a {kind}")
 
         engine_metrics = EventsList() | Events.ITERATION_COMPLETED
         trainer.add_event_handler(engine_metrics, lambda engine: engine.state.metrics.update(grad_norm=1.0))
@@ -92,7 +92,7 @@ def test_marks_are_lines_in_every_panel_and_named_once(tmp_path: Path) -> None:
         assert len({line.get_color() for line in upright}) == 4
         assert len({str(line._unscaled_dash_pattern) for line in upright}) == 4
     (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["freeze", "unfreeze", "plateau", "skipped update"]
+    assert [text.get_text() for text in legend.get_texts()] == ["freeze", "unfreeze", "plateau", "skipped step"]
 
 
 def test_several_runs_are_told_apart_and_named(tmp_path: Path) -> None:
@@ -176,10 +176,10 @@ def test_a_run_is_read_whole(tmp_path: Path) -> None:
             writer.add_scalar("x", step, step)
     assert len(read_run(tmp_path / "long").series["x"].steps) == 3000
     _train(tmp_path / "marked")
-    marks = read_run(tmp_path / "marked").marks
+    marks = read_run(tmp_path / "marked").annotations
     assert [(mark.kind, mark.text, mark.step) for mark in marks] == [
         ("freeze", "a freeze", 3),
         ("unfreeze", "a unfreeze", 3),
         ("plateau", "a plateau", 3),
-        ("skipped update", "a skipped_update", 3),
+        ("skipped step", "a skipped_step", 3),
     ]

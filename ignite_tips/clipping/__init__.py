@@ -1,0 +1,1 @@
+"""Gradient clipping: norms, thresholds, and what happens to gradients that are not finite."""

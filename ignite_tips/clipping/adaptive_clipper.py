@@ -1,0 +1,194 @@
+"""Adaptive gradient clipping (AGC): each unit's gradient is clipped by the norm of its weights."""
+
+from collections.abc import Iterable, Sequence
+from math import inf
+from typing import Any
+
+import torch
+from ignite.engine import Engine
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from ignite_tips._checks import check_instance, check_names, check_number
+from ignite_tips.clipping.gradient_clipper import GradientClipper
+from ignite_tips.clipping.norms import min_factor, tensor_norms
+from ignite_tips.parameters.selection import select_parameters
+
+__all__ = ["AdaptiveGradientClipper", "clip_units", "unitwise_norm", "whole"]
+
+
+class AdaptiveGradientClipper(GradientClipper):
+    """Scale down each unit's gradient G whose norm is over m = clipping · max(‖W‖, eps): G ← G · m / max(‖G‖, 1e-6).
+
+    A unit is one index of the first dimension, such as an output channel; a tensor of less than two dimensions is one
+    unit. Acts on ``OptimizerEvents.STEP_STARTED``, where gradients are final and weights not yet changed.
+
+    ``"grad_norm"`` is the 2-norm of all gradients, excluded ones too; ``"grad_clip_coef"`` a unit's smallest factor.
+
+    Args:
+        optimizer: the one whose gradients are clipped.
+        clipping: λ > 0, finite, the largest ratio of a unit's gradient norm to its weight norm.
+        eps: > 0, finite, stands for a smaller weight norm, so that zero weights can grow.
+        exclude: one shell glob or several over the model's parameter names that are left alone, none by default; the
+            paper leaves out the classifier.
+        model: the one that ``exclude`` names parameters of; it also gives names to messages.
+        on_nonfinite, tag, process_group: as for ``GradientNormClipper``. A GPU is waited for once an update unless
+            ``"propagate"``.
+
+    Raises:
+        TypeError, ValueError: if an argument is not as above, a pattern matches nothing or all is excluded.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+        >>> sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> trainer = Engine(lambda engine, batch: sgd.step())
+        >>> clipper = AdaptiveGradientClipper(sgd, 0.01, exclude="1.*", model=model).attach(trainer)
+
+    References:
+        Brock, De, Smith, Simonyan, "High-Performance Large-Scale Image Recognition Without Normalization", 2021,
+        arXiv 2102.06171, section 4.1, equation 3.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        clipping: float = 0.01,
+        *,
+        eps: float = 1e-3,
+        exclude: str | Iterable[str] = (),
+        model: nn.Module | None = None,
+        on_nonfinite: str = "raise",
+        tag: str | None = None,
+        process_group: Any = None,
+    ) -> None:
+        check_number("clipping", clipping, gt=0, lt=inf)
+        check_number("eps", eps, gt=0, lt=inf)
+        patterns = check_names("exclude", exclude)
+        super().__init__(optimizer, on_nonfinite=on_nonfinite, model=model, tag=tag, process_group=process_group)
+        if patterns:
+            check_instance("model", model, nn.Module, "the torch.nn.Module whose parameters exclude names")
+        self._excluded = set(select_parameters(model, patterns).values()) if model and patterns else set()
+        own = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+        if own <= self._excluded:
+            raise ValueError(
+                f"exclude must leave a parameter of the optimizer to clip, got {', '.join(patterns)} for all of them"
+            )
+        self._clipping, self._eps, self._threshold = clipping, eps, f"clipping={clipping}"
+        self._unit_norms: list[Tensor] = []
+
+    @torch.no_grad()
+    def _measure(self, gradients: list[list[Tensor]]) -> list[Sequence[Tensor]]:
+        self._unit_norms = [unitwise_norm(gradient) for gradient in gradients[0]]
+        return [tensor_norms([whole(norms) for norms in self._unit_norms])]
+
+    @torch.no_grad()
+    def _shrink(
+        self, engine: Engine, gradients: list[list[Tensor]], norms: list[Tensor], norm: Tensor | float
+    ) -> Tensor | float:
+        owners = self._gradients.owners(len(gradients[0]))
+        units = zip(owners, gradients[0], self._unit_norms, strict=True)
+        kept = [(_weights(owner), *others) for owner, *others in units if owner not in self._excluded]
+        self._unit_norms = []
+        if not kept:
+            return 1.0
+        weights, clipped, of_units = zip(*kept, strict=True)
+        return clip_units(weights, clipped, of_units, self._clipping, self._eps, on_host=self._gradients.on_host)
+
+
+def _weights(parameter: Tensor) -> Tensor:
+    """Return the weights that the gradient's values belong to: of a sparse gradient, the rows that it has."""
+    gradient = parameter.grad
+    if gradient is None or not gradient.is_sparse or parameter.dim() < 2:
+        return parameter
+    if gradient.sparse_dim() > 1:
+        raise TypeError(
+            f"AdaptiveGradientClipper must have sparse gradients of whole rows, got one of {gradient.sparse_dim()} "
+            "sparse dimensions; exclude its parameter, or clip the norm with GradientNormClipper"
+        )
+    return parameter.detach()[tuple(gradient._indices())]
+
+
+_SMALLEST_NORM = 1e-6  # by which a gradient's m is divided at least
+
+
+def unitwise_norm(tensor: Tensor) -> Tensor:
+    """Return the 2-norm of each index of the first dimension, kept as one; of all of a tensor of less than two.
+
+    Example:
+        >>> unitwise_norm(torch.tensor([[3.0, 4.0], [0.0, 2.0]]))
+        tensor([[5.],
+                [2.]])
+    """
+    dtype = torch.float32 if tensor.dtype.itemsize == 2 else None  # 16 bits are too few to sum squares in
+    dims = tuple(range(1, tensor.dim())) or None
+    norms: Tensor = torch.linalg.vector_norm(tensor, 2.0, dims, keepdim=dims is not None, dtype=dtype)
+    return norms
+
+
+def clip_units(
+    weights: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    norms: Sequence[Tensor],
+    clipping: float,
+    eps: float,
+    *,
+    on_host: bool,
+) -> Tensor | float:
+    """Scale gradients in place so that each unit's norm is at most ``clipping`` times that of its weights.
+
+    The units of all tensors are worked on together, as one vector. To be called under ``torch.no_grad``.
+
+    Args:
+        weights: what the gradients belong to.
+        gradients: dense tensors.
+        norms: the ``unitwise_norm`` of the gradients.
+        clipping: λ, as for ``AdaptiveGradientClipper``.
+        eps: ε, likewise.
+        on_host: whether all is on the CPU, so that values can be read and nothing is multiplied in vain.
+
+    Returns:
+        The smallest factor of a unit, over all ranks: a number if ``on_host``.
+    """
+    factors: list[Tensor | float] = []
+    for places in _together(norms):
+        of_weights = _joined([unitwise_norm(weights[place]) for place in places])
+        of_gradients = _joined([norms[place] for place in places])
+        if not of_gradients.numel():
+            continue
+        largest = of_weights.clamp_min(eps) * clipping
+        too_large = of_gradients > largest
+        factor = torch.where(too_large, largest / of_gradients.clamp_min(_SMALLEST_NORM), 1.0)
+        least = whole(factor).min()
+        factors.append(least.item() if on_host else least)
+        if on_host and factors[-1] == 1.0:
+            continue
+        parts = torch.split(factor, [norms[place].numel() for place in places]) if len(places) > 1 else [factor]
+        clipped = _segments(too_large, parts) if on_host and len(places) > 1 else range(len(places))
+        for index in clipped:
+            gradient, part = gradients[places[index]], parts[index].view_as(norms[places[index]])
+            gradient.mul_(part.to(gradient.dtype) if part.dim() else part)
+    return min_factor(factors)
+
+
+def _together(norms: Sequence[Tensor]) -> list[list[int]]:
+    """Return the places of norms that can be one vector: plain ones of one device and dtype; a DTensor stays alone."""
+    lists: dict[object, list[int]] = {}
+    for place, norm in enumerate(norms):
+        lists.setdefault(place if isinstance(norm, DTensor) else (norm.device, norm.dtype), []).append(place)
+    return list(lists.values())
+
+
+def _joined(norms: list[Tensor]) -> Tensor:
+    return norms[0] if len(norms) == 1 else torch.cat([norm.view(-1) for norm in norms])
+
+
+def _segments(flags: Tensor, parts: Sequence[Tensor]) -> list[int]:
+    """Return which of the parts, into which ``flags`` is split, have one that is set."""
+    ends = torch.tensor([part.numel() for part in parts], device="cpu").cumsum(0)
+    return sorted(set(torch.bucketize(flags.nonzero().view(-1), ends, right=True).tolist()))
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a DTensor with the values of all ranks, as a plain tensor; another tensor as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

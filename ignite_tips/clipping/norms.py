@@ -1,0 +1,287 @@
+"""Norms and clipping of gradients: plain, sparse and distributed tensors, of any devices and dtypes."""
+
+from collections.abc import Iterable, Sequence
+from ctypes import c_double, c_float
+from math import fsum, hypot, inf, sqrt
+from operator import attrgetter
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Partial
+
+from ignite_tips._checks import check_instance, check_iterable, check_number
+
+__all__ = [
+    "EPSILON",
+    "LARGEST_DIVISOR",
+    "clamp_gradients",
+    "clip_coefficient",
+    "clip_divisor",
+    "clip_gradient_norm",
+    "coefficient_on_host",
+    "dense_values",
+    "gradient_norm",
+    "largest_magnitude",
+    "min_factor",
+    "nonfinite_kinds",
+    "norm_on_host",
+    "scale_gradients",
+    "tensor_norms",
+    "to_device",
+    "total_norm",
+]
+
+_REQUIRES_GRAD = attrgetter("requires_grad")
+_WORTH_EXTREMES = 512  # values in a tensor
+LARGEST_DIVISOR = torch.finfo(torch.float32).max
+EPSILON = 1e-6  # torch.nn.utils.clip_grad_norm_ adds it to the norm, so that a zero norm divides nothing by zero
+_NUMBERS: dict[torch.dtype, tuple[type[c_float] | type[c_double], float]] = {
+    torch.float32: (c_float, c_float(EPSILON).value),
+    torch.float64: (c_double, EPSILON),
+}
+
+
+def gradient_norm(tensors: Tensor | Iterable[Tensor], norm_type: float = 2.0) -> Tensor:
+    """Return the p-norm of all tensors' values, as if they were one vector.
+
+    Of plain tensors of one device and one dtype of 32 or 64 bits it is that of ``torch.nn.utils.get_total_norm`` bit
+    for bit, by the same operations. The norms of several devices or dtypes are added in the tensors' order, which
+    torch's grouping may not keep; 16-bit values are summed in float32; sparse tensors count as what they stand for; and
+    DTensors, also beside plain tensors, give the norm over all ranks, as a plain tensor (every rank has to call).
+
+    Args:
+        tensors: one tensor or several, of any shapes, devices and dtypes.
+        norm_type: p > 0, or ``math.inf`` for the largest magnitude.
+
+    Returns:
+        A tensor of no dimension on the first tensor's device; 0 where there are no tensors.
+
+    Raises:
+        TypeError: if ``tensors`` holds something else, or ``norm_type`` is no number.
+        ValueError: if ``norm_type`` is not > 0.
+
+    Example:
+        >>> gradient_norm([torch.tensor([3.0]), torch.tensor([[4.0]])])
+        tensor(5.)
+    """
+    check_number("norm_type", norm_type, gt=0)
+    return total_norm(tensor_norms(dense_values(_as_list(tensors)), norm_type), norm_type)
+
+
+def clip_gradient_norm(tensors: Tensor | Iterable[Tensor], max_norm: float, norm_type: float = 2.0) -> Tensor:
+    """Scale the tensors in place so that their common norm is at most ``max_norm``; return the norm before.
+
+    g ← g · min(1, max_norm / (‖g‖ + 1e-6)), all g by one factor, so their direction is kept. On the CPU nothing is
+    multiplied when the norm is within the bound; on other devices the multiplication stays, for to leave it out the
+    host would have to wait for the device.
+
+    Args:
+        tensors: the gradients themselves (not the parameters); a sparse one must be coalesced.
+        max_norm: the bound, > 0; ``math.inf`` only measures.
+        norm_type: p > 0, or ``math.inf``.
+
+    Raises:
+        TypeError: if an argument is of another type.
+        ValueError: if a number is out of its range, or a sparse tensor is not coalesced.
+
+    Example:
+        >>> gradient = torch.tensor([3.0, 4.0])
+        >>> clip_gradient_norm(gradient, max_norm=1.0), gradient
+        (tensor(5.), tensor([0.6000, 0.8000]))
+
+    References:
+        Pascanu, Mikolov, Bengio, "On the difficulty of training recurrent neural networks", 2013, section 3.2.
+    """
+    check_number("max_norm", max_norm, gt=0)
+    check_number("norm_type", norm_type, gt=0)
+    listed = _as_list(tensors)
+    if any(tensor.is_sparse and not tensor.is_coalesced() for tensor in listed):
+        raise ValueError("a sparse tensor must be coalesced to be scaled in place; call its coalesce() first")
+    values = dense_values(listed)
+    norm = total_norm(tensor_norms(values, norm_type), norm_type)
+    factor = clip_coefficient(norm, max_norm)
+    if not norm.is_cpu or not factor >= 1:  # a NaN is multiplied, as torch does
+        scale_gradients(values, factor)
+    return norm
+
+
+def total_norm(norms: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
+    """Return the norm of all from the norms of each (see ``tensor_norms``)."""
+    if not norms:
+        return torch.zeros((), dtype=torch.float32, device="cpu")
+    total: Tensor = torch.linalg.vector_norm(torch.stack(tuple(norms)), norm_type)
+    return total.detach() if total.requires_grad else total
+
+
+def norm_on_host(vectors: list[Tensor], others: list[Tensor]) -> float:
+    """Return the 2-norm of tensors on the CPU, where it is read at once: of vectors by their dot products.
+
+    Of large ones that takes a third of the time of torch's norm and is nearer to the true value (8e-9 against 8e-7
+    off for 25 million values), and therefore not torch's bit for bit. Infinite where a square overflows.
+
+    Example:
+        >>> norm_on_host([torch.tensor([2.0, 3.0])], [torch.tensor([[6.0]])])
+        7.0
+    """
+    of_vectors = sqrt(fsum(map(Tensor.item, map(torch.dot, vectors, vectors))))
+    return hypot(of_vectors, *map(Tensor.item, torch._foreach_norm(others))) if others else of_vectors
+
+
+def tensor_norms(tensors: list[Tensor], norm_type: float = 2.0, *, uniform: bool = False) -> Sequence[Tensor]:
+    """Return the norm of each dense tensor, over all ranks, in plain tensors on the first one's device.
+
+    ``uniform`` promises plain tensors, none empty, of one device and of one dtype of more than 16 bits.
+    """
+    if uniform or _is_uniform(tensors):
+        # Ordinary gradients need no graph, and entering no_grad() would cost a fifth of the norm of a few small ones.
+        return torch._foreach_norm(tensors, norm_type) if tensors else ()
+    return _mixed_norms(tensors, norm_type)
+
+
+def largest_magnitude(tensors: list[Tensor], *, uniform: bool = False) -> Tensor:
+    """Return the infinity norm of dense tensors as of one vector; ``uniform`` as for ``tensor_norms``."""
+    if uniform and tensors and tensors[0].is_cpu and sum(map(Tensor.numel, tensors)) > _WORTH_EXTREMES * len(tensors):
+        # torch's infinity norm takes ten times as long there as to find both ends.
+        ends = torch.stack([end for tensor in tensors for end in torch.aminmax(tensor.detach())])
+        return ends.abs_().max()
+    return total_norm(tensor_norms(tensors, inf, uniform=uniform), inf)
+
+
+@torch.no_grad()
+def _mixed_norms(tensors: list[Tensor], norm_type: float) -> list[Tensor]:
+    norms: dict[int, Tensor] = {}
+    for places in _group_by_device_and_dtype(tensors):
+        alike = [tensors[place] for place in places]
+        # The squares of 16-bit gradients overflow (float16) or lose all but three digits (bfloat16).
+        accumulate = torch.float32 if alike[0].dtype.itemsize == 2 else None
+        if norm_type == inf:
+            whole = _largest_magnitudes(alike, accumulate)
+        else:
+            part = torch.stack(torch._foreach_norm(alike, norm_type, dtype=accumulate))
+            whole = part.full_tensor() if isinstance(part, DTensor) else part
+        norms.update(zip(places, to_device(tensors[0].device, whole), strict=True))
+    return [norms[place] for place in range(len(tensors))]
+
+
+def _largest_magnitudes(tensors: list[Tensor], dtype: torch.dtype | None) -> Tensor:
+    # torch refuses the infinity norm of a tensor without values, such as a rank's shard of a small parameter.
+    local = [tensor if tensor.numel() else tensor.new_zeros(1) for tensor in _local(tensors)]
+    largest = torch.stack(torch._foreach_norm(local, inf, dtype=dtype))
+    if not isinstance(tensors[0], DTensor):
+        return largest
+    mesh = tensors[0].device_mesh
+    largest = largest.nan_to_num(nan=inf, posinf=inf)  # what a reduction makes of NaN depends on the ranks' order
+    whole: Tensor = DTensor.from_local(largest, mesh, [Partial("max")] * mesh.ndim).full_tensor()
+    return whole
+
+
+def clip_coefficient(norm: Tensor, max_norm: float) -> Tensor:
+    """Return min(1, max_norm / (norm + 1e-6)); NaN for a NaN norm, as in torch."""
+    # A number divided by a tensor is that in torch too: by the reciprocal.
+    return (norm + EPSILON).reciprocal_().mul_(max_norm).clamp_(max=1.0)
+
+
+def clip_divisor(norm: Tensor, max_norm: float) -> Tensor:
+    """Return max(1, (norm + 1e-6) / max_norm), what fused kernels divide by, in float32; NaN for a NaN norm."""
+    return (norm + EPSILON).div_(max_norm).clamp_(1.0, LARGEST_DIVISOR).float()
+
+
+def coefficient_on_host(norm: Tensor, max_norm: float) -> float:
+    """Return the number that ``clip_coefficient`` takes the minimum of, to the last bit, in a quarter of the time.
+
+    A double-precision sum, quotient or product of float32 numbers, rounded to float32, is what float32 hardware gives.
+    """
+    rounded, epsilon = _NUMBERS[norm.dtype]
+    reciprocal = rounded(1.0 / rounded(norm.item() + epsilon).value).value
+    return rounded(reciprocal * rounded(max_norm).value).value
+
+
+@torch.no_grad()
+def clamp_gradients(tensors: list[Tensor], clip_value: float) -> None:
+    """Bring every value of dense tensors, in place, to within ±``clip_value``; NaN stays NaN."""
+    for places in _group_by_device_and_dtype(tensors):
+        local = _local([tensors[place] for place in places])
+        torch._foreach_clamp_min_(local, -clip_value)
+        torch._foreach_clamp_max_(local, clip_value)
+
+
+def scale_gradients(tensors: list[Tensor], coefficient: Tensor, *, uniform: bool = False) -> None:
+    """Multiply dense tensors in place by ``coefficient``, a tensor of no dimension."""
+    if uniform and tensors and not any(map(_REQUIRES_GRAD, tensors)):  # no graph to keep out of, as nearly always
+        torch._foreach_mul_(tensors, coefficient)
+    else:
+        _scale_mixed(tensors, coefficient)
+
+
+@torch.no_grad()
+def _scale_mixed(tensors: list[Tensor], coefficient: Tensor) -> None:
+    for places in _group_by_device_and_dtype(tensors):
+        local = _local([tensors[place] for place in places])
+        torch._foreach_mul_(local, to_device(local[0].device, coefficient))
+
+
+def to_device(device: torch.device, values: Tensor) -> Tensor:
+    """Return ``values`` on ``device``, where what uses them next finds them arrived."""
+    # The host must not go on before what it reads is there; between devices the order of their work is enough.
+    return values.to(device, non_blocking=device.type != "cpu")
+
+
+def min_factor(factors: Sequence[Tensor | float]) -> Tensor | float:
+    """Return the least factor, of numbers or of tensors; 1 where there is none."""
+    tensors = [factor for factor in factors if isinstance(factor, Tensor)]
+    if not tensors:
+        return min(factors, default=1.0)
+    return torch.stack([to_device(tensors[0].device, factor) for factor in tensors]).min()
+
+
+def dense_values(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Return each tensor, or what a sparse one stores, duplicates summed; no copy of coalesced ones."""
+    return [tensor.coalesce()._values() if tensor.is_sparse else tensor for tensor in tensors]
+
+
+def nonfinite_kinds(tensor: Tensor) -> str:
+    """Return which of NaN and infinity ``tensor`` holds on any rank, in words; empty where all is finite.
+
+    Example:
+        >>> nonfinite_kinds(torch.tensor([1.0, float("nan"), -float("inf")]))
+        'NaN and inf'
+    """
+    values = tensor._values() if tensor.is_sparse else tensor
+    found = {"NaN": values.isnan().any(), "inf": values.isinf().any()}
+    return " and ".join(
+        kind for kind, flag in found.items() if (flag.full_tensor() if isinstance(flag, DTensor) else flag)
+    )
+
+
+def _as_list(tensors: Tensor | Iterable[Tensor]) -> list[Tensor]:
+    if not isinstance(tensors, Tensor):
+        check_iterable("tensors", tensors, "a tensor or several")
+    listed = [tensors] if isinstance(tensors, Tensor) else list(tensors)
+    for tensor in listed:
+        check_instance("each of tensors", tensor, Tensor, "a tensor")
+        if not (tensor.is_floating_point() or tensor.is_complex()):
+            raise TypeError(f"each of tensors must be of floating-point numbers, got one of {tensor.dtype}")
+    return listed
+
+
+def _local(tensors: list[Tensor]) -> list[Tensor]:
+    return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+
+
+def _is_uniform(tensors: list[Tensor]) -> bool:
+    if not tensors:
+        return True
+    first = tensors[0]
+    device, dtype = first.device, first.dtype
+    return dtype.itemsize > 2 and all(
+        t.dtype == dtype and t.device == device and t.numel() and not isinstance(t, DTensor) for t in tensors
+    )
+
+
+def _group_by_device_and_dtype(tensors: list[Tensor]) -> list[list[int]]:
+    """Return the places of the tensors that one foreach call can take together."""
+    lists: dict[object, list[int]] = {}
+    for place, tensor in enumerate(tensors):
+        mesh = (tensor.device_mesh, tensor.placements) if isinstance(tensor, DTensor) else None
+        lists.setdefault((tensor.device, tensor.dtype, mesh), []).append(place)
+    return list(lists.values())

@@ -1,0 +1,113 @@
+"""Rules that find the threshold of a gradient's norm in the norms of the updates before it."""
+
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Mapping
+from math import floor, inf, sqrt
+from typing import Any
+
+from torch import Tensor, float64, strided, tensor
+
+from ignite_tips._checks import check_instance, check_keys, check_number, describe
+
+__all__ = ["PercentileRule", "ZScoreRule"]
+
+_EPSILON = 1e-6  # of ZClip's z-score
+
+
+class PercentileRule:
+    """The percentile of the last norms, this one included, interpolated as numpy's default does."""
+
+    def __init__(self, percentile: float, history_size: int) -> None:
+        self._percentile = percentile
+        self._history: deque[float] = deque(maxlen=history_size)
+        self._sorted: list[float] = []
+
+    def threshold(self, norm: float) -> float:
+        """Take the norm of an update; return the threshold for it."""
+        if len(self._history) == self._history.maxlen:
+            del self._sorted[bisect_left(self._sorted, self._history[0])]
+        self._history.append(norm)
+        insort(self._sorted, norm)
+        place = self._percentile / 100 * (len(self._sorted) - 1)
+        index = min(floor(place), len(self._sorted) - 1)
+        low, high = self._sorted[index], self._sorted[min(index + 1, len(self._sorted) - 1)]
+        share = place - index
+        # From the nearer end, as numpy does: so that it equals the end at 0 and at 1.
+        return low + (high - low) * share if share < 0.5 else high - (high - low) * (1 - share)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the norms, the oldest first."""
+        return {"norms": tensor(list(self._history), dtype=float64)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up a history; of one longer than ``history_size`` the last part."""
+        norms = check_keys("the state's rule", state, ("norms",))["norms"]
+        self._history = deque(_as_floats(norms), maxlen=self._history.maxlen)
+        self._sorted = sorted(self._history)
+
+
+class ZScoreRule:
+    """ZClip: a norm more than ``z_threshold`` standard deviations above a running mean is an outlier.
+
+    After ``warmup_steps`` norms the mean μ and the variance σ² start as theirs; then for each norm x
+    z = (x - μ) / (σ + 1e-6), and if z > z_t the threshold is μ + z_t·σ / (z / z_t). μ ← αμ + (1-α)x, then
+    σ² ← ασ² + (1-α)(x - μ)², with the threshold in the place of an outlier.
+    """
+
+    def __init__(self, alpha: float, z_threshold: float, warmup_steps: int) -> None:
+        self._alpha, self._z_threshold, self._warmup_steps = alpha, z_threshold, warmup_steps
+        self._warmup: list[float] = []
+        self._mean: float | None = None
+        self._variance = 0.0
+
+    def threshold(self, norm: float) -> float:
+        """Take the norm of an update; return the threshold for it, infinite unless it is an outlier."""
+        if self._mean is None:
+            self._warmup.append(norm)
+            if len(self._warmup) == self._warmup_steps:
+                self._mean = sum(self._warmup) / len(self._warmup)
+                self._variance = sum((x - self._mean) ** 2 for x in self._warmup) / len(self._warmup)
+                self._warmup = []
+            return inf
+        deviation = sqrt(self._variance)
+        z = (norm - self._mean) / (deviation + _EPSILON)
+        is_outlier = z > self._z_threshold
+        threshold = self._mean + self._z_threshold * deviation / (z / self._z_threshold) if is_outlier else inf
+        counted = threshold if is_outlier else norm
+        self._mean = self._alpha * self._mean + (1 - self._alpha) * counted
+        self._variance = self._alpha * self._variance + (1 - self._alpha) * (counted - self._mean) ** 2
+        return threshold
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the norms of an unfinished warm-up, the mean (None until its end) and the variance."""
+        return {"warmup": list(self._warmup), "mean": self._mean, "variance": self._variance}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up the statistics."""
+        state = check_keys("the state's rule", state, ("warmup", "mean", "variance"))
+        warmup, mean, variance = state["warmup"], state["mean"], state["variance"]
+        check_instance("the state's warmup", warmup, list, "a list of norms")
+        for norm in warmup:
+            check_number("each of the state's warmup", norm, gt=0, lt=inf)
+        if mean is not None:
+            check_number("the state's mean", mean, ge=0, lt=inf)
+        elif len(warmup) >= self._warmup_steps:  # the end of the warm-up would never come
+            raise ValueError(
+                f"the state's warmup must be fewer norms than warmup_steps, {self._warmup_steps}, got {len(warmup)}; "
+                "make the clipper with the warmup_steps of the run that saved it"
+            )
+        check_number("the state's variance", variance, ge=0, lt=inf)
+        self._warmup, self._mean, self._variance = list(warmup), mean, variance
+
+
+def _as_floats(norms: Any) -> list[float]:
+    check_instance("the state's norms", norms, Tensor, "a tensor")
+    if not norms.is_floating_point() or norms.layout is not strided or norms.is_meta:
+        raise TypeError(
+            f"the state's norms must be a dense tensor of floating-point numbers, got one of {norms.dtype}, "
+            f"{norms.layout} on {norms.device}"
+        )
+    if norms.dim() != 1 or not bool((norms.isfinite() & (norms > 0)).all()):
+        raise ValueError(f"the state's norms must be finite and > 0, in one dimension, got {describe(norms)}")
+    return [float(norm) for norm in norms.tolist()]

@@ -1,0 +1,1 @@
+"""The moment between gradients and update as Ignite events, and what handlers have attached there."""

@@ -1,0 +1,210 @@
+"""Ignite events around the optimizer's update.
+
+Where they fire in the training loop, here with an accumulation of two micro-batches::
+
+    for epoch in ...:                  EPOCH_STARTED
+        for batch in loader:           ITERATION_STARTED
+            loss = loss_fn(model(x), y) / 2
+            loss.backward()
+            if iteration % 2 == 0:
+                optimizer.step()   ->  STEP_STARTED    gradients final, accumulated, unscaled
+                                         (the update)
+                                   ->  STEP_COMPLETED  parameters are new
+                optimizer.zero_grad()
+                                       ITERATION_COMPLETED
+                                       EPOCH_COMPLETED
+
+- ``OptimizerEvents.STEP_STARTED``, before the update: clip, inspect gradients, log the rate in use.
+- ``OptimizerEvents.STEP_COMPLETED``, after the update: per-update schedules, counters.
+
+Neither fires for an update that does not happen: a micro-batch of an accumulation, a step that GradScaler skips.
+"""
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from ignite.engine import CallableEventWithFilter, Engine, EventsList
+from torch.optim import LBFGS, Optimizer
+
+from ignite_tips._checks import check_instance
+from ignite_tips.core.optimizer_step import OptimizerStep
+from ignite_tips.core.step_tracker import (
+    AttachedOptimizer,
+    OptimizerEvents,
+    StepTracker,
+    is_optimizer_event,
+    remove_if_unused,
+    trackers,
+)
+
+__all__ = [
+    "OptimizerEvents",
+    "attach_optimizer_events",
+    "check_events",
+    "check_optimizer",
+    "completed_updates",
+    "current_step",
+    "detach_optimizer_events",
+    "for_optimizer",
+    "hold_optimizer_events",
+    "is_optimizer_event",
+]
+
+
+def attach_optimizer_events(engine: Engine, optimizer: Optimizer) -> None:
+    """Let ``engine`` fire OptimizerEvents around every update that ``optimizer`` makes while the engine runs.
+
+    Attaching again changes nothing. The engine's state gains, saved and restored with the engine and set to zero
+    when a new run starts:
+
+    - ``optimizer_step``: updates completed, by all attached optimizers together;
+    - ``optimizer_steps``: the same for each of them, in the order in which they were attached.
+
+    Raises:
+        TypeError: if ``engine`` is no Engine, ``optimizer`` no Optimizer, or one that, like LBFGS, computes
+            gradients several times in one update, so that none are final before it.
+        RuntimeError: if the engine's state was loaded already: the counts in it were passed over.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.ones(1))
+        >>> sgd = torch.optim.SGD([weight], lr=0.1)
+        >>> trainer = Engine(lambda engine, batch: sgd.step())
+        >>> attach_optimizer_events(trainer, sgd)
+        >>> @trainer.on(OptimizerEvents.STEP_COMPLETED(every=2))
+        ... def show(engine):
+        ...     print(engine.state.optimizer_step)
+        >>> _ = trainer.run(range(5))
+        2
+        4
+    """
+    _attach(engine, optimizer).attached_by_user = True
+
+
+def detach_optimizer_events(engine: Engine, optimizer: Optimizer) -> None:
+    """Undo ``attach_optimizer_events``; handlers of this toolkit that are still attached keep the events.
+
+    Where nothing is attached, nothing is done.
+
+    Raises:
+        TypeError: if ``engine`` is no Engine, or ``optimizer`` no Optimizer.
+    """
+    check_instance("engine", engine, Engine, "an ignite Engine")
+    check_instance("optimizer", optimizer, Optimizer, "a torch Optimizer")
+    attached = trackers[engine].attached.get(optimizer) if engine in trackers else None
+    if attached is not None:
+        attached.attached_by_user = False
+        remove_if_unused(engine, optimizer)
+
+
+def check_events(name: str, event: Any, trainer: Engine) -> list[CallableEventWithFilter]:
+    """Return the one event, or those of a list such as ``A | B``, that ``trainer`` can fire; ``name`` is the argument.
+
+    Ignite takes a string for the event of that name, and refuses what it does not know without saying who asked.
+
+    Raises:
+        TypeError: if ``trainer`` is no Engine, or ``event`` no event.
+        ValueError: if there is none in the list, or one that the trainer does not know.
+    """
+    check_instance("trainer", trainer, Engine, "an ignite Engine")  # what every handler's attach calls it
+    members = list(event) if isinstance(event, EventsList) else [event]
+    if not members:
+        raise ValueError(f"{name} must have at least one event, got none")
+    for member in members:
+        check_instance(name, member, CallableEventWithFilter, "an Ignite event such as Events.EPOCH_COMPLETED")
+        if not is_optimizer_event(member) and not trainer.has_registered_events(member):
+            raise ValueError(
+                f"{name} must be an event that the trainer knows, got {member.name}; "
+                "make it known to it by trainer.register_events(...)"
+            )
+    return members
+
+
+def check_optimizer(optimizer: object, remedy: str = "act on Ignite's own events instead") -> None:
+    """Raise TypeError unless ``optimizer`` is an Optimizer whose gradients are final before each update."""
+    check_instance("optimizer", optimizer, Optimizer, "a torch Optimizer")
+    if isinstance(optimizer, LBFGS):
+        raise TypeError(
+            "optimizer must compute its gradients once in an update, got LBFGS, which evaluates its closure several "
+            f"times; {remedy}"
+        )
+
+
+def hold_optimizer_events(engine: Engine, optimizer: Optimizer) -> Callable[[], None]:
+    """Attach the events for one handler; the function returned lets go of them again."""
+    _attach(engine, optimizer).ref_count += 1
+    engine_ref, optimizer_ref = weakref.ref(engine), weakref.ref(optimizer)
+
+    def release() -> None:
+        held_engine, held_optimizer = engine_ref(), optimizer_ref()
+        if held_engine is not None and held_optimizer is not None:
+            trackers[held_engine].attached[held_optimizer].ref_count -= 1
+            remove_if_unused(held_engine, held_optimizer)
+
+    return release
+
+
+def for_optimizer(optimizer: Optimizer, event: Any) -> Any:
+    """Narrow optimizer events to those of one optimizer; ``every=`` and ``once=`` then count its own updates.
+
+    Other events, and those in a list of events, are returned as they are.
+
+    Raises:
+        TypeError: if ``optimizer`` is no Optimizer, or ``event`` no event.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.ones(1))
+        >>> discriminator = torch.optim.SGD([weight], lr=0.1)
+        >>> for_optimizer(discriminator, OptimizerEvents.STEP_COMPLETED(every=2)).name
+        'STEP_COMPLETED'
+    """
+    check_instance("optimizer", optimizer, Optimizer, "a torch Optimizer")
+    check_instance("event", event, (CallableEventWithFilter, EventsList), "an Ignite event")
+    if isinstance(event, EventsList):
+        narrowed = EventsList()
+        for member in event:
+            narrowed |= for_optimizer(optimizer, member)
+        return narrowed
+    if not is_optimizer_event(event):
+        return event
+    inner = event.filter
+
+    def is_of_optimizer(engine: Engine, _count: int) -> bool:
+        step = current_step(engine)
+        return step.optimizer is optimizer and (inner is None or bool(inner(engine, step.number)))
+
+    return CallableEventWithFilter(event.value, is_of_optimizer, event.name)
+
+
+def completed_updates(engine: Engine, optimizer: Optimizer) -> int:
+    """Return how many updates ``optimizer``, whose events are attached, completed in the run of ``engine``."""
+    tracker = trackers[engine]
+    count: int = tracker.state.optimizer_steps[tracker.attached[optimizer].index]
+    return count
+
+
+def current_step(engine: Engine) -> OptimizerStep:
+    """Return the update under way, in a handler of OptimizerEvents.
+
+    Raises:
+        TypeError: if ``engine`` is no Engine.
+        RuntimeError: outside such a handler.
+    """
+    tracker = trackers.get(engine) if isinstance(engine, Engine) else None
+    if tracker is None or tracker.step is None:
+        check_instance("engine", engine, Engine, "an ignite Engine")
+        raise RuntimeError("current_step() must be called in a handler of OptimizerEvents; no update is under way")
+    return tracker.step
+
+
+def _attach(engine: Engine, optimizer: Optimizer) -> AttachedOptimizer:
+    check_instance("engine", engine, Engine, "an ignite Engine")
+    check_optimizer(optimizer)
+    if engine not in trackers:
+        if engine.state.iteration > 0 and engine.last_event_name is None:  # loaded, and Ignite loads no unknown key
+            raise RuntimeError(
+                f"the trainer's state must be loaded after its handlers are attached, got one at iteration "
+                f"{engine.state.iteration} already, whose count of updates is lost; attach first, then load"
+            )
+        trackers[engine] = StepTracker(engine)
+    return trackers[engine].attach(optimizer)

@@ -1,0 +1,296 @@
+"""What is attached to each engine: which handlers, what each acts on, and what they tell loggers they did.
+
+All of it is held weakly. A discarded handler, optimizer or engine is kept alive by no record here, and conflicts with
+nothing.
+"""
+
+import functools
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from ignite.engine import Engine, EventsList
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from ignite_tips.core.events import OptimizerEvents, check_events, for_optimizer, hold_optimizer_events
+from ignite_tips.core.ignite_internals import event_handlers
+from ignite_tips.core.step_tracker import trackers
+
+__all__ = [
+    "Annotation",
+    "Attachment",
+    "ClipsGradients",
+    "FreezesParameters",
+    "Role",
+    "SetsLearningRates",
+    "WritesNames",
+    "add_role",
+    "annotate",
+    "observes_only",
+    "on_annotation",
+    "roles_of",
+    "runs_last",
+]
+
+
+class Role:
+    """What one attached handler does to a run; each subclass says to what.
+
+    Attributes:
+        handler: a weak reference to the handler.
+        events: the names of the events at which it acts.
+        is_filtered: whether it acts at one event with a filter, which may end its part before another's begins.
+        is_told: whether a conflict of it was warned about.
+    """
+
+    def __init__(self, handler: object, *events: Any) -> None:
+        self.handler: weakref.ref[object] = weakref.ref(handler)
+        # Names, not the events: a user's filter may hold the engine, which would then never go.
+        members = [member for event in events for member in (event if isinstance(event, EventsList) else [event])]
+        self.events = tuple(str(member.name) for member in members)
+        self.is_filtered = len(events) == 1 and getattr(events[0], "filter", None) is not None
+        self.is_told = False
+
+    @property
+    def handler_name(self) -> str:
+        """The class of the handler, for messages."""
+        return type(self.handler()).__name__
+
+
+class ClipsGradients(Role):
+    """Clips an optimizer's gradients to a threshold, and writes a metric."""
+
+    def __init__(self, handler: object, optimizer: Optimizer, *, metric: str, threshold: str) -> None:
+        super().__init__(handler, OptimizerEvents.STEP_STARTED)
+        self.optimizer = weakref.ref(optimizer)
+        self.metric = metric
+        self.threshold = threshold
+
+
+class SetsLearningRates(Role):
+    """Steps a scheduler, which sets an optimizer's learning rates.
+
+    Attributes:
+        closed_form: the class of the scheduler, or of a part of it, that computes each learning rate from the initial
+            one, whatever the learning rate is now; None if it goes on from the current one.
+        metric: what the scheduler is given, where it takes a metric.
+    """
+
+    def __init__(
+        self, handler: object, scheduler: LRScheduler, event: Any, *, closed_form: str | None, metric: object = None
+    ) -> None:
+        super().__init__(handler, event)
+        self.scheduler = weakref.ref(scheduler)
+        self.optimizer = weakref.ref(scheduler.optimizer)
+        self.kind = type(scheduler)
+        self.closed_form = closed_form
+        self.metric = metric if isinstance(metric, str) else None if metric is None else id(metric)
+
+
+class FreezesParameters(Role):
+    """Freezes and unfreezes parameters, by name."""
+
+    def __init__(self, handler: object, parameters: Mapping[str, nn.Parameter], *events: Any) -> None:
+        super().__init__(handler, *events)
+        self.parameters = {name: weakref.ref(parameter) for name, parameter in parameters.items()}
+
+
+class WritesNames(Role):
+    """Writes values under names to a logger, or to the trainer's metrics where ``logger`` is None.
+
+    Attributes:
+        names: a weak reference to a bound method that returns the names, which may change during a run.
+    """
+
+    def __init__(self, handler: object, logger: object | None, names: Callable[[], list[str]], event: Any) -> None:
+        super().__init__(handler, event)
+        self.logger = None if logger is None else weakref.ref(logger)
+        self.names = weakref.WeakMethod(names)
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One thing that a handler did: its kind, a sentence about it, and when in the trainer's run.
+
+    Kinds in use: ``"freeze"``, ``"unfreeze"``, ``"plateau"``, ``"skipped_step"``.
+    """
+
+    kind: str
+    text: str
+    epoch: int
+    iteration: int
+    optimizer_step: int
+
+
+_R = TypeVar("_R", bound=Role)
+_Listener = Callable[[Engine, Annotation], None]
+
+
+class _Wiring:
+    def __init__(self) -> None:
+        self.roles: list[Role] = []
+        self.listeners: list[_Listener] = []
+
+
+_wirings: weakref.WeakKeyDictionary[Engine, _Wiring] = weakref.WeakKeyDictionary()
+
+
+def add_role(engine: Engine, role: Role) -> Callable[[], None]:
+    """Record what a handler does while ``engine`` runs; the function returned takes it off the record."""
+    roles = _wirings.setdefault(engine, _Wiring()).roles
+    roles.append(role)
+    return lambda: roles.remove(role)
+
+
+def roles_of(kind: type[_R], engine: Engine | None = None) -> list[_R]:
+    """Return the roles of one kind that handlers of ``engine``, or of all engines, have, in the order of attachment."""
+    wirings = list(_wirings.values()) if engine is None else [_wirings[engine]] if engine in _wirings else []
+    roles = [role for wiring in wirings for role in wiring.roles if isinstance(role, kind)]
+    return [role for role in roles if role.handler() is not None]
+
+
+def annotate(engine: Engine, kind: str, text: str) -> None:
+    """Tell the loggers of ``engine`` what was done to its run, so that they can explain a jump in a curve."""
+    state, wiring = engine.state, _wirings.get(engine)
+    annotation = Annotation(kind, text, state.epoch, state.iteration, getattr(state, "optimizer_step", 0))
+    for listener in tuple(wiring.listeners) if wiring is not None else ():
+        listener(engine, annotation)
+
+
+def on_annotation(engine: Engine, listener: _Listener) -> Callable[[], None]:
+    """Call ``listener(engine, annotation)`` for each annotation; the function returned ends it."""
+    listeners = _wirings.setdefault(engine, _Wiring()).listeners
+    listeners.append(listener)
+    return lambda: listeners.remove(listener)
+
+
+class Attachment:
+    """A handler's registrations on engines and optimizers. It keeps no engine alive.
+
+    Ignite removes a handler together with every other that equals it, as two bound methods of one object do; here each
+    registration is a function of its own. Ignite also calls a handler that an earlier one of the same event has
+    removed; here a removed one does nothing.
+    """
+
+    def __init__(self) -> None:
+        self._undo: list[Callable[[], None]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._undo)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy's detach() would take off what the first one attached, and a pickle cannot hold an engine's handlers.
+        if self:
+            raise TypeError(
+                "a handler must be detached to be copied or pickled, got an attached one; save its state_dict(), or "
+                "call its detach() first"
+            )
+        return self.__dict__
+
+    @contextmanager
+    def renew(self) -> Iterator[None]:
+        """Replace what is attached by what the block adds; if the block raises, all stays as it was."""
+        before, self._undo = self._undo, []
+        try:
+            yield
+        except BaseException:
+            self.clear()
+            self._undo = before
+            raise
+        _undo_all(before)
+
+    def add_handler(self, engine: Engine, event: Any, function: Callable[[Engine], None]) -> None:
+        """Call ``function(engine)`` at ``event``.
+
+        Raises:
+            TypeError: if ``engine`` is no Engine, or ``event`` no event.
+            ValueError: if the engine does not know the event.
+        """
+        check_events("event", event, engine)
+
+        def handler(engine: Engine) -> None:
+            function(engine)
+
+        def remove() -> None:
+            nonlocal function
+            function = _do_nothing
+            handle.remove()
+
+        handle = engine.add_event_handler(event, handler)
+        self._undo.append(remove)
+
+    def add_step_handler(
+        self, engine: Engine, optimizer: Optimizer, event: Any, function: Callable[[Engine], None]
+    ) -> None:
+        """Call ``function(engine)`` at ``event``, where an optimizer event means those of ``optimizer`` alone.
+
+        Raises:
+            TypeError: if ``engine`` is no Engine, ``event`` no event, or as ``attach_optimizer_events``.
+            ValueError: if the engine does not know the event.
+        """
+        check_events("event", event, engine)
+        self._undo.append(hold_optimizer_events(engine, optimizer))
+        if not isinstance(event, OptimizerEvents):
+            self.add_handler(engine, for_optimizer(optimizer, event), function)
+            return
+        # Not by for_optimizer: this takes a third of the time of a handler with a filter.
+        tracker = trackers[engine]
+
+        def handler(engine: Engine) -> None:
+            step = tracker.step
+            if step is not None and step.optimizer is optimizer:
+                function(engine)
+
+        def remove() -> None:
+            nonlocal function
+            function = _do_nothing
+            handle.remove()
+
+        handler.optimizer, handler.function = optimizer, function  # type: ignore[attr-defined]  # for runs_last
+        handle = engine.add_event_handler(event, handler)
+        self._undo.append(remove)
+
+    def add_undo(self, undo: Callable[[], None]) -> None:
+        """Call ``undo`` too when this attachment is cleared."""
+        self._undo.append(undo)
+
+    def clear(self) -> None:
+        """Take everything off again, the last first."""
+        before, self._undo = self._undo, []
+        _undo_all(before)
+
+
+def runs_last(engine: Engine, optimizer: Optimizer, function: Callable[[Engine], None]) -> bool:
+    """Whether no handler of STEP_STARTED for ``optimizer`` follows ``function``, attached with ``Attachment``.
+
+    Those marked by ``observes_only`` do not count.
+    """
+    for handler, _, _ in reversed(event_handlers(engine)[OptimizerEvents.STEP_STARTED]):
+        attached = getattr(handler, "function", None)
+        if attached == function:
+            return True
+        if getattr(attached, "observes_only", False):
+            continue
+        if getattr(handler, "optimizer", optimizer) is optimizer:
+            return False
+    return False
+
+
+def observes_only(function: Callable[[Engine], None]) -> Callable[[Engine], None]:
+    """Return ``function`` marked as a handler that neither reads nor changes gradients or parameters."""
+    marked = functools.partial(function)
+    marked.observes_only = True  # type: ignore[attr-defined]  # for runs_last
+    return marked
+
+
+def _do_nothing(engine: Engine) -> None:
+    """Take the place of a function that was removed."""
+
+
+def _undo_all(undos: list[Callable[[], None]]) -> None:
+    for undo in reversed(undos):
+        undo()

@@ -1,0 +1,1 @@
+"""Freezing and unfreezing parameters during a run."""

@@ -1,1 +1,0 @@
-"""Handlers that a user attaches to an Ignite trainer."""

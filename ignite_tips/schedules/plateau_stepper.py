@@ -1,0 +1,194 @@
+"""Reduce the learning rate when a metric of the validation has stopped improving."""
+
+import functools
+import math
+import warnings
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+from ignite.engine import Engine, Events
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from ignite_tips._checks import check_callable, check_instance, check_integer, check_keys, describe
+from ignite_tips.core.conflicts import add_checked_role
+from ignite_tips.core.wiring import Attachment, SetsLearningRates, annotate
+from ignite_tips.schedules.run_length import check_is_resumed
+from ignite_tips.schedules.state import check_scheduler_state, load_scheduler, save_scheduler
+from ignite_tips.schedules.torch_internals import closed_form_in
+from ignite_tips.schedules.validation_metric import common_metric, metric_name
+
+__all__ = ["PlateauStepper"]
+
+_ENDED = (None, Events.COMPLETED, Events.TERMINATE)
+
+
+class PlateauStepper:
+    """Gives torch's ReduceLROnPlateau a metric of each validation.
+
+    It acts when the evaluator completes a run while the trainer is training: the metrics are final there, and the
+    rate is reduced before the next update.
+
+    A run over the trainer's own data is no validation and is passed over, unless ``data`` says otherwise, and a
+    second run at the same iteration is not counted again. With several processes all of them must evaluate, and
+    must come to one metric: rank 0's counts, and ranks that differ by more than rounding are an error on every rank.
+    A metric that is NaN is warned about and does not step the scheduler, nor count as a bad epoch; so is one that is
+    infinitely good, after which nothing would ever be better. Infinitely bad is a bad epoch, as in torch.
+
+    Another scheduler may step the same optimizer if it goes on from the rate that there is. LambdaLR, CyclicLR,
+    OneCycleLR and CosineAnnealingWarmRestarts do not: they would undo every reduction, and are refused. Let
+    checkpoints be written after the validation; one written before it resumes without it.
+
+    Args:
+        scheduler: a ReduceLROnPlateau; all its arguments work.
+        metric: the name of one of the evaluator's metrics, or a function of the evaluator that returns a number.
+
+    Raises:
+        TypeError: if an argument is of another type.
+
+    State saved: the scheduler's own, the optimizer's rates and momenta, and the iteration of the last validation.
+
+    Example:
+        >>> sgd = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+        >>> trainer = Engine(lambda engine, batch: sgd.step())
+        >>> evaluator = Engine(lambda engine, batch: engine.state.metrics.update(loss=1.0))
+        >>> _ = trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run([0]))
+        >>> plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(sgd, factor=0.5, patience=1)
+        >>> _ = PlateauStepper(plateau, metric="loss").attach(trainer, evaluator)
+        >>> _ = trainer.run(range(5), max_epochs=3)
+        >>> sgd.param_groups[0]["lr"]
+        0.05
+    """
+
+    def __init__(self, scheduler: ReduceLROnPlateau, metric: str | Callable[[Engine], Any] = "loss") -> None:
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            raise TypeError(
+                f"scheduler must be torch's ReduceLROnPlateau, got {describe(scheduler)}; SchedulerStepper steps others"
+            )
+        if not isinstance(metric, str):
+            check_callable("metric", metric, "a metric's name or a function of the evaluator")
+        elif not metric:
+            raise ValueError("metric must be a metric's name or a function of the evaluator, got ''")
+        self.scheduler = scheduler
+        self.metric = metric
+        self._iteration = 0  # of the last validation counted, so that one before the first iteration is not
+        self._may_begin = False  # in a run that was begun before: that was in this process, or a state was loaded
+        self._validations = 0  # counted in the run under way
+        self._validated_on: Any = None
+        self._attachment = Attachment()
+
+    def attach(self, trainer: Engine, evaluator: Engine, *, data: Any = None) -> Self:
+        """Step the scheduler after the runs of ``evaluator`` that ``trainer`` starts; attaching again replaces that.
+
+        Args:
+            trainer: the engine that trains.
+            evaluator: the engine that validates, run by a handler of ``trainer``.
+            data: what the evaluator runs on for validation, where it also runs on other data; only runs over this
+                very object count.
+
+        Raises:
+            TypeError: if ``trainer`` or ``evaluator`` is no Engine.
+            ValueError: if they are one engine; if a SchedulerStepper of the trainer has the same optimizer and its
+                scheduler would undo the reductions, or another PlateauStepper has this scheduler; when the run starts,
+                if Ignite's own schedulers set the optimizer's rates.
+            RuntimeError: when a run is resumed, if the scheduler is new and no state was loaded.
+        """
+        check_instance("trainer", trainer, Engine, "an ignite Engine")
+        check_instance("evaluator", evaluator, Engine, "an ignite Engine")
+        if evaluator is trainer:
+            raise ValueError("evaluator must be another engine than the trainer, got the trainer")
+        validated = functools.partial(self._validated, weakref.ref(trainer), data)
+        self._may_begin = self._may_begin or trainer.last_event_name is not None
+        with self._attachment.renew():
+            role = SetsLearningRates(
+                self,
+                self.scheduler,
+                Events.COMPLETED,  # of the evaluator
+                closed_form=closed_form_in(self.scheduler),
+                metric=self.metric,
+            )
+            add_checked_role(self._attachment, trainer, role)
+            self._attachment.add_handler(trainer, Events.STARTED, self._start)
+            self._attachment.add_handler(evaluator, Events.COMPLETED, validated)
+            self._attachment.add_handler(trainer, Events.COMPLETED, functools.partial(self._end, data))
+        return self
+
+    def detach(self) -> None:
+        """Step the scheduler no more."""
+        self._attachment.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain values, for a checkpoint."""
+        return {"iteration": self._iteration, "scheduler": save_scheduler(self.scheduler)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what ``state_dict`` returned; see ``load_scheduler``."""
+        checked = check_keys("PlateauStepper state", state, ("iteration", "scheduler"))
+        check_scheduler_state(self.scheduler, checked["scheduler"])
+        iteration = check_integer("the state's iteration", checked["iteration"], ge=0)
+        load_scheduler(self.scheduler, checked["scheduler"])
+        self._iteration = iteration
+        self._may_begin = True
+
+    def _start(self, trainer: Engine) -> None:
+        self._validated_on, self._validations = None, 0
+        if trainer.state.iteration == 0:  # a new run, not a resumed one
+            self._iteration = 0
+        elif not self._may_begin:
+            check_is_resumed("PlateauStepper", self.scheduler, trainer.state)
+        self._may_begin = True
+
+    def _end(self, data: Any, trainer: Engine) -> None:
+        if self._validations == 0 and not trainer.should_terminate:
+            what = "other data than the training's" if data is None else "the very object given as data"
+            warnings.warn(
+                "PlateauStepper counted no validation in this run; let a handler of the trainer run the evaluator, "
+                f"over {what}, and attach(trainer, evaluator) in this order",
+                stacklevel=2,
+            )
+
+    def _validated(self, trainer_ref: Callable[[], Engine | None], data: Any, evaluator: Engine) -> None:
+        trainer = trainer_ref()
+        if trainer is None or trainer.last_event_name in _ENDED or not self._counts(trainer, data, evaluator):
+            return
+        value = common_metric(evaluator, self.metric, needed_by="PlateauStepper")
+        self._iteration = trainer.state.iteration
+        self._validations += 1
+        if math.isnan(value) or value == _unbeatable(self.scheduler):
+            what = f"{value:g} for {metric_name(self.metric)} in epoch {trainer.state.epoch}"
+            warnings.warn(f"PlateauStepper got {what}; the scheduler was not stepped", stacklevel=2)
+        else:
+            self._step(trainer, value)
+
+    def _counts(self, trainer: Engine, data: Any, evaluator: Engine) -> bool:
+        """Whether the run that ``evaluator`` completed is a validation that was not counted yet."""
+        seen = evaluator.state.dataloader
+        if data is not None and seen is not data:
+            return False
+        if data is None and seen is not None and seen is trainer.state.dataloader:
+            return False
+        before, self._validated_on = self._validated_on, seen
+        if trainer.state.iteration != self._iteration:
+            return True
+        if before is not None and before is not seen:
+            raise RuntimeError(
+                f"PlateauStepper needs one validation at a time, but the evaluator ran on two data sets at iteration "
+                f"{self._iteration}; say which one counts: attach(trainer, evaluator, data=...)"
+            )
+        return False
+
+    def _step(self, trainer: Engine, value: float) -> None:
+        rates = _rates(self.scheduler)
+        self.scheduler.step(value)
+        if (reduced := _rates(self.scheduler)) != rates:
+            was, now = (", ".join(f"{rate:g}" for rate in some) for some in (rates, reduced))
+            text = f"{metric_name(self.metric)} is {value:g}, its best was {self.scheduler.best:g}"
+            annotate(trainer, "plateau", f"{text}: learning rate {was} -> {now}")
+
+
+def _unbeatable(scheduler: ReduceLROnPlateau) -> float:
+    return -math.inf if scheduler.mode == "min" else math.inf
+
+
+def _rates(scheduler: ReduceLROnPlateau) -> list[float]:
+    return [float(group["lr"]) for group in scheduler.optimizer.param_groups]

@@ -1,0 +1,189 @@
+"""Step any torch learning-rate scheduler, by its own ``step()``, when an Ignite event says so."""
+
+import functools
+import warnings
+from collections.abc import Mapping
+from typing import Any, Self
+
+from ignite.engine import Engine, Events
+from ignite.handlers.param_scheduler import ParamScheduler
+from torch.optim import LBFGS
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from ignite_tips._checks import check_instance, check_integer, check_keys
+from ignite_tips.core.conflicts import add_checked_role, never_stepped, warn_after_first_epoch
+from ignite_tips.core.events import check_events, completed_updates, is_optimizer_event
+from ignite_tips.core.wiring import Attachment, SetsLearningRates
+from ignite_tips.schedules.run_length import (
+    check_first_epoch,
+    check_is_resumed,
+    check_run,
+    explain_failure,
+    is_step_missing,
+    steps_done,
+)
+from ignite_tips.schedules.state import check_scheduler_state, load_scheduler, save_scheduler
+from ignite_tips.schedules.torch_internals import closed_form_in
+
+__all__ = ["SchedulerStepper"]
+
+
+class SchedulerStepper:
+    """Steps a torch learning-rate scheduler as the hand-written loop does.
+
+    It acts after each epoch, as is the field's habit, or on the event that ``attach`` is given. For a schedule per
+    update that is ``OptimizerEvents.STEP_COMPLETED``, which does not fire for a micro-batch of an accumulation or
+    a step that GradScaler skips: the schedule then counts updates, not batches. It calls ``scheduler.step()`` and
+    nothing else, so that every scheduler that torch has, or a user writes, gives the rates of the hand-written loop.
+
+    A checkpoint that a handler writes at the end of an epoch or iteration may be written before or after the step:
+    a run resumed from it makes up for a step that is missing.
+
+    Args:
+        scheduler: any torch scheduler but ReduceLROnPlateau, for which there is ``PlateauStepper``.
+
+    Raises:
+        TypeError: if ``scheduler`` is no torch scheduler, or ReduceLROnPlateau.
+
+    State saved: the scheduler's own, the optimizer's rates and momenta, and the iteration of the last step.
+
+    Example:
+        >>> sgd = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+        >>> trainer = Engine(lambda engine, batch: sgd.step())
+        >>> _ = SchedulerStepper(torch.optim.lr_scheduler.StepLR(sgd, step_size=2)).attach(trainer)
+        >>> _ = trainer.run(range(5), max_epochs=2)
+        >>> print(f"{sgd.param_groups[0]['lr']:g}")
+        0.01
+    """
+
+    def __init__(self, scheduler: LRScheduler) -> None:
+        if isinstance(scheduler, ParamScheduler):  # of which one has the name of torch's class
+            raise TypeError(
+                f"scheduler must be torch's, got Ignite's {type(scheduler).__name__}; pass the torch scheduler itself"
+            )
+        check_instance("scheduler", scheduler, LRScheduler, "a torch learning-rate scheduler")
+        if isinstance(scheduler, ReduceLROnPlateau):
+            raise TypeError(
+                "scheduler must be stepped without a metric, got ReduceLROnPlateau; use PlateauStepper, which gives "
+                "it a metric of the validation"
+            )
+        self.scheduler = scheduler
+        self._steps = 0  # in the run under way
+        self._iteration: int | None = None  # of the last step, or of the run's start, where that is known
+        self._may_begin = False  # in a run that was begun before: that was in this process, or a state was loaded
+        self._made_elsewhere: int | None = None  # steps of the scheduler that this handler did not make
+        self._epoch_is_whole = False  # the run's first, from its first iteration on
+        self._attachment = Attachment()
+
+    def attach(self, trainer: Engine, event: Any = Events.EPOCH_COMPLETED) -> Self:
+        """Step the scheduler whenever ``trainer`` fires ``event``; attaching again replaces that.
+
+        When the run starts it warns, once, of a second scheduler of the same class and optimizer, unless one of the
+        two has a filter on its event.
+
+        Args:
+            trainer: the engine whose updates the scheduler's optimizer makes.
+            event: any event of the trainer, filtered or not, or several.
+
+        Raises:
+            TypeError: if ``trainer`` is no Engine, or ``event`` no event.
+            ValueError: if the trainer does not know the event; if another handler of the trainer steps this scheduler,
+                or one of the same optimizer and one would undo the other's steps; when the run starts, if Ignite's own
+                schedulers set the rates too.
+            RuntimeError: when a run is resumed, if the scheduler is new and no state was loaded.
+        """
+        check_events("event", event, trainer)
+        optimizer = self.scheduler.optimizer
+        self._may_begin = self._may_begin or trainer.last_event_name is not None
+        with self._attachment.renew():
+            role = SetsLearningRates(self, self.scheduler, event, closed_form=closed_form_in(self.scheduler))
+            add_checked_role(self._attachment, trainer, role)
+            if isinstance(optimizer, LBFGS) and not is_optimizer_event(event):  # it has no OptimizerEvents
+                self._attachment.add_handler(trainer, event, self._step)
+                return self
+            self._attachment.add_handler(trainer, Events.STARTED, functools.partial(self._start, event))
+            step = self._step if is_optimizer_event(event) else self._step_after_update
+            self._attachment.add_step_handler(trainer, optimizer, event, step)
+            self._attachment.add_handler(trainer, Events.EPOCH_COMPLETED, functools.partial(self._end_epoch, event))
+            if is_optimizer_event(event):
+                warn_after_first_epoch(self._attachment, trainer, self._describe_no_update)
+        return self
+
+    def detach(self) -> None:
+        """Step the scheduler no more."""
+        self._attachment.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain values, for a checkpoint."""
+        return {"iteration": self._iteration, "scheduler": save_scheduler(self.scheduler)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what ``state_dict`` returned; see ``load_scheduler``."""
+        checked = check_keys("SchedulerStepper state", state, ("iteration", "scheduler"))
+        check_scheduler_state(self.scheduler, checked["scheduler"])
+        if (iteration := checked["iteration"]) is not None:
+            check_integer("the state's iteration", iteration, ge=0)
+        load_scheduler(self.scheduler, checked["scheduler"])
+        self._iteration = iteration
+        self._may_begin = True
+
+    def _start(self, event: Any, trainer: Engine) -> None:
+        state = trainer.state
+        self._steps = 0
+        self._epoch_is_whole = state.iteration == state.epoch * (state.epoch_length or 0)
+        if state.iteration == 0:  # a new run, not a resumed one
+            self._iteration = 0
+        elif self._iteration is not None and is_step_missing(event, trainer, self._iteration):
+            # The checkpoint was written between the event and the step, by a handler attached before.
+            with warnings.catch_warnings():
+                # torch misses an update of this process; it was made in the one before.
+                warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+                self._step(trainer)
+        elif not self._may_begin:
+            check_is_resumed("SchedulerStepper", self.scheduler, state)
+        self._may_begin = True
+        self._made_elsewhere = steps_done(self.scheduler) - self._steps
+        check_run(self.scheduler, event, state)
+
+    def _step_after_update(self, trainer: Engine) -> None:
+        if self._steps == 0 and completed_updates(trainer, self.scheduler.optimizer) == 0:
+            raise RuntimeError(
+                f"SchedulerStepper must step after an update of its scheduler's {self._optimizer_name()}, but the "
+                f"trainer has made none by iteration {trainer.state.iteration}; schedule the optimizer that the "
+                "trainer steps, or attach it to OptimizerEvents.STEP_COMPLETED"
+            )
+        self._step(trainer)
+
+    def _step(self, trainer: Engine) -> None:
+        self._steps += 1
+        self._iteration = trainer.state.iteration
+        try:
+            self.scheduler.step()
+        except (KeyError, ValueError) as error:
+            reason = explain_failure(self.scheduler, trainer.state)
+            if reason is None:
+                raise
+            raise ValueError(reason) from error
+
+    def _end_epoch(self, event: Any, trainer: Engine) -> None:
+        is_first, self._epoch_is_whole = self._epoch_is_whole, False
+        if self._made_elsewhere is not None and steps_done(self.scheduler) - self._steps != self._made_elsewhere:
+            self._made_elsewhere = None  # once a run is enough
+            warnings.warn(
+                f"SchedulerStepper must be alone in stepping its {type(self.scheduler).__name__}, but other code does "
+                "too; leave one of both",
+                stacklevel=2,
+            )
+        if is_first:
+            check_first_epoch(self.scheduler, event, trainer.state, self._steps)
+
+    def _describe_no_update(self, trainer: Engine) -> str | None:
+        if not never_stepped(trainer, self.scheduler.optimizer):
+            return None
+        return (
+            f"SchedulerStepper found no update of its scheduler's {self._optimizer_name()} in a whole epoch; schedule "
+            "the optimizer that the trainer steps"
+        )
+
+    def _optimizer_name(self) -> str:
+        return type(self.scheduler.optimizer).__name__

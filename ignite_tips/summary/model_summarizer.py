@@ -1,0 +1,119 @@
+"""Show what the model is, once, before it is trained."""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, Self
+
+import ignite.distributed as idist
+from ignite.engine import Engine, Events
+from ignite.handlers import TensorboardLogger
+from torch import nn
+from torch.optim import Optimizer
+
+from ignite_tips._checks import check_callable, check_instance, check_integer
+from ignite_tips.core.wiring import Attachment
+from ignite_tips.summary.model import check_request, summarize_model
+from ignite_tips.summary.table import ModelSummary
+from ignite_tips.tensorboard.summary_writer import check_open, write_text
+
+__all__ = ["ModelSummarizer"]
+
+
+def _first_of_batch(batch: Any) -> Any:
+    return batch[0] if isinstance(batch, tuple | list) else batch
+
+
+class ModelSummarizer:
+    """Shows a table of the model's layers before the first batch is trained on; rank 0 prints it.
+
+    Acts on the first ITERATION_STARTED after ``attach``: the batch is there, and what other handlers freeze when the
+    run starts is frozen. The model is left as it was (see ``summarize_model``). Every rank runs it, because some models
+    need all ranks to run.
+
+    Args:
+        model: any module, in any wrapper.
+        input_size: the input's size, batch included, or a list of several; None takes the trainer's first batch.
+        example: an example of the input, in the place of ``input_size``.
+        keywords: keyword arguments that the model is called with.
+        input_of_batch: takes the model's input from a batch; that of ``(x, y)`` is ``x``. Not with another input.
+        optimizer: shows for each layer its param group and learning rate.
+        backend: ``"torchinfo"``, or ``"torchsummary"`` for the table that its users know.
+        depth: show layers within at most so many modules, ≥ 1; None shows all.
+        output: is given the text.
+
+    Attributes:
+        summary: the ModelSummary, on every rank, once it is made.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if one is not as above, or the optimizer has none of the model's parameters; when the run starts,
+            if the input does not fit the model.
+
+    State saved: none.
+
+    Example:
+        >>> model = nn.Linear(8, 2)
+        >>> trainer = Engine(lambda engine, batch: model(batch[0]))
+        >>> summarizer = ModelSummarizer(model, output=lambda text: None).attach(trainer)
+        >>> _ = trainer.run([(torch.ones(4, 8), torch.ones(4))])
+        >>> summarizer.summary.total_parameters
+        18
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        input_size: Iterable[Any] | None = None,
+        example: Any = None,
+        keywords: Mapping[str, Any] | None = None,
+        input_of_batch: Callable[[Any], Any] = _first_of_batch,
+        optimizer: Optimizer | None = None,
+        backend: str = "torchinfo",
+        depth: int | None = 3,
+        output: Callable[[str], None] = print,
+    ) -> None:
+        check_request(model, example, keywords=keywords, input_size=input_size, optimizer=optimizer, backend=backend)
+        self._takes_batch = input_size is None and example is None and not keywords
+        check_callable("input_of_batch", input_of_batch, "a function of the batch")
+        if input_of_batch is not _first_of_batch and not self._takes_batch:
+            raise ValueError("input_of_batch must be left out where there is another input, got a function")
+        if depth is not None:
+            check_integer("depth", depth, ge=1)
+        check_callable("output", output, "a function of the text")
+        self._summarize = partial(
+            summarize_model, model, keywords=keywords, input_size=input_size, optimizer=optimizer, backend=backend
+        )
+        self._example = example
+        self._input_of_batch = input_of_batch
+        self._depth = depth
+        self._output = output
+        self._attachment = Attachment()
+        self.summary: ModelSummary | None = None
+
+    def attach(self, trainer: Engine, tb_logger: TensorboardLogger | None = None) -> Self:
+        """Show the model when ``trainer`` has its first batch, and write it to ``tb_logger`` under Text."""
+        check_instance("trainer", trainer, Engine, "an ignite Engine")
+        check_instance("tb_logger", tb_logger, (TensorboardLogger, type(None)), "an ignite TensorboardLogger or None")
+        if tb_logger is not None:
+            check_open(tb_logger.writer)
+        with self._attachment.renew():
+            self.summary = None
+            self._attachment.add_handler(trainer, Events.ITERATION_STARTED, partial(self._show, tb_logger=tb_logger))
+        return self
+
+    def detach(self) -> None:
+        """Do nothing any more; ``summary`` stays."""
+        self._attachment.clear()
+
+    def _show(self, engine: Engine, tb_logger: TensorboardLogger | None) -> None:
+        if self.summary is not None:
+            return
+        example = self._input_of_batch(engine.state.batch) if self._takes_batch else self._example
+        self.summary = self._summarize(example)
+        if idist.get_rank() > 0:
+            return
+        self._output(self.summary.text or self.summary.table(depth=self._depth))
+        if tb_logger is not None:
+            # Between two iterations: after as many as are completed.
+            write_text(tb_logger.writer, "model", self.summary.markdown(depth=self._depth), engine.state.iteration - 1)

@@ -1,0 +1,133 @@
+"""What happened in a run, in TensorBoard beside its curves, so that a jump in one can be explained."""
+
+import re
+from typing import Any, Self
+
+import ignite.distributed as idist
+from ignite.engine import Engine, Events
+from ignite.handlers import TensorboardLogger
+from torch import nn
+from torch.optim import Optimizer
+
+from ignite_tips._checks import check_instance, check_tag
+from ignite_tips.core.events import OptimizerEvents, check_events, check_optimizer
+from ignite_tips.core.wiring import Annotation, Attachment, on_annotation
+from ignite_tips.parameters.selection import check_belongs, trainable_fraction
+from ignite_tips.tensorboard.scalar_writer import ScalarWriter
+from ignite_tips.tensorboard.summary_writer import add_chart, check_open, write_text
+
+__all__ = ["RunAnnotator"]
+
+_NORMS = ("grad_norm", "grad_clip_coef")
+_FRACTION, _SKIPPED = "trainable_fraction", "skipped_steps"
+_KEPT = 100
+
+
+class RunAnnotator:
+    """Marks freezing and unfreezing, plateau reductions and skipped updates, with the gradient norm beside them.
+
+    Every annotation is a text entry, under ``annotations``, at the update at which it was made; each entry repeats
+    those before it, because TensorBoard shows ten of a run at most. On STEP_COMPLETED, when the update is made and
+    counted, it writes as scalars: ``grad_norm`` (before clipping) and ``grad_clip_coef`` as the clippers leave them in
+    ``trainer.state.metrics``, ``trainable_fraction`` when it changes, and ``skipped_steps``. The x axis of all is
+    the optimizer step. Only rank 0 writes.
+
+    Args:
+        model: the model whose share of trainable parameters is written.
+        optimizer: the optimizer of that model, whose updates are counted.
+        tag: not empty, stands before the names, as the clipper's own ``tag`` does, to tell several optimizers apart.
+
+    Raises:
+        TypeError: if an argument has the wrong type, or the optimizer computes its gradients several times in an
+            update, as LBFGS.
+        ValueError: if the optimizer has none of the model's parameters.
+
+    State saved: none.
+
+    Example:
+        >>> import tempfile
+        >>> from ignite.handlers import TensorboardLogger
+        >>> model = nn.Linear(2, 1)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> trainer = Engine(lambda engine, batch: optimizer.step())
+        >>> with tempfile.TemporaryDirectory() as folder, TensorboardLogger(folder) as tb_logger:
+        ...     _ = RunAnnotator(model, optimizer).attach(trainer, tb_logger)
+        ...     _ = trainer.run(range(3))
+    """
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer, *, tag: str | None = None) -> None:
+        check_instance("model", model, nn.Module, "a torch.nn.Module")
+        check_optimizer(optimizer)
+        check_belongs(optimizer, model)
+        check_tag(tag)
+        self._prefix = f"{tag}/" if tag else ""
+        self._model = model
+        self._optimizer = optimizer
+        self._attachment = Attachment()
+
+    def attach(
+        self, trainer: Engine, tb_logger: TensorboardLogger, event: Any = OptimizerEvents.STEP_COMPLETED
+    ) -> Self:
+        """Write what happens in the run of ``trainer``; the scalars at ``event``, where ``every=`` thins them out.
+
+        Raises:
+            TypeError: if an argument has the wrong type.
+            ValueError: if the trainer does not know the event.
+            RuntimeError: if the TensorBoard writer is closed.
+        """
+        check_events("event", event, trainer)
+        check_instance("tb_logger", tb_logger, TensorboardLogger, "an ignite TensorboardLogger")
+        check_open(tb_logger.writer)
+        with self._attachment.renew():
+            if idist.get_rank() > 0:
+                return self
+            self._annotations: list[str] = []
+            self._trainable_fraction: float | None = None
+            self._norms = ScalarWriter(tb_logger)
+            self._counts = {name: ScalarWriter(tb_logger, only_changes=True) for name in (_FRACTION, _SKIPPED)}
+            for name in _NORMS:
+                add_chart(tb_logger.writer, f"{self._prefix}gradients", name, [f"^{re.escape(self._prefix)}{name}$"])
+            self._attachment.add_undo(
+                on_annotation(trainer, lambda engine, annotation: self._annotate(tb_logger.writer, annotation))
+            )
+            self._attachment.add_handler(trainer, Events.EPOCH_STARTED, self._forget_fraction)
+            self._attachment.add_step_handler(trainer, self._optimizer, event, self._write_scalars)
+            for ending in (Events.COMPLETED, Events.TERMINATE):
+                self._attachment.add_handler(trainer, ending, self._write_held)
+        return self
+
+    def detach(self) -> None:
+        """Write no more."""
+        self._attachment.clear()
+
+    def _annotate(self, writer: Any, annotation: Annotation) -> None:
+        self._trainable_fraction = None
+        kind, text = (
+            annotation.kind.replace("_", " "),
+            re.sub(r"([\\`*_\[\]])", r"\\\1", " ".join(annotation.text.split())),
+        )
+        self._annotations.append(f"- **step {annotation.optimizer_step}**, epoch {annotation.epoch}, {kind}: {text}")
+        latest_first = "\n".join(reversed(self._annotations[-_KEPT:]))
+        write_text(writer, f"{self._prefix}annotations", latest_first, annotation.optimizer_step)
+
+    def _write_scalars(self, engine: Engine) -> None:
+        metrics: dict[str, Any] = engine.state.metrics
+        if self._trainable_fraction is None:
+            self._trainable_fraction = trainable_fraction(self._model)
+        norms = {name: metrics[self._prefix + name] for name in _NORMS if self._prefix + name in metrics}
+        self._write(engine, self._norms, norms)
+        self._write(engine, self._counts[_FRACTION], {_FRACTION: self._trainable_fraction})
+        self._write(engine, self._counts[_SKIPPED], {name: metrics[name] for name in (_SKIPPED,) if name in metrics})
+
+    def _write(self, engine: Engine, sink: ScalarWriter, values: dict[str, Any]) -> None:
+        if values:
+            step: int = engine.state.optimizer_step  # type: ignore[attr-defined]  # counted by OptimizerEvents
+            tagged = {self._prefix + name: float(value) for name, value in values.items()}
+            sink.write(engine, OptimizerEvents.STEP_COMPLETED, step, tagged)
+
+    def _forget_fraction(self, engine: Engine) -> None:
+        self._trainable_fraction = None
+
+    def _write_held(self, engine: Engine) -> None:
+        for sink in self._counts.values():
+            sink.flush()

@@ -1,0 +1,80 @@
+"""What a run left in its event files, read by TensorBoard's own reader."""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+__all__ = ["RunAnnotation", "RunRecord", "Series", "read_run"]
+
+_ALL = {"scalars": 0, "tensors": 0, "images": 1, "histograms": 1, "compressedHistograms": 1, "audio": 1}
+_ANNOTATIONS = "annotations/text_summary"
+_ANNOTATION_LINE = re.compile(r"- \*\*step \d+\*\*, epoch \d+, ([^:]+): (.*)")
+
+
+@dataclass(frozen=True)
+class Series:
+    """One curve: its steps, values and the times at which they were written."""
+
+    steps: NDArray[np.float64]
+    values: NDArray[np.float64]
+    times: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class RunAnnotation:
+    """One thing that happened, as RunAnnotator wrote it, and when."""
+
+    kind: str
+    text: str
+    step: int
+    time: float
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run's name, its curves by tag, and its annotations, the earliest first."""
+
+    name: str
+    series: dict[str, Series]
+    annotations: Sequence[RunAnnotation]
+
+
+def read_run(folder: str | os.PathLike[str]) -> RunRecord:
+    """Read the event files in ``folder``, all points of them.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    path = Path(folder)
+    if not path.is_dir() or not any("tfevents" in file.name for file in path.iterdir()):
+        raise ValueError(f"runs must be folders with TensorBoard's event files, got {os.fspath(folder)!r}")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # no training needs it
+
+    reader = EventAccumulator(str(path), size_guidance=_ALL).Reload()
+    series = {}
+    for tag in reader.Tags()["scalars"]:
+        points = [(point.step, point.value, point.wall_time) for point in reader.Scalars(tag)]
+        series[tag] = Series(*np.array(points, dtype=np.float64).T)
+    return RunRecord(path.resolve().name, series, _read_annotations(reader))
+
+
+def _read_annotations(reader: "EventAccumulator") -> list[RunAnnotation]:
+    annotations = []
+    for tag in reader.Tags()["tensors"]:
+        if tag == _ANNOTATIONS or tag.endswith(f"/{_ANNOTATIONS}"):
+            for entry in reader.Tensors(tag):
+                # Each entry begins with its own annotation; those before it follow.
+                found = _ANNOTATION_LINE.match(entry.tensor_proto.string_val[0].decode())
+                if found:
+                    text = re.sub(r"\\(.)", r"\1", found[2])
+                    annotations.append(RunAnnotation(found[1], text, entry.step, entry.wall_time))
+    return sorted(annotations, key=lambda annotation: annotation.time)

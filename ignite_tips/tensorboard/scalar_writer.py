@@ -1,0 +1,94 @@
+"""Where scalars go: to TensorBoard, to another of Ignite's loggers, or to the engine's metrics."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import ignite.distributed as idist
+from ignite.engine import Engine
+from ignite.handlers import ProgressBar, TensorboardLogger
+from ignite.handlers.base_logger import BaseLogger
+
+from ignite_tips._checks import check_instance
+from ignite_tips.core.ignite_internals import make_output_handler
+from ignite_tips.tensorboard.summary_writer import ScalarRecord, check_open, write_charts
+
+__all__ = ["ScalarWriter"]
+
+
+class ScalarWriter:
+    """Writes scalars that belong together: one record of a TensorBoard file, on rank 0.
+
+    Args:
+        logger: one of Ignite's; None writes to ``engine.state.metrics``, on every rank.
+        only_changes: leave out what equals the values before it, but for the last of them: a curve is then drawn
+            as steps, not as a slope from one change to the next.
+
+    Raises:
+        TypeError: if ``logger`` is none of Ignite's.
+        RuntimeError: if the TensorBoard writer is closed.
+    """
+
+    def __init__(self, logger: BaseLogger | None, *, only_changes: bool = False) -> None:
+        check_instance("logger", logger, (BaseLogger, type(None)), "one of Ignite's loggers")
+        if isinstance(logger, ProgressBar):
+            raise TypeError(
+                "logger must keep what it is given, got a ProgressBar; attach without a logger, and have the bar show "
+                "the metrics: ProgressBar().attach(trainer, ['lr/...'])"
+            )
+        self.logger = logger
+        self._only_changes = only_changes
+        self._latest: dict[str, float] | None = None
+        self._held: Callable[[], None] | None = None  # equals what was last written
+        self._record = ScalarRecord([])
+        self._write_now: Callable[..., None] = self._write_output
+        if isinstance(logger, TensorboardLogger):
+            check_open(logger.writer)
+            self._write_now = self._write_record
+
+    def write(self, engine: Engine, event: Any, step: int, values: dict[str, float]) -> None:
+        """Write ``values``, by tag, at ``step``; ``event`` is when."""
+        if self.logger is None:
+            engine.state.metrics |= values
+        elif idist.get_rank() == 0:
+            write = partial(self._write_now, engine, event, step, values)
+            if self._only_changes and values == self._latest:
+                self._held = write
+                return
+            self.flush()
+            self._latest = values
+            write()
+
+    def flush(self) -> None:
+        """Write what was left out last."""
+        held, self._held = self._held, None
+        if held is not None:
+            held()
+
+    def _write_record(self, engine: Engine, event: Any, step: int, values: dict[str, float]) -> None:
+        writer = self.logger.writer  # type: ignore[union-attr]  # chosen only where there is one
+        tags = list(values)
+        if self._record.tags != tags:
+            self._record = ScalarRecord(tags)
+        write_charts(writer)
+        self._record.write(writer, list(values.values()), step)
+
+    def _write_output(self, engine: Engine, event: Any, step: int, values: dict[str, float]) -> None:
+        # Every Ignite logger makes handlers that write an engine's output under its own rules; here the output is ours.
+        logger: Any = self.logger
+        by_tag: dict[str, dict[str, float]] = {}
+        for tag, value in values.items():
+            first, _, rest = tag.partition("/")
+            by_tag.setdefault(first, {})[rest] = value
+        for tag, output in by_tag.items():
+            handler = make_output_handler(
+                logger,
+                tag=tag,
+                output_transform=partial(_constant, output),
+                global_step_transform=partial(_constant, step),
+            )
+            handler(engine, logger, event)
+
+
+def _constant(value: Any, *_: Any) -> Any:
+    return value

@@ -1,0 +1,150 @@
+"""Handlers that get in each other's way: refused where that is surely wrong, warned about where it may be meant."""
+
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers.param_scheduler import CosineAnnealingScheduler, ParamGroupScheduler
+from torch.optim import SGD
+from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, ReduceLROnPlateau, StepLR
+
+from ignite_tips import ParameterFreezer, PlateauStepper, SchedulerStepper
+
+
+def _optimizer() -> SGD:
+    return SGD([torch.nn.Parameter(torch.ones(2))], lr=1.0, momentum=0.5)
+
+
+def _trainer(optimizer: SGD) -> Engine:
+    return Engine(lambda engine, batch: optimizer.step())
+
+
+CLOSED_FORM: list[Callable[[SGD], LRScheduler]] = [
+    lambda optimizer: LambdaLR(optimizer, lambda step: 1.0),
+    lambda optimizer: CyclicLR(optimizer, 0.1, 1.0),
+]
+
+
+@pytest.mark.parametrize("build", CLOSED_FORM)
+def test_one_that_undoes_anothers_steps_is_refused(build: Callable[[SGD], LRScheduler]) -> None:
+    """Whichever of the two comes first on a trainer; on two trainers, one after the other, both may be."""
+    optimizer = _optimizer()
+    trainer, later = _trainer(optimizer), _trainer(optimizer)
+    keeping, closed_form = SchedulerStepper(StepLR(optimizer, 3)), SchedulerStepper(build(optimizer))
+    for first, second in ((keeping, closed_form), (closed_form, keeping)):
+        first.attach(trainer)
+        with pytest.raises(ValueError, match=r"got StepLR and (LambdaLR|CyclicLR), which undoes the steps in its next"):
+            second.attach(trainer)
+        second.attach(later)
+        first.detach()
+        second.detach()
+
+
+def test_two_that_undo_each_other_are_refused() -> None:
+    """Neither goes on from the rate that there is."""
+    optimizer = _optimizer()
+    trainer = _trainer(optimizer)
+    SchedulerStepper(CyclicLR(optimizer, 0.1, 1.0)).attach(trainer)
+    with pytest.raises(ValueError, match="got CyclicLR and LambdaLR, which undoes the steps in its next"):
+        SchedulerStepper(LambdaLR(optimizer, lambda step: 1.0)).attach(trainer)
+
+
+def test_one_that_is_stepped_already_is_refused() -> None:
+    """A second handler would step it twice as fast; one whose trainer is gone is in nobody's way."""
+    optimizer = _optimizer()
+    scheduler, trainer = StepLR(optimizer, 3), _trainer(optimizer)
+    SchedulerStepper(scheduler).attach(trainer).attach(trainer)
+    with pytest.raises(ValueError, match="another one attached to the trainer steps this StepLR already"):
+        SchedulerStepper(scheduler).attach(trainer)
+    del trainer
+    SchedulerStepper(scheduler).attach(_trainer(optimizer))
+
+
+def test_a_plateau_has_one_handler() -> None:
+    """Two of one ReduceLROnPlateau would count each validation twice; two plateaus of one optimizer are two metrics."""
+    optimizer = _optimizer()
+    trainer, evaluator = _trainer(optimizer), Engine(lambda engine, batch: None)
+    plateau = ReduceLROnPlateau(optimizer)
+    PlateauStepper(plateau).attach(trainer, evaluator)
+    PlateauStepper(ReduceLROnPlateau(optimizer), "accuracy").attach(trainer, evaluator)
+    with pytest.raises(ValueError, match="steps this ReduceLROnPlateau already"):
+        PlateauStepper(plateau).attach(trainer, evaluator)
+
+
+def test_two_schedulers_of_one_class_compose_and_are_told_of_once() -> None:
+    """Both may be meant: both act as in the hand-written loop, and one warning says so when the first run starts."""
+    optimizer, expected = _optimizer(), _optimizer()
+    trainer = _trainer(optimizer)
+    for gamma in (0.5, 0.1):
+        SchedulerStepper(StepLR(optimizer, 2, gamma=gamma)).attach(trainer)
+    sentence = "SchedulerStepper steps a second StepLR of the trainer's SGD, so that both change its learning rates; if"
+    with pytest.warns(UserWarning, match=sentence) as caught:
+        trainer.run(range(2), max_epochs=2)
+    assert len(caught) == 1
+    trainer.run(range(2), max_epochs=4)
+    schedulers = [StepLR(expected, 2, gamma=gamma) for gamma in (0.5, 0.1)]
+    for _ in range(4):
+        expected.step()
+        for scheduler in schedulers:
+            scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == expected.param_groups[0]["lr"]
+
+
+def test_two_schedulers_of_which_a_filter_ends_one_are_not_told_of() -> None:
+    """Nor two plateaus of two metrics."""
+    optimizer = _optimizer()
+    trainer, evaluator = _trainer(optimizer), Engine(lambda engine, batch: engine.state.metrics.update(a=1, b=1))
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run([0]))
+    SchedulerStepper(StepLR(optimizer, 2)).attach(trainer, Events.EPOCH_COMPLETED(before=2))
+    SchedulerStepper(StepLR(optimizer, 2)).attach(trainer)
+    for metric in "ab":
+        PlateauStepper(ReduceLROnPlateau(optimizer), metric).attach(trainer, evaluator)
+    trainer.run(range(2), max_epochs=2)
+    assert trainer.state.epoch == 2
+
+
+def test_parameters_have_one_freezer_on_any_trainer() -> None:
+    """They outlive a trainer; one that is gone, or was detached from, is in nobody's way."""
+    model = torch.nn.Linear(2, 2)
+    first, second = ParameterFreezer(model, "weight"), ParameterFreezer(model, "*")
+    trainer, later = (Engine(lambda engine, batch: None) for _ in range(2))
+    first.attach(trainer).attach(trainer)
+    with pytest.raises(ValueError, match="'weight' must have one handler that freezes it, but an attached Parameter"):
+        second.attach(later)
+    first.detach()
+    second.attach(later)
+    del later
+    gc.collect()
+    first.attach(trainer)
+
+
+@pytest.mark.parametrize("kind", ["SchedulerStepper", "PlateauStepper"])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_one_that_sets_the_same_rates_is_refused(grouped: bool, kind: str) -> None:
+    """It would set them anew in every iteration; one of momentum, or that a filter ends, is not in the way."""
+    optimizer = _optimizer()
+    trainer = Engine(lambda engine, batch: optimizer.step())
+    evaluator = Engine(lambda engine, batch: engine.state.metrics.update(loss=1.0))
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run([0]))
+
+    def cosine(name: str, optimizer: SGD = optimizer) -> Any:
+        inner = CosineAnnealingScheduler(optimizer, name, 1.0, 0.1, 10)
+        return ParamGroupScheduler([inner]) if grouped else inner
+
+    if kind == "SchedulerStepper":
+        SchedulerStepper(StepLR(optimizer, 3)).attach(trainer)
+    else:
+        PlateauStepper(ReduceLROnPlateau(optimizer)).attach(trainer, evaluator)
+    trainer.add_event_handler(Events.ITERATION_STARTED, cosine("momentum"))
+    trainer.add_event_handler(Events.ITERATION_STARTED, cosine("lr", _optimizer()))
+    trainer.add_event_handler(Events.ITERATION_STARTED(before=3), cosine("lr"))
+    trainer.run(range(2))
+    trainer.add_event_handler(Events.ITERATION_STARTED, cosine("lr"))
+    name = "ParamGroupScheduler" if grouped else "CosineAnnealingScheduler"
+    with pytest.raises(
+        ValueError, match=f"{kind} must be alone in setting the rates of its SGD, but .* Ignite's {name}"
+    ):
+        trainer.run(range(2), max_epochs=2)

@@ -1,0 +1,570 @@
+"""Optimizer events against hand-written loops: when they fire, with which gradients, and what they count."""
+
+import contextlib
+import copy
+import gc
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ignite.engine import Engine, Events, create_supervised_trainer
+from ignite.handlers import Checkpoint, DiskSaver
+from torch import nn
+from torch.amp.grad_scaler import GradScaler
+
+from ignite_tips.core.events import (
+    OptimizerEvents,
+    attach_optimizer_events,
+    completed_updates,
+    current_step,
+    detach_optimizer_events,
+    for_optimizer,
+)
+from ignite_tips.core.wiring import Attachment, observes_only, runs_last
+from tests.settings import seeded
+
+BATCHES = [(torch.randn(4, 3), torch.randn(4, 2)) for _ in range(6)]
+
+
+def _model() -> nn.Module:
+    torch.manual_seed(seeded(1))
+    return nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2))
+
+
+def _sgd(model: nn.Module, **options: Any) -> torch.optim.SGD:
+    return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, **options)
+
+
+def _trainer(accumulation: int = 1) -> tuple[Engine, nn.Module, torch.optim.Optimizer]:
+    model = _model()
+    optimizer = _sgd(model)
+    trainer = create_supervised_trainer(model, optimizer, nn.MSELoss(), gradient_accumulation_steps=accumulation)
+    attach_optimizer_events(trainer, optimizer)
+    return trainer, model, optimizer
+
+
+def _gradients(model: nn.Module) -> list[torch.Tensor]:
+    return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+
+
+def _equal(left: list[torch.Tensor], right: list[torch.Tensor]) -> bool:
+    return len(left) == len(right) and all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+def test_events_fire_where_the_module_docstring_draws_them() -> None:
+    """With two micro-batches an update, the two events stand between the second iteration's start and end."""
+    trainer, _, _ = _trainer(accumulation=2)
+    fired: list[str] = []
+    for event in (
+        Events.ITERATION_STARTED,
+        OptimizerEvents.STEP_STARTED,
+        OptimizerEvents.STEP_COMPLETED,
+        Events.ITERATION_COMPLETED,
+    ):
+        trainer.add_event_handler(event, lambda name: fired.append(name), event.name)
+    trainer.run(BATCHES[:2])
+    assert fired == [
+        "ITERATION_STARTED",
+        "ITERATION_COMPLETED",
+        "ITERATION_STARTED",
+        "STEP_STARTED",
+        "STEP_COMPLETED",
+        "ITERATION_COMPLETED",
+    ]
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_gradients_are_final_and_accumulated_at_step_started(accumulation: int) -> None:
+    """A handler sees the very gradients that a hand-written loop has before its optimizer.step()."""
+    trainer, model, _ = _trainer(accumulation)
+    seen: list[list[torch.Tensor]] = []
+    trainer.add_event_handler(OptimizerEvents.STEP_STARTED, lambda: seen.append(_gradients(model)))
+    trainer.run(BATCHES)
+
+    reference = _model()
+    optimizer = _sgd(reference)
+    expected = []
+    for index, (x, y) in enumerate(BATCHES):
+        if index % accumulation == 0:
+            optimizer.zero_grad()
+        (nn.MSELoss()(reference(x), y) / accumulation).backward()
+        if (index + 1) % accumulation == 0:
+            expected.append(_gradients(reference))
+            optimizer.step()
+    assert len(seen) == 6 // accumulation
+    assert all(_equal(a, b) for a, b in zip(seen, expected, strict=True))
+    assert _equal(list(model.parameters()), list(reference.parameters()))
+
+
+def _run_scaled(fused: bool, unscale: bool, observe: bool) -> dict[str, Any]:
+    """Five updates under GradScaler, the third with an infinite loss; what handlers, or the loop, saw, and the end."""
+    model = _model()
+    optimizer = _sgd(model, fused=fused)
+    scaler = GradScaler("cpu", init_scale=1024.0)
+    seen: list[list[torch.Tensor]] = []
+    steps: list[int] = []
+
+    def update(engine: Engine, batch: Any) -> None:
+        optimizer.zero_grad()
+        loss = nn.MSELoss()(model(batch[0]), batch[1])
+        if engine.state.iteration == 3:
+            loss = loss * float("inf")
+        scaler.scale(loss).backward()
+        if unscale:
+            scaler.unscale_(optimizer)
+        if not observe and engine.state.iteration != 3:
+            seen.append(_gradients(model))
+        scaler.step(optimizer)
+        scaler.update()
+
+    trainer = Engine(update)
+    if observe:
+        attach_optimizer_events(trainer, optimizer)
+        trainer.add_event_handler(OptimizerEvents.STEP_STARTED, lambda: seen.append(_gradients(model)))
+        trainer.add_event_handler(
+            OptimizerEvents.STEP_COMPLETED, lambda engine: steps.append(engine.state.optimizer_step)
+        )
+    trainer.run(BATCHES[:5])
+    attributes = {name for name in ("grad_scale", "found_inf") if hasattr(optimizer, name)}
+    return {"seen": seen, "steps": steps, "end": list(model.parameters()), "attributes": attributes}
+
+
+@pytest.mark.parametrize("unscale", [False, True], ids=["step alone", "user unscales"])
+@pytest.mark.parametrize("fused", [False, True], ids=["ordinary", "fused"])
+def test_under_gradscaler_gradients_are_unscaled_and_a_skip_is_silent(fused: bool, unscale: bool) -> None:
+    """Handlers see true gradients; the skipped update fires nothing; the weights are those of the bare loop."""
+    observed = _run_scaled(fused, unscale, observe=True)
+    bare = _run_scaled(fused, unscale, observe=False)
+    by_hand = _run_scaled(fused, unscale=True, observe=False)
+    assert observed["steps"] == [1, 2, 3, 4]
+    assert len(observed["seen"]) == 4
+    # The scale is a power of two, so dividing by it is exact.
+    assert all(_equal(a, b) for a, b in zip(observed["seen"], by_hand["seen"], strict=True))
+    assert _equal(observed["end"], bare["end"])
+    assert observed["attributes"] == set()
+
+
+def test_events_take_filters() -> None:
+    """every=, once= and event_filter= count updates, from 1, and the same in both events."""
+    trainer, _, _ = _trainer()
+    fired: dict[str, list[int]] = {"every": [], "once": [], "filter": [], "both": []}
+
+    def note(engine: Engine, name: str) -> None:
+        fired[name].append(engine.state.optimizer_step)
+
+    trainer.add_event_handler(OptimizerEvents.STEP_STARTED(every=2), note, "every")
+    trainer.add_event_handler(OptimizerEvents.STEP_COMPLETED(once=[1, 4]), note, "once")
+    trainer.add_event_handler(OptimizerEvents.STEP_STARTED(event_filter=lambda engine, step: step > 4), note, "filter")
+    trainer.add_event_handler(
+        OptimizerEvents.STEP_STARTED(once=5) | OptimizerEvents.STEP_COMPLETED(once=5), note, "both"
+    )
+    trainer.run(BATCHES)
+    assert fired == {"every": [2, 4, 6], "once": [1, 4], "filter": [5, 6], "both": [5, 5]}
+
+
+def _two_optimizer_trainer() -> tuple[Engine, torch.optim.Optimizer, torch.optim.Optimizer]:
+    """The first optimizer updates in every iteration, the second in every third."""
+    first, second = (torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1) for _ in range(2))
+
+    def update(engine: Engine, batch: Any) -> None:
+        first.step()
+        if engine.state.iteration % 3 == 0:
+            second.step()
+
+    trainer = Engine(update)
+    attach_optimizer_events(trainer, first)
+    attach_optimizer_events(trainer, second)
+    return trainer, first, second
+
+
+def test_several_optimizers_are_told_apart() -> None:
+    """for_optimizer() narrows an event, and its every= and once= count that optimizer's own updates."""
+    trainer, first, second = _two_optimizer_trainer()
+    own: dict[str, list[int]] = {"first": [], "second": [], "second, every 2": [], "listed": []}
+
+    def note(engine: Engine, name: str) -> None:
+        own[name].append(current_step(engine).number)
+
+    completed = OptimizerEvents.STEP_COMPLETED
+    trainer.add_event_handler(for_optimizer(first, completed), note, "first")
+    trainer.add_event_handler(for_optimizer(second, completed), note, "second")
+    trainer.add_event_handler(for_optimizer(second, completed(every=2)), note, "second, every 2")
+    trainer.add_event_handler(for_optimizer(second, OptimizerEvents.STEP_STARTED | completed(once=1)), note, "listed")
+    trainer.run(range(6))
+    assert own == {"first": [1, 2, 3, 4, 5, 6], "second": [1, 2], "second, every 2": [2], "listed": [1, 1, 2]}
+    assert trainer.state.optimizer_step == 8
+    assert trainer.state.optimizer_steps == [6, 2]
+
+
+def test_completed_updates_are_counted_for_each_optimizer() -> None:
+    """Each optimizer's own updates of the run can be asked for."""
+    trainer, first, second = _two_optimizer_trainer()
+    trainer.run(range(4), max_epochs=1)
+    assert [completed_updates(trainer, optimizer) for optimizer in (first, second)] == trainer.state.optimizer_steps
+    assert sum(trainer.state.optimizer_steps) == trainer.state.optimizer_step > 0
+
+
+def test_counts_are_saved_restored_and_reset(tmp_path: Path) -> None:
+    """A resumed trainer goes on counting, through a file read with weights_only; a new run starts at zero."""
+    trainer, _, _ = _two_optimizer_trainer()
+    trainer.run(range(6))
+    saver = Checkpoint({"trainer": trainer}, DiskSaver(str(tmp_path), require_empty=False))
+    saver(trainer)
+    state = torch.load(tmp_path / str(saver.last_checkpoint), weights_only=True)
+
+    resumed, first, _ = _two_optimizer_trainer()
+    Checkpoint.load_objects({"trainer": resumed}, {"trainer": state} if "trainer" not in state else state)
+    fired: list[tuple[int, int]] = []
+    resumed.add_event_handler(
+        for_optimizer(first, OptimizerEvents.STEP_COMPLETED),
+        lambda engine: fired.append((engine.state.optimizer_step, current_step(engine).number)),
+    )
+    resumed.run(range(6), max_epochs=2)
+    assert fired[0] == (9, 7)
+    assert resumed.state.optimizer_steps == [12, 4]
+
+    resumed.run(range(6), max_epochs=1) if resumed.state.max_epochs is None else None
+    resumed.state.max_epochs = None
+    resumed.run(range(3), max_epochs=1, epoch_length=3)
+    assert (resumed.state.optimizer_step, resumed.state.optimizer_steps) == (4, [3, 1])
+
+
+def test_a_loaded_state_of_other_optimizers_is_refused() -> None:
+    """Counts of two optimizers cannot be those of one: the start of the run says so."""
+    trainer, _, _ = _two_optimizer_trainer()
+    trainer.run(range(6))
+    other, _, _ = _trainer()
+    other.load_state_dict(trainer.state_dict())
+    with pytest.raises(RuntimeError, match="must count the updates of 1 optimizers, got 2"):
+        other.run(BATCHES, max_epochs=2)
+
+
+def test_a_state_that_was_loaded_too_early_is_refused() -> None:
+    """Ignite loads only the keys that are known by then; to count from zero would be a silent mistake."""
+    trainer, _, _ = _trainer()
+    trainer.run(BATCHES)
+    model = _model()
+    optimizer = _sgd(model)
+    early = create_supervised_trainer(model, optimizer, nn.MSELoss())
+    early.load_state_dict(trainer.state_dict())
+    with pytest.raises(RuntimeError, match="loaded after its handlers are attached, got one at iteration 6 already"):
+        attach_optimizer_events(early, optimizer)
+
+
+def test_a_terminated_run_goes_on_counting() -> None:
+    """run() after terminate() goes on where it stopped, and so do the counts."""
+    trainer, _, _ = _trainer()
+    trainer.add_event_handler(Events.ITERATION_COMPLETED(once=4), lambda engine: engine.terminate())
+    trainer.run(BATCHES, max_epochs=2)
+    assert trainer.state.optimizer_step == 4
+    trainer.run(BATCHES, max_epochs=2)
+    assert trainer.state.optimizer_step == trainer.state.iteration == 10
+
+
+def test_attaching_again_changes_nothing() -> None:
+    """Two calls of attach_optimizer_events still fire each event once an update."""
+    trainer, _, optimizer = _trainer()
+    attach_optimizer_events(trainer, optimizer)
+    fired: list[int] = []
+    trainer.add_event_handler(OptimizerEvents.STEP_STARTED, lambda: fired.append(1))
+    trainer.run(BATCHES)
+    assert len(fired) == trainer.state.optimizer_step == 6
+
+
+def test_detaching_leaves_everything_as_before() -> None:
+    """No hook, no handler and no key of the saved state stays; the trainer runs on without events."""
+    trainer, _, optimizer = _trainer()
+    bare = create_supervised_trainer(_model(), optimizer, nn.MSELoss())
+    detach_optimizer_events(trainer, optimizer)
+    detach_optimizer_events(trainer, optimizer)
+    assert not optimizer._optimizer_step_pre_hooks
+    assert not optimizer._optimizer_step_post_hooks
+    assert trainer.state_dict().keys() == bare.state_dict().keys()
+    assert not any(trainer._event_handlers.values())
+    fired: list[int] = []
+    trainer.add_event_handler(OptimizerEvents.STEP_STARTED, lambda: fired.append(1))
+    trainer.run(BATCHES)
+    assert fired == []
+
+
+def test_events_that_a_handler_needs_stay_when_the_user_detaches_his_own() -> None:
+    """The events go when the last that wants them goes: the user's attach, or any handler's."""
+    trainer, _, optimizer = _trainer()
+    fired: list[int] = []
+    attachment = Attachment()
+    attachment.add_step_handler(trainer, optimizer, OptimizerEvents.STEP_STARTED, lambda engine: fired.append(1))
+    detach_optimizer_events(trainer, optimizer)
+    trainer.run(BATCHES[:1])
+    assert fired == [1]
+    attachment.clear()
+    assert not optimizer._optimizer_step_pre_hooks
+
+
+def test_a_dropped_update_touches_nothing() -> None:
+    """drop() leaves weights and momentum, counts nothing, calls no later handler and keeps the gradients."""
+    trainer, model, optimizer = _trainer()
+    after: list[int] = []
+    completed: list[int] = []
+
+    def drop_the_third(engine: Engine) -> None:
+        if engine.state.iteration == 3:
+            current_step(engine).skip()
+
+    trainer.add_event_handler(OptimizerEvents.STEP_STARTED, drop_the_third)
+    trainer.add_event_handler(OptimizerEvents.STEP_STARTED, lambda engine: after.append(engine.state.iteration))
+    trainer.add_event_handler(
+        OptimizerEvents.STEP_COMPLETED, lambda engine: completed.append(engine.state.optimizer_step)
+    )
+    trainer.run(BATCHES[:4])
+
+    reference = _model()
+    other = _sgd(reference)
+    for index, (x, y) in enumerate(BATCHES[:4]):
+        other.zero_grad()
+        nn.MSELoss()(reference(x), y).backward()
+        if index != 2:
+            other.step()
+    assert _equal(list(model.parameters()), list(reference.parameters()))
+    assert _equal(_gradients(model), _gradients(reference))
+    momenta, expected = ([state["momentum_buffer"] for state in sgd.state.values()] for sgd in (optimizer, other))
+    assert _equal(momenta, expected)
+    assert after == [1, 2, 4]
+    assert completed == [1, 2, 3]
+
+
+def test_what_is_left_for_the_moment_before_the_update_comes_after_all_handlers() -> None:
+    """It sees what a handler attached later changed, and is not called where one drops the update."""
+    trainer, _, optimizer = _trainer()
+    seen: list[float] = []
+
+    def look(engine: Engine) -> None:
+        current_step(engine).before_update(lambda: seen.append(optimizer.param_groups[0]["lr"]))
+
+    def change(engine: Engine) -> None:
+        optimizer.param_groups[0]["lr"] = float(engine.state.iteration)
+        if engine.state.iteration == 2:
+            current_step(engine).skip()
+
+    trainer.add_event_handler(OptimizerEvents.STEP_STARTED, look)
+    trainer.add_event_handler(OptimizerEvents.STEP_STARTED, change)
+    trainer.run(BATCHES[:3])
+    assert seen == [1.0, 3.0]
+
+
+def test_a_folded_factor_holds_for_one_update() -> None:
+    """A fused kernel divides by grad_scale once; then the optimizer has neither attribute."""
+    model, reference = _model(), _model()
+    optimizer, other = _sgd(model, fused=True), _sgd(reference, fused=True)
+    trainer = create_supervised_trainer(model, optimizer, nn.MSELoss())
+    attach_optimizer_events(trainer, optimizer)
+    trainer.add_event_handler(
+        OptimizerEvents.STEP_STARTED(once=1),
+        lambda engine: current_step(engine).fold(grad_scale=torch.tensor(4.0), found_inf=torch.tensor(0.0)),
+    )
+    trainer.run(BATCHES[:2])
+    for factor, (x, y) in zip((0.25, 1.0), BATCHES, strict=False):
+        other.zero_grad()
+        nn.MSELoss()(reference(x), y).backward()
+        for parameter in reference.parameters():
+            parameter.grad.mul_(factor)
+        other.step()
+    assert _equal(list(model.parameters()), list(reference.parameters()))
+    assert not hasattr(optimizer, "grad_scale")
+    assert not hasattr(optimizer, "found_inf")
+
+
+@pytest.mark.parametrize("as_keyword", [False, True])
+def test_a_closure_that_is_evaluated_once_is_right(as_keyword: bool) -> None:
+    """The event comes after the closure has made the gradients, which a handler may change."""
+    weight = nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([weight], lr=0.5)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = (weight**2).sum()
+        loss.backward()
+        return loss
+
+    def update(engine: Engine, batch: Any) -> float:
+        return (optimizer.step(closure=closure) if as_keyword else optimizer.step(closure)).item()
+
+    trainer = Engine(update)
+    attach_optimizer_events(trainer, optimizer)
+    seen: list[float] = []
+
+    def halve(engine: Engine) -> None:
+        seen.append(weight.grad.item())
+        weight.grad.mul_(0.5)
+
+    trainer.add_event_handler(OptimizerEvents.STEP_STARTED, halve)
+    trainer.run(range(2))
+    assert seen == [2.0, 1.0]
+    assert weight.item() == 0.25
+    assert trainer.state.optimizer_step == 2
+
+
+def test_optimizers_that_evaluate_a_closure_again_are_refused() -> None:
+    """LBFGS is refused at attach, any other such optimizer at its second evaluation."""
+    weight = nn.Parameter(torch.ones(1))
+    trainer = Engine(lambda engine, batch: None)
+    with pytest.raises(TypeError, match="optimizer must compute its gradients once in an update, got LBFGS"):
+        attach_optimizer_events(trainer, torch.optim.LBFGS([weight]))
+
+    class Twice(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            closure()
+            return closure()
+
+    optimizer = Twice([weight], lr=0.1)
+    trainer = Engine(lambda engine, batch: optimizer.step(lambda: weight.sum()))
+    attach_optimizer_events(trainer, optimizer)
+    with pytest.raises(RuntimeError, match="closure that is evaluated once in an update, but Twice evaluated it again"):
+        trainer.run(range(1))
+
+
+def test_updates_outside_the_run_fire_nothing() -> None:
+    """An optimizer that two trainers share fires the events of the one that runs."""
+    first, model, optimizer = _trainer()
+    second = create_supervised_trainer(model, optimizer, nn.MSELoss())
+    attach_optimizer_events(second, optimizer)
+    first.run(BATCHES[:2])
+    second.run(BATCHES[:3])
+    optimizer.step()
+    assert (first.state.optimizer_step, second.state.optimizer_step) == (2, 3)
+
+
+def test_a_run_that_raised_is_over() -> None:
+    """The trainer that comes after it, on the same optimizer, has its updates to itself; a new run fires again."""
+    failed, model, optimizer = _trainer()
+    failed.logger.disabled = True  # Ignite logs the error too
+    with pytest.raises(TypeError, match="linear"):
+        failed.run([*BATCHES[:2], ("no tensor", BATCHES[0][1])])
+    assert failed.state.optimizer_step == 2
+    create_supervised_trainer(model, optimizer, nn.MSELoss()).run(BATCHES[:3])
+    assert failed.state.optimizer_step == 2
+    failed.state.max_epochs = None
+    assert failed.run(BATCHES[:4]).optimizer_step == 4
+
+
+def test_an_update_in_an_event_handler_fires() -> None:
+    """Where the update is made by a handler, as in reinforcement learning, the events fire there."""
+    model = _model()
+    optimizer = _sgd(model)
+    trainer = Engine(lambda engine, batch: model(batch[0]).sum().backward())
+    attach_optimizer_events(trainer, optimizer)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: optimizer.step())
+    fired: list[int] = []
+    trainer.add_event_handler(OptimizerEvents.STEP_COMPLETED, lambda engine: fired.append(engine.state.epoch))
+    trainer.run(BATCHES, max_epochs=2)
+    assert fired == [1, 2]
+
+
+def test_an_update_that_raises_leaves_the_next_one_whole() -> None:
+    """Where the update function survives an error inside step(), nothing of that update is left over."""
+
+    class Fragile(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            if trainer.state.iteration == 1:
+                raise MemoryError("no room for this batch")
+            return super().step(closure)
+
+    model, reference = _model(), _model()
+    optimizer, other = Fragile(model.parameters(), lr=0.1, fused=True), _sgd(reference, fused=True)
+    other.param_groups[0]["momentum"] = 0
+
+    def update(engine: Engine, batch: Any) -> None:
+        optimizer.zero_grad()
+        nn.MSELoss()(model(batch[0]), batch[1]).backward()
+        with contextlib.suppress(MemoryError):
+            optimizer.step()
+
+    trainer = Engine(update)
+    attach_optimizer_events(trainer, optimizer)
+    fired: list[int] = []
+
+    def fold_once(engine: Engine) -> None:
+        fired.append(engine.state.iteration)
+        if engine.state.iteration == 1:
+            current_step(engine).fold(grad_scale=torch.tensor(4.0), found_inf=torch.tensor(0.0))
+
+    trainer.add_event_handler(OptimizerEvents.STEP_STARTED, fold_once)
+    trainer.run(BATCHES[:2])
+    nn.MSELoss()(reference(BATCHES[1][0]), BATCHES[1][1]).backward()
+    other.step()
+    assert fired == [1, 2]
+    assert trainer.state.optimizer_step == 1
+    assert _equal(list(model.parameters()), list(reference.parameters()))
+
+
+def test_a_subclass_that_calls_its_base_class_fires_once() -> None:
+    """Torch runs the hooks twice where both classes' steps are hooked; the events still come once an update."""
+
+    class Derived(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            return super().step(closure)
+
+    model = _model()
+    torch.optim.SGD(model.parameters(), lr=0.1)  # making one is what hooks the base class's step()
+    optimizer = Derived(model.parameters(), lr=0.1)
+    hooked: list[int] = []
+    optimizer.register_step_pre_hook(lambda *_: hooked.append(1))
+    trainer = create_supervised_trainer(model, optimizer, nn.MSELoss())
+    attach_optimizer_events(trainer, optimizer)
+    fired: list[str] = []
+    trainer.add_event_handler(OptimizerEvents.STEP_STARTED, lambda: fired.append("started"))
+    trainer.add_event_handler(OptimizerEvents.STEP_COMPLETED, lambda: fired.append("completed"))
+    trainer.run(BATCHES[:2])
+    assert len(hooked) == 4
+    assert fired == ["started", "completed"] * 2
+
+
+def test_no_engine_is_kept_alive() -> None:
+    """An optimizer that outlives its trainer does not hold it, and steps on."""
+    trainer, _, optimizer = _trainer()
+    trainer.run(BATCHES)
+    gone = weakref.ref(trainer)
+    del trainer
+    gc.collect()
+    assert gone() is None
+    optimizer.step()
+
+
+def test_a_copied_optimizer_has_no_hooks() -> None:
+    """A deepcopy of an attached optimizer gives one that fires nothing."""
+    trainer, _, optimizer = _trainer()
+    duplicate = copy.deepcopy(optimizer)
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: duplicate.step())
+    trainer.run(BATCHES)
+    assert trainer.state.optimizer_step == 6
+
+
+def test_bad_arguments_are_refused() -> None:
+    """Each argument's error names it and what came."""
+    trainer, _, optimizer = _trainer()
+    with pytest.raises(TypeError, match=r"engine must be an ignite Engine, got 3 \(int\)"):
+        attach_optimizer_events(3, optimizer)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="optimizer must be a torch Optimizer, got None"):
+        attach_optimizer_events(trainer, None)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match=r"current_step\(\) must be called in a handler of OptimizerEvents"):
+        current_step(trainer)
+
+
+@pytest.mark.parametrize("looks", [True, False])
+def test_a_handler_that_only_looks_may_follow_the_last(looks: bool) -> None:
+    """runs_last() passes over those that observes_only() marks, and over no other."""
+    trainer, _, optimizer = _trainer()
+    attachment = Attachment()
+
+    def act(engine: Engine) -> None:
+        """Stand for a clipper."""
+
+    def look(engine: Engine) -> None:
+        """Stand for a logger."""
+
+    attachment.add_step_handler(trainer, optimizer, OptimizerEvents.STEP_STARTED, act)
+    attachment.add_step_handler(
+        trainer, optimizer, OptimizerEvents.STEP_STARTED, observes_only(look) if looks else look
+    )
+    assert runs_last(trainer, optimizer, act) == looks

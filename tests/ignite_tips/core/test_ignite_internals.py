@@ -1,0 +1,78 @@
+"""What the package needs of Ignite and has no public name."""
+
+import pytest
+from ignite.engine import CallableEventWithFilter, Engine, Events
+from ignite.handlers import TensorboardLogger
+from ignite.handlers.base_logger import BaseLogger
+
+from ignite_tips.core.ignite_internals import counts_of_once, depends_on_count_alone, event_handlers, run_generator
+
+ENGINE = Engine(lambda engine, batch: None)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (ENGINE, "_event_handlers"),
+        (ENGINE, "_fire_event"),
+        (ENGINE, "_internal_run_generator"),
+        (BaseLogger, "_create_output_handler"),
+        (TensorboardLogger, "_create_output_handler"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_ignite_has_the_attribute(owner: object, name: str) -> None:
+    """Each private attribute that core/ignite_internals.py reads is there."""
+    of = owner.__name__ if isinstance(owner, type) else type(owner).__name__
+    assert hasattr(owner, name), f"Ignite's {of} has no {name} any more; core/ignite_internals.py needs another way"
+
+
+def test_handlers_stand_by_event_with_the_function_first() -> None:
+    """In the order of attachment, and removing one binds a new list."""
+    engine = Engine(lambda engine, batch: None)
+
+    def first() -> None: ...
+
+    def second() -> None: ...
+
+    handles = [engine.add_event_handler(Events.STARTED, function) for function in (first, second)]
+    before = event_handlers(engine)[Events.STARTED]
+    assert [entry[0] for entry in before] == [first, second]
+    handles[0].remove()
+    assert [entry[0] for entry in event_handlers(engine)[Events.STARTED]] == [second]
+    assert len(before) == 2
+
+
+def test_a_run_that_raised_leaves_a_generator_without_a_frame() -> None:
+    """One under way has a frame; before the first run there is none."""
+    seen = []
+
+    def update(engine: Engine, batch: int) -> None:
+        seen.append(run_generator(engine).gi_frame is not None)
+        raise KeyError
+
+    engine = Engine(update)
+    engine.logger.disabled = True
+    assert run_generator(engine) is None
+    with pytest.raises(KeyError):
+        engine.run([0])
+    assert seen == [True]
+    assert run_generator(engine).gi_frame is None
+
+
+@pytest.mark.parametrize(
+    ("event", "is_pure", "counts"),
+    [
+        (Events.EPOCH_STARTED, True, []),
+        (Events.EPOCH_STARTED(every=2), True, []),
+        (Events.EPOCH_STARTED(before=3), True, []),
+        (Events.EPOCH_STARTED(once=3), True, [3]),
+        (Events.EPOCH_STARTED(once=[3, 5]), True, [3, 5]),
+        (Events.EPOCH_STARTED(event_filter=lambda engine, count: True), False, []),
+    ],
+    ids=["bare", "every", "before", "once", "once several", "a user's"],
+)
+def test_ignites_own_filters_are_known(event: CallableEventWithFilter, is_pure: bool, counts: list[int]) -> None:
+    """They depend on the count alone; of ``once`` the counts are known too."""
+    assert depends_on_count_alone(event) == is_pure
+    assert counts_of_once(event) == counts

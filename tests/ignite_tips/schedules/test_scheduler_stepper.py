@@ -1,0 +1,541 @@
+"""SchedulerStepper: when it steps, what it refuses and what it saves."""
+
+import copy
+import gc
+import re
+import warnings
+import weakref
+from typing import Any
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers import LRScheduler as IgniteLRScheduler
+from torch.optim import LBFGS, SGD
+from torch.optim.lr_scheduler import (
+    ChainedScheduler,
+    ConstantLR,
+    CosineAnnealingLR,
+    CosineAnnealingWarmRestarts,
+    ExponentialLR,
+    LambdaLR,
+    LRScheduler,
+    MultiStepLR,
+    OneCycleLR,
+    PolynomialLR,
+    ReduceLROnPlateau,
+    StepLR,
+)
+
+from ignite_tips import PlateauStepper, SchedulerStepper, warmup_stable_decay, with_warmup
+from ignite_tips.core.events import OptimizerEvents
+
+
+def _optimizer(lr: float = 1.0) -> SGD:
+    return SGD([torch.nn.Parameter(torch.ones(2))], lr=lr)
+
+
+def _trainer(optimizer: SGD, accumulation: int = 1) -> Engine:
+    def update(engine: Engine, batch: Any) -> None:
+        if engine.state.iteration % accumulation == 0:
+            optimizer.step()
+
+    return Engine(update)
+
+
+def _steps(scheduler: LRScheduler) -> int:
+    return scheduler.last_epoch
+
+
+@pytest.mark.parametrize(
+    ("event", "expected"),
+    [
+        (None, 2),
+        (Events.EPOCH_COMPLETED, 2),
+        (Events.ITERATION_COMPLETED(after=3), 5),
+        (OptimizerEvents.STEP_COMPLETED, 4),
+        (OptimizerEvents.STEP_COMPLETED(every=2), 2),
+        (OptimizerEvents.STEP_COMPLETED(every=2) | Events.EPOCH_COMPLETED(once=2), 3),
+    ],
+    ids=str,
+)
+def test_steps_on_any_event(event: Any, expected: int) -> None:
+    """Two epochs of four batches, an update every other one: a step whenever the event says so."""
+    optimizer = _optimizer()
+    scheduler = StepLR(optimizer, 100)
+    trainer = _trainer(optimizer, accumulation=2)
+    SchedulerStepper(scheduler).attach(trainer, *([] if event is None else [event]))
+    trainer.run(range(4), max_epochs=2)
+    assert _steps(scheduler) == expected
+
+
+def test_attaching_again_replaces_and_detaching_ends() -> None:
+    """Attached twice it steps once; detached it steps no more."""
+    optimizer = _optimizer()
+    scheduler = StepLR(optimizer, 100)
+    trainer = _trainer(optimizer)
+    stepper = SchedulerStepper(scheduler)
+    stepper.attach(trainer, Events.ITERATION_COMPLETED)
+    stepper.attach(trainer)
+    trainer.run(range(4), max_epochs=1)
+    assert _steps(scheduler) == 1
+    stepper.detach()
+    trainer.run(range(4), max_epochs=1)
+    assert _steps(scheduler) == 1
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "message"),
+    [
+        (None, "scheduler must be a torch learning-rate scheduler, got None"),
+        (0.1, "scheduler must be a torch learning-rate scheduler, got 0.1"),
+        (StepLR, "scheduler must be a torch learning-rate scheduler, got the class StepLR"),
+        (ReduceLROnPlateau(_optimizer()), "got ReduceLROnPlateau; use PlateauStepper"),
+    ],
+)
+def test_wrong_scheduler(scheduler: Any, message: str) -> None:
+    """What is no scheduler, and the one that needs a metric, are refused."""
+    with pytest.raises(TypeError, match=message):
+        SchedulerStepper(scheduler)
+
+
+def test_state_is_plain_and_exact(tmp_path: Any) -> None:
+    """The state passes through ``weights_only`` and gives the rates back, however late the scheduler was built."""
+    optimizer = _optimizer()
+    stepper = SchedulerStepper(ExponentialLR(optimizer, 0.9))
+    trainer = _trainer(optimizer)
+    stepper.attach(trainer)
+    trainer.run(range(2), max_epochs=3)
+    torch.save({"optimizer": optimizer.state_dict(), "stepper": stepper.state_dict()}, tmp_path / "state.pt")
+    loaded = torch.load(tmp_path / "state.pt", weights_only=True)
+
+    resumed = _optimizer()
+    resumed.load_state_dict(loaded["optimizer"])
+    again = SchedulerStepper(ExponentialLR(resumed, 0.9))
+    again.load_state_dict(loaded["stepper"])
+    assert resumed.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
+    assert again.state_dict() == stepper.state_dict()
+
+
+def _within(state: dict[str, Any], scheduler_state: Any) -> dict[str, Any]:
+    return state | {"scheduler": scheduler_state}
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda state: None, TypeError, "SchedulerStepper state must be a mapping, got None"),
+        (
+            lambda state: state["scheduler"],
+            ValueError,
+            "SchedulerStepper state must have the keys iteration, scheduler",
+        ),
+        (lambda state: state | {"iteration": -1}, ValueError, "iteration must be >= 0, got -1"),
+        (lambda state: _within(state, None), TypeError, "the scheduler's state must be a mapping, got None"),
+        (lambda state: _within(state, {}), ValueError, "must have the keys schedule, scheduler, options, got none"),
+        (
+            lambda state: _within(state, state["scheduler"] | {"schedule": "StepLR"}),
+            ValueError,
+            "must be of ExponentialLR, got StepLR",
+        ),
+        (
+            lambda state: _within(state, state["scheduler"] | {"options": []}),
+            ValueError,
+            "must be for 1 param groups, got 0; build the optimizer",
+        ),
+    ],
+)
+def test_wrong_state(change: Any, error: type[Exception], message: str) -> None:
+    """A state of something else is refused and changes nothing."""
+    stepper = SchedulerStepper(ExponentialLR(_optimizer(), 0.9))
+    before = stepper.state_dict()
+    with pytest.raises(error, match=message):
+        stepper.load_state_dict(change(before))
+    assert stepper.state_dict() == before
+
+
+def _run(scheduler: LRScheduler, event: Any, *, length: int, epochs: int, accumulation: int = 1) -> list[str]:
+    """Train with the scheduler attached and return what was said."""
+    trainer = _trainer(scheduler.optimizer, accumulation)
+    SchedulerStepper(scheduler).attach(trainer, event)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.run(range(length), max_epochs=epochs)
+    return [str(warning.message) for warning in caught]
+
+
+PER_EPOCH, PER_BATCH, PER_UPDATE = Events.EPOCH_COMPLETED, Events.ITERATION_COMPLETED, OptimizerEvents.STEP_COMPLETED
+EPOCHS_REMEDY = r"; if it counts epochs, attach\(trainer\) steps it after each"
+UPDATES_REMEDY = r"; if it counts updates, attach\(trainer, OptimizerEvents.STEP_COMPLETED\) steps it after each"
+
+
+def _cosine(t_max: int) -> LRScheduler:
+    return CosineAnnealingLR(_optimizer(), t_max)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "event", "message"),
+    [
+        (_cosine(5), PER_UPDATE, "CosineAnnealingLR has T_max 5, but the run steps it about 20 times" + EPOCHS_REMEDY),
+        (_cosine(5), PER_BATCH, "CosineAnnealingLR has T_max 5, but the run steps it 20 times" + EPOCHS_REMEDY),
+        (_cosine(20), PER_EPOCH, "CosineAnnealingLR has T_max 20, but the run steps it 5 times" + UPDATES_REMEDY),
+        (_cosine(3), PER_EPOCH, "CosineAnnealingLR has T_max 3, but the run steps it 5 times$"),
+        (
+            OneCycleLR(_optimizer(), 1.0, total_steps=20),
+            PER_EPOCH,
+            "OneCycleLR has total_steps 20, but the run steps it 5 times" + UPDATES_REMEDY,
+        ),
+        (
+            PolynomialLR(_optimizer(), 5),
+            PER_UPDATE,
+            "PolynomialLR has total_iters 5, but the run steps it about 20 times",
+        ),
+        (MultiStepLR(_optimizer(), [3, 12]), PER_EPOCH, "MultiStepLR has a milestone at 12, but the run steps it 5"),
+        (with_warmup(_cosine(16), 4), PER_EPOCH, "CosineAnnealingLR has T_max 16, but the run steps it 1 times"),
+        (with_warmup(_cosine(2), 3), PER_UPDATE, "CosineAnnealingLR has T_max 2, but the run steps it about 17 times"),
+        (with_warmup(_cosine(2), 10), PER_EPOCH, "SequentialLR has a milestone at 10, but the run steps it 5 times"),
+        (
+            ChainedScheduler([_cosine(5)]),
+            PER_UPDATE,
+            "CosineAnnealingLR has T_max 5, but the run steps it about 20 times",
+        ),
+    ],
+)
+def test_a_schedule_of_another_length_is_said_once(scheduler: LRScheduler, event: Any, message: str) -> None:
+    """Five epochs of four batches: a schedule that does not fit is said once, with both numbers."""
+    (said,) = _run(scheduler, event, length=4, epochs=5)
+    assert re.match(message, said)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "event", "accumulation"),
+    [
+        (_cosine(5), PER_EPOCH, 1),
+        (_cosine(4), PER_EPOCH, 1),  # the least rate in the last epoch
+        (_cosine(8), PER_EPOCH, 1),  # a run cut short
+        (_cosine(20), PER_UPDATE, 1),
+        (_cosine(10), PER_UPDATE, 2),
+        (OneCycleLR(_optimizer(), 1.0, total_steps=20), PER_UPDATE, 1),
+        (OneCycleLR(_optimizer(), 1.0, total_steps=5), PER_EPOCH, 1),
+        (with_warmup(_cosine(15), 5), PER_UPDATE, 1),
+        (StepLR(_optimizer(), 30), PER_UPDATE, 1),
+        (CosineAnnealingWarmRestarts(_optimizer(), 3), PER_UPDATE, 1),
+        (ConstantLR(_optimizer(), 0.5, 100), PER_EPOCH, 1),
+        (_cosine(3), PER_EPOCH(every=2), 1),
+        (_cosine(10), PER_BATCH(every=2), 1),
+    ],
+)
+def test_a_schedule_that_fits_is_silent(scheduler: LRScheduler, event: Any, accumulation: int) -> None:
+    """Nothing is said about a schedule that the run fits, counted in epochs, batches or updates."""
+    assert _run(scheduler, event, length=4, epochs=5, accumulation=accumulation) == []
+
+
+@pytest.mark.parametrize(("event", "steps"), [(PER_EPOCH, 5), (PER_BATCH, 20)])
+def test_one_cycle_too_short_is_an_error_at_the_start(event: Any, steps: int) -> None:
+    """Where the run's length is known at its start, OneCycleLR that would raise later stops the run there."""
+    scheduler = OneCycleLR(_optimizer(), 1.0, total_steps=4)
+    message = f"OneCycleLR has total_steps 4, but the run steps it {steps} times; build the scheduler for the run's"
+    with pytest.raises(ValueError, match=message):
+        _run(scheduler, event, length=4, epochs=5)
+    assert _steps(scheduler) == 0
+
+
+def test_one_cycle_too_short_per_update() -> None:
+    """Where updates have to be seen to be counted, it is said after an epoch, and the error names both lengths."""
+    scheduler = OneCycleLR(_optimizer(), 1.0, total_steps=15)
+    said = pytest.warns(UserWarning, match="OneCycleLR has total_steps 15, but the run steps it about 20 times")
+    error = pytest.raises(ValueError, match="has total_steps 15, but the run steps it 16 times by epoch 4 of 5; build")
+    trainer = _trainer(scheduler.optimizer)
+    SchedulerStepper(scheduler).attach(trainer, PER_UPDATE)
+    with said, error:
+        trainer.run(range(4), max_epochs=5)
+
+
+class _Failing(LRScheduler):
+    def get_lr(self) -> list[float | torch.Tensor]:
+        if self.last_epoch == 2:
+            raise ValueError("my own reason")
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+
+def test_a_schedulers_own_error_is_left_alone() -> None:
+    """What a scheduler raises for its own reason comes through as it is."""
+    with pytest.raises(ValueError, match=r"^my own reason$"):
+        _run(_Failing(_optimizer()), PER_EPOCH, length=1, epochs=3)
+
+
+@pytest.mark.parametrize(
+    ("event", "iteration"), [(PER_EPOCH, 4), (Events.EPOCH_STARTED, 0), (Events.STARTED, 0), (PER_BATCH, 1)]
+)
+def test_no_update_before_the_first_step_is_an_error(event: Any, iteration: int) -> None:
+    """A scheduler of another optimizer than the trainer steps, or one stepped too early, stops the run."""
+    trainer = _trainer(_optimizer())
+    SchedulerStepper(StepLR(_optimizer(), 3)).attach(trainer, event)
+    message = (
+        f"must step after an update of its scheduler's SGD, but the trainer has made none by iteration {iteration};"
+    )
+    with pytest.raises(RuntimeError, match=message):
+        trainer.run(range(4), max_epochs=2)
+
+
+def test_no_update_in_an_epoch_is_said() -> None:
+    """Per update, a scheduler of another optimizer is told of after the first epoch, once."""
+    trainer = _trainer(_optimizer())
+    SchedulerStepper(StepLR(_optimizer(), 3)).attach(trainer, PER_UPDATE)
+    with pytest.warns(UserWarning, match="found no update of its scheduler's SGD in a whole epoch") as caught:
+        trainer.run(range(4), max_epochs=3)
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize("event", ["epoch_done", None, 3, torch.optim.SGD])
+def test_unknown_event(event: Any) -> None:
+    """What is no event of the trainer is refused, and the trainer is as it was."""
+    optimizer = _optimizer()
+    trainer = _trainer(optimizer)
+    scheduler = StepLR(optimizer, 3)
+    stepper = SchedulerStepper(scheduler)
+    with pytest.raises(TypeError, match=r"event must be an Ignite event such as Events.EPOCH_COMPLETED, got "):
+        stepper.attach(trainer, event)
+    trainer.run(range(2))
+    assert _steps(scheduler) == 0
+    assert not hasattr(trainer.state, "optimizer_steps")
+
+
+def test_no_engine() -> None:
+    """What is no engine is refused."""
+    with pytest.raises(TypeError, match="trainer must be an ignite Engine, got None"):
+        SchedulerStepper(StepLR(_optimizer(), 3)).attach(None)  # type: ignore[arg-type]
+
+
+def test_lbfgs_per_epoch() -> None:
+    """LBFGS, whose updates cannot be told apart, is scheduled by Ignite's own events."""
+    parameter = torch.nn.Parameter(torch.ones(2))
+    optimizer = LBFGS([parameter], lr=1.0, max_iter=2)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = (parameter**2).sum()
+        loss.backward()
+        return loss
+
+    scheduler = StepLR(optimizer, 1)
+    trainer = Engine(lambda engine, batch: optimizer.step(closure).detach())
+    stepper = SchedulerStepper(scheduler).attach(trainer)
+    trainer.run(range(2), max_epochs=3)
+    assert _steps(scheduler) == 3
+    with pytest.raises(TypeError, match="got LBFGS"):
+        stepper.attach(trainer, PER_UPDATE)
+
+
+@pytest.mark.parametrize(
+    ("build", "change"),
+    [
+        (lambda length: CosineAnnealingLR(_optimizer(), length), "CosineAnnealingLR's T_max to 3 from 6:"),
+        (
+            lambda length: LambdaLR(_optimizer(), warmup_stable_decay(0, length, 1)),
+            r"LambdaLR's lr_lambda 0 to \S+\(warmup=0, stable=3, .* from \S+\(warmup=0, stable=6, ",
+        ),
+        (
+            lambda length: with_warmup(CosineAnnealingLR(_optimizer(), 3), length),
+            r"LinearLR's total_iters \(part 0\) to 3 from 6, SequentialLR's milestones to \[3\] from \[6\]:",
+        ),
+    ],
+)
+def test_settings_that_a_state_brings_along_are_said(build: Any, change: str) -> None:
+    """A checkpoint's settings win, as torch has it; where that changes what was built, it is said with the numbers."""
+    stepper = SchedulerStepper(build(6))
+    with pytest.warns(UserWarning, match="the scheduler's state sets " + change):
+        stepper.load_state_dict(SchedulerStepper(build(3)).state_dict())
+    stepper.load_state_dict(SchedulerStepper(build(3)).state_dict())  # nothing changes now, nothing is said
+
+
+def test_a_new_length_after_loading_holds() -> None:
+    """To go on for more epochs than planned, set the length after loading, as said."""
+    optimizer = _optimizer()
+    first = SchedulerStepper(PolynomialLR(optimizer, 3))
+    stepper = SchedulerStepper(PolynomialLR(_optimizer(), 6))
+    with pytest.warns(UserWarning, match="PolynomialLR's total_iters to 3 from 6"):
+        stepper.load_state_dict(first.state_dict())
+    stepper.scheduler.total_iters = 6  # type: ignore[attr-defined]
+    assert _run(stepper.scheduler, PER_EPOCH, length=1, epochs=6) == []
+
+
+def _checkpointed(event: Any, *, saved_first: bool, epochs: int, state: dict[str, Any] | None = None) -> Any:
+    """Train, with a checkpoint written at each event before or after the step; return the states and the rates."""
+    optimizer, rates, states = _optimizer(), [], []
+    trainer = Engine(lambda engine, batch: (rates.append(optimizer.param_groups[0]["lr"]), optimizer.step()))
+    stepper = SchedulerStepper(ExponentialLR(optimizer, 0.9))
+    parts = {"trainer": trainer, "optimizer": optimizer, "stepper": stepper}
+
+    def save() -> None:
+        states.append(copy.deepcopy({name: part.state_dict() for name, part in parts.items()}))
+
+    if saved_first:
+        trainer.add_event_handler(event, save)
+    stepper.attach(trainer, event)
+    if not saved_first:
+        trainer.add_event_handler(event, save)
+    for name, loaded in (state or {}).items():
+        parts[name].load_state_dict(loaded)
+    trainer.run(range(4), max_epochs=epochs)
+    return states, rates
+
+
+@pytest.mark.parametrize("event", [PER_EPOCH, PER_EPOCH(every=2), PER_BATCH, PER_BATCH(every=3), PER_BATCH(every=4)])
+@pytest.mark.parametrize("saved_first", [True, False], ids=["saved, then stepped", "stepped, then saved"])
+def test_a_checkpoint_may_be_written_before_or_after_the_step(event: Any, saved_first: bool) -> None:
+    """Resumed from any checkpoint, the run goes on as the one that wrote it, in whatever order they were attached."""
+    states, rates = _checkpointed(event, saved_first=saved_first, epochs=4)
+    for state in states[:-1]:
+        _, resumed = _checkpointed(event, saved_first=saved_first, epochs=4, state=state)
+        assert resumed == rates[len(rates) - len(resumed) :]
+        assert resumed
+
+
+def test_the_number_of_epochs_may_change_on_resume() -> None:
+    """Trained to the end of a shorter run and resumed for more epochs, the rates are those of the longer run."""
+    states, begun = _checkpointed(PER_EPOCH, saved_first=False, epochs=2)
+    _, whole = _checkpointed(PER_EPOCH, saved_first=False, epochs=5)
+    _, resumed = _checkpointed(PER_EPOCH, saved_first=False, epochs=5, state=states[-1])
+    assert begun + resumed == whole
+
+
+def test_groups_added_later_are_explained() -> None:
+    """A group that was added after the scheduler was built ends the run in words."""
+    optimizer = _optimizer()
+    scheduler = LambdaLR(optimizer, lambda step: 1.0)
+    optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(1))]})
+    with pytest.raises(ValueError, match="LambdaLR was built for 1 param groups, but its optimizer has 2; make all"):
+        _run(scheduler, PER_EPOCH, length=2, epochs=2)
+
+
+def _attach_both(scheduler: LRScheduler, plateau: ReduceLROnPlateau, event: Any, plateau_first: bool) -> None:
+    trainer, evaluator = _trainer(scheduler.optimizer), Engine(lambda engine, batch: None)
+    stepper, plateau_stepper = SchedulerStepper(scheduler), PlateauStepper(plateau)
+    if plateau_first:
+        plateau_stepper.attach(trainer, evaluator)
+    stepper.attach(trainer, event)
+    stepper.attach(trainer, event)
+    if not plateau_first:
+        plateau_stepper.attach(trainer, evaluator)
+    stepper.detach()
+    plateau_stepper.detach()
+
+
+@pytest.mark.parametrize("plateau_first", [True, False])
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [
+        (lambda optimizer: LambdaLR(optimizer, lambda step: 1.0), "LambdaLR"),
+        (lambda optimizer: OneCycleLR(optimizer, 1.0, total_steps=9), "OneCycleLR"),
+        (lambda optimizer: with_warmup(CosineAnnealingWarmRestarts(optimizer, 9), 2), "CosineAnnealingWarmRestarts"),
+    ],
+)
+def test_a_scheduler_that_undoes_a_plateaus_reductions_is_refused(build: Any, name: str, plateau_first: bool) -> None:
+    """Beside a PlateauStepper no scheduler is attached that forgets the rate, unless a filter ends it."""
+    optimizer, other = _optimizer(), _optimizer()
+    with pytest.raises(ValueError, match=f"got ReduceLROnPlateau and {name}, which undoes the reductions"):
+        _attach_both(build(optimizer), ReduceLROnPlateau(optimizer), PER_UPDATE, plateau_first)
+    _attach_both(build(other), ReduceLROnPlateau(other), PER_UPDATE(before=5), plateau_first)
+
+
+@pytest.mark.parametrize("plateau_first", [True, False])
+def test_a_scheduler_that_keeps_a_plateaus_reductions_is_welcome(plateau_first: bool) -> None:
+    """One that goes on from the current rate may stand beside a PlateauStepper; so may one of another optimizer."""
+    optimizer = _optimizer()
+    plateau = ReduceLROnPlateau(optimizer)
+    for scheduler in (StepLR(optimizer, 3), with_warmup(_cosine(9), 2), LambdaLR(_optimizer(), lambda step: 1.0)):
+        _attach_both(scheduler, plateau, PER_EPOCH, plateau_first)
+    other = SchedulerStepper(LambdaLR(optimizer, lambda step: 1.0))
+    trainer = _trainer(optimizer)
+    other.attach(trainer)
+    other.detach()  # no longer in the way
+    PlateauStepper(plateau).attach(trainer, Engine(lambda engine, batch: None))
+
+
+def test_keeps_nothing_alive() -> None:
+    """An attached stepper, its scheduler and its optimizer go when nobody else holds them, and so does the engine."""
+    trainer, stepper = _trainer(optimizer := _optimizer()), SchedulerStepper(StepLR(optimizer, 3))
+    stepper.attach(trainer)
+    references = [weakref.ref(thing) for thing in (trainer, optimizer, stepper.scheduler)]
+    del trainer, optimizer
+    gc.collect()
+    assert references[0]() is None
+    del stepper
+    gc.collect()
+    assert [reference() for reference in references] == [None] * 3
+
+
+def test_an_epoch_begun_late_says_nothing_about_the_run() -> None:
+    """Resumed within an epoch, or stepped only later on, what an epoch has of steps is not taken from the first."""
+    scheduler = _cosine(20)
+    trainer = _trainer(scheduler.optimizer)
+    SchedulerStepper(scheduler).attach(trainer, PER_UPDATE)
+    scheduler.optimizer.step()
+    scheduler.load_state_dict({**scheduler.state_dict(), "last_epoch": 3})
+    trainer.load_state_dict({"epoch_length": 4, "max_epochs": 5, "iteration": 3, **_update_counts(3)})
+    trainer.run(range(4))
+    assert _steps(scheduler) == 20
+    begun = _cosine(20)
+    begun.optimizer.step()
+    begun.step()
+    assert _run(begun, PER_UPDATE(after=8), length=4, epochs=4) == []
+
+
+def _update_counts(updates: int) -> dict[str, Any]:
+    return {"optimizer_step": updates, "optimizer_steps": [updates]}
+
+
+def test_a_run_that_ended_within_an_epoch_misses_no_step() -> None:
+    """Run again, a trainer that was terminated in half an epoch is not taken for one whose step was missed."""
+    optimizer = _optimizer()
+    scheduler = StepLR(optimizer, 100)
+    trainer = _trainer(optimizer)
+    SchedulerStepper(scheduler).attach(trainer, PER_EPOCH(every=2))
+    trainer.add_event_handler(PER_BATCH(once=6), trainer.terminate)
+    trainer.run(range(4), max_epochs=4)
+    done = _steps(scheduler)
+    steps: list[int] = []
+    trainer.add_event_handler(Events.ITERATION_STARTED, lambda: steps.append(_steps(scheduler)))
+    trainer.run(range(4), max_epochs=4)
+    assert steps[0] == done
+
+
+def test_a_resumed_run_needs_the_schedulers_state() -> None:
+    """A scheduler that would begin anew is refused; one with its own state goes on, as in a second run of a trainer."""
+
+    def resume(scheduler: LRScheduler) -> Engine:
+        trainer = _trainer(scheduler.optimizer)
+        trainer.logger.disabled = True
+        SchedulerStepper(scheduler).attach(trainer)
+        trainer.load_state_dict({"epoch_length": 4, "max_epochs": 5, "iteration": 8, **_update_counts(8)})
+        trainer.run(range(4))
+        return trainer
+
+    with pytest.raises(RuntimeError, match="needs its saved state to resume from iteration 8, or its StepLR begins"):
+        resume(StepLR(_optimizer(), 3))
+    resumed = StepLR(_optimizer(), 3)
+    resumed.load_state_dict({**resumed.state_dict(), "last_epoch": 2})
+    trainer = resume(resumed)
+    assert _steps(resumed) == 5
+    SchedulerStepper(begun_later := ExponentialLR(resumed.optimizer, 0.9)).attach(trainer)
+    trainer.run(range(4), max_epochs=7)
+    assert _steps(begun_later) == 2
+
+
+def test_a_scheduler_that_others_step_too_is_said_once() -> None:
+    """A step of the user's own beside the handler's is told after the first epoch in which it was made."""
+    scheduler = StepLR(_optimizer(), 3)
+    trainer = _trainer(scheduler.optimizer)
+    SchedulerStepper(scheduler).attach(trainer)
+    trainer.add_event_handler(PER_EPOCH, lambda: scheduler.step())
+    with pytest.warns(UserWarning, match="must be alone in stepping its StepLR, but other code does too") as caught:
+        trainer.run(range(4), max_epochs=4)
+    assert len(caught) == 1
+
+
+def test_ignites_schedulers_are_told_from_torchs() -> None:
+    """Ignite's LRScheduler bears the name of torch's class: the error says whose it is, and what to pass."""
+    theirs = IgniteLRScheduler(StepLR(_optimizer(), 3))
+    with pytest.raises(TypeError, match="must be torch's, got Ignite's LRScheduler; pass the torch scheduler itself"):
+        SchedulerStepper(theirs)

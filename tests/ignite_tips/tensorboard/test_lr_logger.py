@@ -1,0 +1,515 @@
+"""LearningRateLogger: what TensorBoard's own reader finds in the files it leaves."""
+
+import gc
+import importlib
+import inspect
+import re
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers import ProgressBar, TensorboardLogger
+from ignite.handlers.polyaxon_logger import PolyaxonLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from torch import nn
+
+from ignite_tips import LearningRateLogger, attach_optimizer_events, current_step
+from ignite_tips.core.events import OptimizerEvents
+from tests.support import run_distributed
+
+_Series = dict[str, list[tuple[int, float]]]
+
+
+def _optimizer(cls: Any = torch.optim.AdamW, **options: Any) -> Any:
+    model = nn.ModuleDict({"backbone": nn.Linear(2, 3), "head": nn.Linear(3, 1)})
+    rates = {"backbone": 0.01, "head": 0.1}
+    return cls([{"params": model[name].parameters(), "name": name, "lr": lr} for name, lr in rates.items()], **options)
+
+
+def _step(optimizer: torch.optim.Optimizer) -> None:
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
+    optimizer.step()
+
+
+def _trainer(*optimizers: torch.optim.Optimizer, accumulation: int = 1) -> Engine:
+    def update(engine: Engine, batch: Any) -> None:
+        if engine.state.iteration % accumulation == 0:
+            for optimizer in optimizers:
+                _step(optimizer)
+
+    return Engine(update)
+
+
+def _read(folder: Path) -> EventAccumulator:
+    return EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0}).Reload()
+
+
+def _series(folder: Path) -> _Series:
+    reader = _read(folder)
+    return {tag: [(point.step, point.value) for point in reader.Scalars(tag)] for tag in reader.Tags()["scalars"]}
+
+
+def _steps(folder: Path) -> dict[str, list[int]]:
+    return {tag: [step for step, _ in points] for tag, points in _series(folder).items()}
+
+
+def _layouts(folder: Path) -> list[dict[str, dict[str, list[str]]]]:
+    found = []
+    for entry in _read(folder).Tensors("custom_scalars__config__"):
+        layout = Layout.FromString(entry.tensor_proto.string_val[0])
+        charts = {
+            category.title: {c.title: list(c.multiline.tag) for c in category.chart} for category in layout.category
+        }
+        found.append(charts)
+    return found
+
+
+def _float32(value: float) -> float:
+    return float(torch.tensor(value, dtype=torch.float32))
+
+
+def _decay(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+    return torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.7)
+
+
+# Where schedulers are stepped; the first two are before the update of the iteration, the rest after it.
+STEPPED_AT = [
+    Events.ITERATION_STARTED,
+    OptimizerEvents.STEP_STARTED,
+    OptimizerEvents.STEP_COMPLETED,
+    Events.ITERATION_COMPLETED,
+    Events.EPOCH_COMPLETED,
+]
+
+
+def _hand_written(stepped_at: Any, epochs: int, epoch_length: int) -> dict[str, list[float]]:
+    """Return the rates that each update of a hand-written loop uses."""
+    optimizer = _optimizer()
+    scheduler = _decay(optimizer)
+    used: dict[str, list[float]] = {"backbone": [], "head": []}
+    scheduler.optimizer.step()  # torch warns of a scheduler that steps before its optimizer
+    for _ in range(epochs):
+        for _ in range(epoch_length):
+            if stepped_at in STEPPED_AT[:2]:
+                scheduler.step()
+            for group in optimizer.param_groups:
+                used[group["name"]].append(_float32(group["lr"]))
+            _step(optimizer)
+            if stepped_at in STEPPED_AT[2:4]:
+                scheduler.step()
+        if stepped_at == Events.EPOCH_COMPLETED:
+            scheduler.step()
+    return used
+
+
+@pytest.mark.parametrize("scheduler_first", [True, False])
+@pytest.mark.parametrize("stepped_at", STEPPED_AT, ids=lambda event: event.name)
+@pytest.mark.parametrize(
+    ("event", "steps"),
+    [
+        (OptimizerEvents.STEP_STARTED, [1, 2, 3, 4, 5, 6]),
+        (OptimizerEvents.STEP_COMPLETED, [1, 2, 3, 4, 5, 6]),
+        (OptimizerEvents.STEP_STARTED(every=2), [2, 4, 6]),
+        (Events.ITERATION_STARTED, [1, 2, 3, 4, 5, 6]),
+        (Events.ITERATION_COMPLETED, [1, 2, 3, 4, 5, 6]),
+        (Events.EPOCH_STARTED, [1, 4]),
+        (Events.EPOCH_COMPLETED, [3, 6]),
+    ],
+    ids=["step started", "step completed", "every 2", "iteration started", "iteration completed", "epoch", "epoch end"],
+)
+def test_each_series_holds_the_rates_in_use_whatever_the_order_of_attachment(
+    tmp_path: Path, event: Any, steps: list[int], stepped_at: Any, scheduler_first: bool
+) -> None:
+    """At every event and with every way to step a scheduler, those of a hand-written loop's updates ``steps``."""
+    optimizer = _optimizer()
+    scheduler = _decay(optimizer)
+    optimizer.step()
+    trainer = _trainer(optimizer)
+    with TensorboardLogger(log_dir=tmp_path) as tb_logger:
+        attach: list[Callable[[], Any]] = [
+            lambda: trainer.add_event_handler(stepped_at, lambda: scheduler.step()),
+            lambda: LearningRateLogger(optimizer).attach(trainer, tb_logger, event),
+        ]
+        attach_optimizer_events(trainer, optimizer)
+        for call in attach if scheduler_first else reversed(attach):
+            call()
+        trainer.run(range(3), max_epochs=2)
+    by_epoch = len(steps) == 2
+    used = _hand_written(stepped_at, 2, 3)
+    assert _series(tmp_path) == {
+        f"lr/{name}": [(index + 1 if by_epoch else step, rates[step - 1]) for index, step in enumerate(steps)]
+        for name, rates in used.items()
+    }
+
+
+@pytest.mark.parametrize("dropper_first", [True, False])
+def test_a_dropped_update_is_not_written(tmp_path: Path, dropper_first: bool) -> None:
+    """Whether the handler that drops it was attached before the logger or after it."""
+    optimizer = _optimizer()
+    trainer = _trainer(optimizer)
+    attach_optimizer_events(trainer, optimizer)
+
+    def drop(engine: Engine) -> None:
+        if engine.state.iteration in (2, 3):
+            current_step(engine).skip()
+
+    with TensorboardLogger(log_dir=tmp_path) as tb_logger:
+        if dropper_first:
+            trainer.add_event_handler(OptimizerEvents.STEP_STARTED, drop)
+        LearningRateLogger(optimizer).attach(trainer, tb_logger)
+        if not dropper_first:
+            trainer.add_event_handler(OptimizerEvents.STEP_STARTED, drop)
+        trainer.run(range(5))
+    assert _steps(tmp_path) == {"lr/backbone": [1, 2, 3], "lr/head": [1, 2, 3]}
+
+
+def test_under_accumulation_the_axis_is_the_update_or_what_a_function_says(tmp_path: Path) -> None:
+    """Six iterations are three updates, and three points on either axis."""
+    optimizer = _optimizer()
+    trainer = _trainer(optimizer, accumulation=2)
+    with TensorboardLogger(log_dir=tmp_path) as tb_logger:
+        LearningRateLogger(optimizer).attach(trainer, tb_logger)
+        by_iteration = LearningRateLogger(
+            optimizer, tag="iteration", global_step_transform=lambda engine, event: engine.state.iteration
+        )
+        by_iteration.attach(trainer, tb_logger)
+        LearningRateLogger(optimizer, tag="started").attach(trainer, tb_logger, Events.ITERATION_STARTED)
+        trainer.run(range(6))
+    steps = _steps(tmp_path)
+    assert (steps["lr/head"], steps["iteration/lr/head"]) == ([1, 2, 3], [2, 4, 6])
+    assert steps["started/lr/head"] == [2, 4, 6]
+
+
+def test_a_list_of_events_is_logged_at_each(tmp_path: Path) -> None:
+    """Every event on its own axis."""
+    optimizer = _optimizer()
+    trainer = _trainer(optimizer)
+    with TensorboardLogger(log_dir=tmp_path) as tb_logger:
+        LearningRateLogger(optimizer).attach(trainer, tb_logger, Events.EPOCH_STARTED | Events.COMPLETED)
+        trainer.run(range(3), max_epochs=2)
+    assert _steps(tmp_path)["lr/head"] == [1, 2, 2]
+
+
+def test_options_of_every_kind_are_written_under_their_names(tmp_path: Path) -> None:
+    """Numbers, pairs and tensors."""
+    optimizer = _optimizer(betas=(0.8, 0.99), weight_decay=0.25)
+    optimizer.param_groups[1]["lr"] = torch.tensor(0.5)
+    trainer = _trainer(optimizer)
+    with TensorboardLogger(log_dir=tmp_path) as tb_logger:
+        LearningRateLogger(optimizer, param_names=["lr", "betas", "weight_decay"]).attach(trainer, tb_logger)
+        trainer.run(range(1))
+    assert {tag: points[0][1] for tag, points in _series(tmp_path).items()} == {
+        "lr/backbone": _float32(0.01),
+        "lr/head": 0.5,
+        "betas/backbone/0": _float32(0.8),
+        "betas/backbone/1": _float32(0.99),
+        "betas/head/0": _float32(0.8),
+        "betas/head/1": _float32(0.99),
+        "weight_decay/backbone": 0.25,
+        "weight_decay/head": 0.25,
+    }
+
+
+def test_names_are_written_as_they_are(tmp_path: Path) -> None:
+    """TensorBoard takes any; a group without a name has its index."""
+    weights = [nn.Parameter(torch.ones(1)) for _ in range(3)]
+    groups = [{"params": [weights[0]], "name": "layer 1.* (no decay)"}, {"params": [weights[1]], "name": "Köpfe"}]
+    optimizer = torch.optim.SGD([*groups, {"params": [weights[2]]}], lr=0.1)
+    trainer = _trainer(optimizer)
+    with TensorboardLogger(log_dir=tmp_path) as tb_logger:
+        LearningRateLogger(optimizer).attach(trainer, tb_logger)
+        trainer.run(range(1))
+    assert list(_series(tmp_path)) == ["lr/layer 1.* (no decay)", "lr/Köpfe", "lr/2"]
+
+
+def test_all_groups_of_a_step_are_one_record(tmp_path: Path) -> None:
+    """However many there are."""
+    parameters = [nn.Parameter(torch.ones(1)) for _ in range(50)]
+    optimizer = torch.optim.SGD([{"params": [parameter], "name": f"g{i}"} for i, parameter in enumerate(parameters)])
+    trainer = _trainer(optimizer)
+    with TensorboardLogger(log_dir=tmp_path) as tb_logger:
+        LearningRateLogger(optimizer).attach(trainer, tb_logger)
+        trainer.run(range(3))
+    (path,) = tmp_path.iterdir()
+    records = [len(event.summary.value) for event in EventFileLoader(str(path)).Load() if event.step > 0]
+    assert records == [50, 50, 50]
+
+
+def test_groups_added_later_and_unfrozen_ones_show_from_then_on(tmp_path: Path) -> None:
+    """A group that is frozen whole has no rate in use."""
+    optimizer = _optimizer()
+    backbone = optimizer.param_groups[0]["params"]
+    trainer = _trainer(optimizer)
+
+    @trainer.on(Events.ITERATION_STARTED)
+    def change(engine: Engine) -> None:
+        for parameter in backbone:
+            parameter.requires_grad_(engine.state.iteration not in (1, 2, 5))
+        if engine.state.iteration == 4:
+            optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))], "name": "new"})
+
+    with TensorboardLogger(log_dir=tmp_path) as tb_logger:
+        LearningRateLogger(optimizer).attach(trainer, tb_logger)
+        trainer.run(range(6))
+    assert _steps(tmp_path) == {"lr/backbone": [3, 4, 6], "lr/head": [1, 2, 3, 4, 5, 6], "lr/new": [4, 5, 6]}
+
+
+def test_only_changes_are_drawn_as_steps(tmp_path: Path) -> None:
+    """Each level has a point at both of its ends, the last at the run's end."""
+    optimizer = _optimizer()
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 4, gamma=0.1)
+    trainer = _trainer(optimizer)
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: scheduler.step())
+    with TensorboardLogger(log_dir=tmp_path) as tb_logger:
+        LearningRateLogger(optimizer, only_changes=True).attach(trainer, tb_logger)
+        trainer.run(range(10))
+    rates = [_float32(0.1), _float32(0.01), _float32(0.001)]
+    expected = list(zip([1, 4, 5, 8, 9, 10], [rate for rate in rates for _ in range(2)], strict=True))
+    assert _series(tmp_path)["lr/head"] == [(step, pytest.approx(rate)) for step, rate in expected]
+
+
+def test_all_groups_stand_in_one_chart_that_is_written_once(tmp_path: Path) -> None:
+    """A chart for each option, a category for each optimizer; two optimizers share one layout."""
+    discriminator, generator = _optimizer(), _optimizer(torch.optim.SGD)
+    trainer = _trainer(discriminator, generator)
+    with TensorboardLogger(log_dir=tmp_path) as tb_logger:
+        LearningRateLogger(discriminator, param_names=("lr", "betas")).attach(trainer, tb_logger)
+        LearningRateLogger(generator, tag="generator").attach(trainer, tb_logger)
+        trainer.run(range(2), max_epochs=2)
+    assert _layouts(tmp_path) == [
+        {"optimizer": {"lr": ["^lr/"], "betas": ["^betas/"]}, "generator": {"lr": ["^generator/lr/"]}}
+    ]
+    tags = _series(tmp_path)
+    assert [tag for tag in tags if re.match("^lr/", tag)] == ["lr/backbone", "lr/head"]
+    assert [tag for tag in tags if re.match("^generator/lr/", tag)] == ["generator/lr/backbone", "generator/lr/head"]
+
+
+def test_several_optimizers_are_told_apart(tmp_path: Path) -> None:
+    """Each logger writes at the updates of its own optimizer, on the axis of all updates."""
+    first, second = _optimizer(), _optimizer()
+    trainer = _trainer(first, second)
+    with TensorboardLogger(log_dir=tmp_path) as tb_logger:
+        LearningRateLogger(first, tag="first").attach(trainer, tb_logger)
+        LearningRateLogger(second, tag="second").attach(trainer, tb_logger)
+        trainer.run(range(2))
+    steps = _steps(tmp_path)
+    assert (steps["first/lr/head"], steps["second/lr/head"]) == ([1, 3], [2, 4])
+
+
+def test_a_second_one_of_the_same_names_is_refused(tmp_path: Path) -> None:
+    """For one optimizer, as by a cell that is run again, or for two; what is attached stays, whole and alone."""
+    optimizer, other = _optimizer(), _optimizer()
+    trainer = _trainer(optimizer, other)
+    sentence = (
+        "each LearningRateLogger must write names of its own, but another one attached to the trainer writes "
+        "'lr/backbone' to {} already; give one of them tag=..., or keep the first and call its detach()"
+    )
+    with TensorboardLogger(log_dir=tmp_path) as tb_logger:
+        first = LearningRateLogger(optimizer).attach(trainer, tb_logger)
+        in_metrics = LearningRateLogger(optimizer).attach(trainer)
+        for second in (LearningRateLogger(optimizer), LearningRateLogger(other)):
+            with pytest.raises(ValueError, match=re.escape(sentence.format("this TensorboardLogger"))):
+                second.attach(trainer, tb_logger, Events.EPOCH_STARTED)
+            with pytest.raises(ValueError, match=re.escape(sentence.format("the trainer's metrics"))):
+                second.attach(trainer)
+        LearningRateLogger(other, param_names="weight_decay").attach(trainer, tb_logger)
+        trainer.run(range(2))
+        first.attach(trainer, tb_logger).detach()
+        in_metrics.detach()
+        LearningRateLogger(other).attach(trainer, tb_logger)
+        LearningRateLogger(other).attach(trainer)
+    assert _steps(tmp_path)["lr/head"] == [1, 3]
+
+
+def test_a_trainer_goes_on_with_the_logger_of_another(tmp_path: Path) -> None:
+    """The names are claimed for one trainer alone, and neither it nor the logger is kept alive."""
+    optimizer = _optimizer()
+    trainers = [_trainer(optimizer), _trainer(optimizer)]
+    tb_logger = TensorboardLogger(log_dir=tmp_path)
+    for trainer in trainers:
+        LearningRateLogger(optimizer).attach(trainer, tb_logger)
+        trainer.run(range(2))
+    tb_logger.close()
+    assert _steps(tmp_path)["lr/head"] == [1, 2, 1, 2]
+    alive = [weakref.ref(trainer) for trainer in trainers] + [weakref.ref(tb_logger)]
+    del trainer, trainers, tb_logger
+    gc.collect()
+    assert [reference() for reference in alive] == [None] * 3
+
+
+@pytest.mark.parametrize("event", [OptimizerEvents.STEP_STARTED, Events.EPOCH_STARTED, Events.ITERATION_COMPLETED])
+def test_an_optimizer_that_is_never_stepped_is_told_of_once(event: Any) -> None:
+    """After the first epoch, at whichever event it logs; not if all of it is frozen, nor in an epoch that follows."""
+    stepped, other = _optimizer(), _optimizer()
+    trainer = _trainer(stepped)
+    LearningRateLogger(other).attach(trainer, event=event)
+    sentence = (
+        "found no update of its AdamW in a whole epoch, and so no rate in use; log the optimizer that the trainer"
+    )
+    with pytest.warns(UserWarning, match=sentence) as caught:
+        trainer.run(range(2), max_epochs=3)
+    assert len(caught) == 1
+    trainer.run(range(2), max_epochs=4)
+    for group in other.param_groups:
+        for parameter in group["params"]:
+            parameter.requires_grad_(False)
+    trainer.state.max_epochs = None
+    trainer.run(range(2), max_epochs=1)
+    assert trainer.state.epoch == 1
+
+
+def test_it_serves_as_one_of_ignites_log_handlers(tmp_path: Path) -> None:
+    """Attached by the TensorboardLogger itself it writes on the axis of the event; at updates, of its optimizer."""
+    optimizer, other = _optimizer(), _optimizer()
+    trainer = _trainer(optimizer, other)
+    attach_optimizer_events(trainer, optimizer)
+    attach_optimizer_events(trainer, other)
+    with TensorboardLogger(log_dir=tmp_path) as tb_logger:
+        for tag, event in (
+            ("epoch", Events.EPOCH_STARTED),
+            ("started", OptimizerEvents.STEP_STARTED),
+            ("completed", OptimizerEvents.STEP_COMPLETED),
+        ):
+            tb_logger.attach(trainer, LearningRateLogger(optimizer, tag=tag), event)
+        trainer.run(range(3), max_epochs=2)
+    steps = _steps(tmp_path)
+    assert steps["epoch/lr/head"] == [1, 2]
+    assert steps["started/lr/head"] == steps["completed/lr/head"] == [1, 3, 5, 7, 9, 11]
+
+
+def test_without_a_logger_the_values_are_plain_metrics() -> None:
+    """From the engine's metrics every logger takes them."""
+    optimizer = _optimizer()
+    trainer = _trainer(optimizer)
+    LearningRateLogger(optimizer).attach(trainer)
+    assert trainer.run(range(1)).metrics == {"lr/backbone": 0.01, "lr/head": 0.1}
+
+
+class _KeepingPolyaxonLogger(PolyaxonLogger):
+    """Ignite's logger for Polyaxon, but for the server at its other end."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[dict[str, float], int]] = []
+
+    def log_metrics(self, step: int, **metrics: float) -> None:
+        self.kept.append((metrics, step))
+
+
+def test_other_loggers_of_ignite_write_it_under_their_own_rules() -> None:
+    """Through the output handler that each of them has."""
+    optimizer = _optimizer()
+    trainer = _trainer(optimizer)
+    logger = _KeepingPolyaxonLogger()
+    LearningRateLogger(optimizer, param_names=("lr", "eps")).attach(trainer, logger)
+    trainer.run(range(2))
+    rates, eps = {"lr/backbone": 0.01, "lr/head": 0.1}, {"eps/backbone": 1e-8, "eps/head": 1e-8}
+    assert logger.kept == [(rates, 1), (eps, 1), (rates, 2), (eps, 2)]
+
+
+@pytest.mark.parametrize("name", ["clearml", "mlflow", "neptune", "polyaxon", "visdom", "wandb"])
+def test_every_logger_of_ignite_has_such_a_handler(name: str) -> None:
+    """With the arguments that are passed to it."""
+    module = importlib.import_module(f"ignite.handlers.{name}_logger")
+    arguments = inspect.signature(module.OutputHandler).parameters
+    assert {"tag", "output_transform", "global_step_transform"} <= set(arguments)
+
+
+def test_a_progress_bar_shows_the_metrics(capsys: pytest.CaptureFixture[str]) -> None:
+    """It keeps nothing by step, so that it is refused as a logger, and the error says what to do."""
+    optimizer = _optimizer()
+    trainer = _trainer(optimizer)
+    with pytest.raises(TypeError, match=re.escape("ProgressBar().attach(trainer, ['lr/...'])")):
+        LearningRateLogger(optimizer).attach(trainer, ProgressBar())
+    LearningRateLogger(optimizer).attach(trainer)
+    ProgressBar(persist=True, ncols=120).attach(trainer, ["lr/head"])
+    trainer.run(range(2))
+    assert "lr/head=0.1" in capsys.readouterr().err
+
+
+def test_attached_again_it_writes_once_and_detached_nothing(tmp_path: Path) -> None:
+    """Attaching replaces the attachment before it."""
+    optimizer = _optimizer()
+    trainer = _trainer(optimizer)
+    logger = LearningRateLogger(optimizer, only_changes=False)
+    with TensorboardLogger(log_dir=tmp_path) as tb_logger:
+        logger.attach(trainer, tb_logger, Events.EPOCH_STARTED)
+        logger.attach(trainer, tb_logger)
+        trainer.run(range(3))
+        logger.detach()
+        trainer.run(range(3), max_epochs=2)
+    assert _steps(tmp_path)["lr/head"] == [1, 2, 3]
+
+
+def test_doubled_names_are_refused_whenever_they_come(tmp_path: Path) -> None:
+    """When it is made, and when a group is added later."""
+    optimizer = _optimizer()
+    trainer = _trainer(optimizer)
+    with TensorboardLogger(log_dir=tmp_path) as tb_logger:
+        LearningRateLogger(optimizer).attach(trainer, tb_logger)
+        optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))], "name": "head"})
+        with pytest.raises(ValueError, match="param groups must have different names, got 'head' twice"):
+            trainer.run(range(1))
+    with pytest.raises(ValueError, match="param groups must have different names, got 'head' twice"):
+        LearningRateLogger(optimizer)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"param_names": "momentum"}, ValueError, "every param group, got 'momentum'; group 'backbone' has: lr, betas"),
+        ({"param_names": "foreach"}, TypeError, "param_names must be numeric options, got 'foreach', which is None"),
+        ({"param_names": "amsgrad"}, TypeError, "numeric options, got 'amsgrad', which is False (bool)"),
+        ({"param_names": ()}, ValueError, "param_names must have at least one name, got none"),
+        ({"param_names": (3,)}, TypeError, "param_names must be strings, got 3 (int)"),
+        ({"tag": 3}, TypeError, "tag must be a string or None, got 3 (int)"),
+        ({"only_changes": "yes"}, TypeError, "only_changes must be True or False, got 'yes' (str)"),
+        ({"optimizer": None}, TypeError, "optimizer must be a torch Optimizer, got None"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    """Each error names the argument and what came."""
+    with pytest.raises(error, match=re.escape(message)):
+        LearningRateLogger(**{"optimizer": _optimizer(), **arguments})
+
+
+def test_a_closed_or_unknown_logger_is_refused(tmp_path: Path) -> None:
+    """When it is attached, and when it is closed before the run ends."""
+    optimizer = _optimizer()
+    trainer = _trainer(optimizer)
+    unknown: Any = "runs"
+    with pytest.raises(TypeError, match=re.escape("logger must be one of Ignite's loggers, got 'runs' (str)")):
+        LearningRateLogger(optimizer).attach(trainer, unknown)
+    tb_logger = TensorboardLogger(log_dir=tmp_path)
+    LearningRateLogger(optimizer).attach(trainer, tb_logger)
+    tb_logger.close()
+    expected = f"the TensorBoard writer must be open, got one that was closed: {tmp_path}; close it after the run"
+    with pytest.raises(RuntimeError, match=re.escape(expected)):
+        trainer.run(range(1))
+    with pytest.raises(RuntimeError, match=re.escape(expected)):
+        LearningRateLogger(optimizer).attach(trainer, tb_logger)
+
+
+def _train_on_rank(rank: int, world_size: int, folder: Path) -> dict[str, float]:
+    optimizer = _optimizer()
+    trainer = _trainer(optimizer)
+    LearningRateLogger(optimizer).attach(trainer)
+    with TensorboardLogger(log_dir=folder / str(rank)) as tb_logger:
+        LearningRateLogger(optimizer).attach(trainer, tb_logger)
+        return dict(trainer.run(range(3)).metrics)
+
+
+@pytest.mark.distributed
+def test_only_rank_zero_writes_files(tmp_path: Path) -> None:
+    """The other ranks' files hold no series, even where they have a logger; the metrics are on every rank."""
+    metrics = run_distributed(_train_on_rank, 2, tmp_path)
+    assert _steps(tmp_path / "0")["lr/head"] == [1, 2, 3]
+    assert _series(tmp_path / "1") == {}
+    assert metrics == [{"lr/backbone": 0.01, "lr/head": 0.1}] * 2

@@ -1,0 +1,84 @@
+"""Records and charts as TensorBoard's own reader finds them."""
+
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from torch.utils.tensorboard import SummaryWriter
+
+from ignite_tips.tensorboard.summary_writer import ScalarRecord, add_chart, write_charts, write_text
+
+
+class _OtherWriter:
+    """A writer that is not torch's, as tensorboardX's is not."""
+
+    file_writer = object()
+
+    def __init__(self) -> None:
+        self.written: list[tuple[str, float, int]] = []
+
+    def add_scalar(self, tag: str, value: float, step: int) -> None:
+        self.written.append((tag, value, step))
+
+
+def _read(folder: Path) -> EventAccumulator:
+    return EventAccumulator(str(folder)).Reload()
+
+
+def test_one_record_serves_every_step(tmp_path: Path) -> None:
+    """What was written stays when the record is written again."""
+    record = ScalarRecord(["a", "b c"])
+    with SummaryWriter(str(tmp_path)) as writer:
+        for step in range(3):
+            record.write(writer, [step, -step], step)
+    reader = _read(tmp_path)
+    assert [(point.step, point.value) for point in reader.Scalars("b c")] == [(0, 0.0), (1, -1.0), (2, -2.0)]
+
+
+def test_a_record_wants_a_value_for_each_tag(tmp_path: Path) -> None:
+    """Neither too few nor too many."""
+    with SummaryWriter(str(tmp_path)) as writer, pytest.raises(ValueError, match="argument 2 is shorter"):
+        ScalarRecord(["a", "b"]).write(writer, [1.0], 1)
+
+
+def test_other_writers_take_the_values_one_by_one() -> None:
+    """TensorboardX has records of its own kind."""
+    writer = _OtherWriter()
+    ScalarRecord(["a", "b"]).write(writer, [1.0, 2.0], 3)
+    assert writer.written == [("a", 1.0, 3), ("b", 2.0, 3)]
+
+
+def test_the_layout_is_written_once_until_it_changes(tmp_path: Path) -> None:
+    """Each layout is whole, because TensorBoard shows the last."""
+    with SummaryWriter(str(tmp_path)) as writer:
+        write_charts(writer)
+        add_chart(writer, "optimizer", "lr", ["^lr/"])
+        for _ in range(2):
+            write_charts(writer)
+            add_chart(writer, "optimizer", "lr", ["^lr/"])
+        add_chart(writer, "gradients", "norm", ["^norm$"])
+        write_charts(writer)
+    layouts = [
+        Layout.FromString(entry.tensor_proto.string_val[0])
+        for entry in _read(tmp_path).Tensors("custom_scalars__config__")
+    ]
+    assert [[category.title for category in layout.category] for layout in layouts] == [
+        ["optimizer"],
+        ["optimizer", "gradients"],
+    ]
+
+
+def test_a_closed_writer_is_refused(tmp_path: Path) -> None:
+    """Torch's would begin another file in silence."""
+    writer = SummaryWriter(str(tmp_path))
+    writer.close()
+    add_chart(writer, "optimizer", "lr", ["^lr/"])
+    for write in (
+        lambda: ScalarRecord(["a"]).write(writer, [1.0], 1),
+        lambda: write_text(writer, "a", "text", 1),
+        lambda: write_charts(writer),
+    ):
+        with pytest.raises(RuntimeError, match="the TensorBoard writer must be open, got one that was closed"):
+            write()
+    assert len(list(tmp_path.iterdir())) == 1
