@@ -101,7 +101,8 @@ def _make(run: Run, user: pwd.struct_passwd, paths: list[str]) -> int:
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     lines = log.read_text().splitlines()
     failed = [line for line in lines if re.match(r"(FAILED|ERROR) ", line)]
-    counts = re.sub(r"^=+ | in [\d.]+s.*|=+$", "", lines[-1]) if lines else "no output"
+    counted = [found[0] for line in lines if (found := re.search(r"\d+ \w+.*(?= in \d[\d.]*s)", line))]
+    counts = counted[-1] if counted else f"it did not come to an end: {lines[-1:]}"
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     print(f"{run}: {counts}; {time.monotonic() - began:.0f} s, of the CPUs {cpu:.0f} s, exit code {code}", flush=True)
     for line in failed:
