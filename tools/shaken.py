@@ -100,7 +100,8 @@ def _make(run: Run, user: pwd.struct_passwd, paths: list[str]) -> int:
             ).returncode
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     lines = log.read_text().splitlines()
-    failed = [line for line in lines if re.match(r"(FAILED|ERROR) ", line)]
+    elsewhere = re.compile(rf"(\.\./)+{re.escape(str(ROOT)[1:])}/")  # as seen from the working folder
+    failed = [elsewhere.sub("", line) for line in lines if re.match(r"(FAILED|ERROR) ", line)]
     counted = [found[0] for line in lines if (found := re.search(r"\d+ \w+.*(?= in \d[\d.]*s)", line))]
     counts = counted[-1] if counted else f"it did not come to an end: {lines[-1:]}"
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
