@@ -1,5 +1,6 @@
 """What every test and doctest starts from."""
 
+import os
 import random
 import signal
 from typing import Any
@@ -31,6 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Pass the options on to every process, and keep nothing from one run to the next."""
     publish(seed=config.getoption("--seed"), number_of_threads=config.getoption("--threads"))
+    os.environ.pop("COLUMNS", None)  # tables are as wide as the terminal, which is not the tests' affair
     # A seed reproduces what failed; a folder of failures may not be there to be written to.
     hypothesis.settings.register_profile("seeded", database=None)
     hypothesis.settings.load_profile("seeded")
