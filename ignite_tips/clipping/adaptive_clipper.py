@@ -1,21 +1,22 @@
 """Adaptive gradient clipping (AGC): each unit's gradient is clipped by the norm of its weights."""
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from math import inf
 from typing import Any
 
 import torch
-from ignite.engine import Engine
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_instance, check_names, check_number
-from ignite_tips.clipping.gradient_clipper import GradientClipper
+from ignite_tips.clipping.gradient_clipper import ClippingMethod, GradientClipper, Update
+from ignite_tips.clipping.gradients import Gradients
 from ignite_tips.clipping.norms import min_factor, tensor_norms
 from ignite_tips.parameters.selection import select_parameters
 
-__all__ = ["AdaptiveGradientClipper", "clip_units", "unitwise_norm", "whole"]
+__all__ = ["AdaptiveGradientClipper", "UnitScaling", "clip_units", "unitwise_norm", "whole"]
 
 
 class AdaptiveGradientClipper(GradientClipper):
@@ -65,35 +66,43 @@ class AdaptiveGradientClipper(GradientClipper):
         check_number("clipping", clipping, gt=0, lt=inf)
         check_number("eps", eps, gt=0, lt=inf)
         patterns = check_names("exclude", exclude)
-        super().__init__(optimizer, on_nonfinite=on_nonfinite, model=model, tag=tag, process_group=process_group)
+        method = UnitScaling(clipping, eps)
+        super().__init__(
+            optimizer, method, on_nonfinite=on_nonfinite, model=model, tag=tag, process_group=process_group
+        )
         if patterns:
             check_instance("model", model, nn.Module, "the torch.nn.Module whose parameters exclude names")
-        self._excluded = set(select_parameters(model, patterns).values()) if model and patterns else set()
+        method.excluded = set(select_parameters(model, patterns).values()) if model and patterns else set()
         own = {parameter for group in optimizer.param_groups for parameter in group["params"]}
-        if own <= self._excluded:
+        if own <= method.excluded:
             raise ValueError(
                 f"exclude must leave a parameter of the optimizer to clip, got {', '.join(patterns)} for all of them"
             )
-        self._clipping, self._eps, self._threshold = clipping, eps, f"clipping={clipping}"
+
+
+class UnitScaling(ClippingMethod):
+    """Scale down each unit's gradient by the norm of its weights."""
+
+    def __init__(self, clipping: float, eps: float) -> None:
+        super().__init__(f"clipping={clipping}")
+        self.excluded: set[Tensor] = set()
+        self._clipping, self._eps = clipping, eps
         self._unit_norms: list[Tensor] = []
 
-    @torch.no_grad()
-    def _measure(self, gradients: list[list[Tensor]]) -> list[Sequence[Tensor]]:
-        self._unit_norms = [unitwise_norm(gradient) for gradient in gradients[0]]
+    def measure(self, gradients: Gradients) -> list[Sequence[Tensor]]:
+        """Return the norm of each gradient, and keep those of its units."""
+        self._unit_norms = [unitwise_norm(gradient) for gradient in gradients.all]
         return [tensor_norms([whole(norms) for norms in self._unit_norms])]
 
-    @torch.no_grad()
-    def _shrink(
-        self, engine: Engine, gradients: list[list[Tensor]], norms: list[Tensor], norm: Tensor | float
-    ) -> Tensor | float:
-        owners = self._gradients.owners(len(gradients[0]))
-        units = zip(owners, gradients[0], self._unit_norms, strict=True)
-        kept = [(_weights(owner), *others) for owner, *others in units if owner not in self._excluded]
-        self._unit_norms = []
+    def clip(self, update: Update) -> Tensor | float:
+        """Scale the units; return the smallest factor."""
+        gradients, unit_norms, self._unit_norms = update.gradients, self._unit_norms, []
+        units = zip(chain.from_iterable(gradients.owners), gradients.all, unit_norms, strict=True)
+        kept = [(_weights(owner), *others) for owner, *others in units if owner not in self.excluded]
         if not kept:
             return 1.0
-        weights, clipped, of_units = zip(*kept, strict=True)
-        return clip_units(weights, clipped, of_units, self._clipping, self._eps, on_host=self._gradients.on_host)
+        weights, clipped, norms = zip(*kept, strict=True)
+        return clip_units(weights, clipped, norms, self._clipping, self._eps, on_host=gradients.on_host)
 
 
 def _weights(parameter: Tensor) -> Tensor:

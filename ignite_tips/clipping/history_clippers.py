@@ -4,44 +4,43 @@ from collections.abc import Mapping
 from math import inf
 from typing import Any
 
-from ignite.engine import Engine
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ignite_tips._checks import check_integer, check_keys, check_number
-from ignite_tips.clipping.gradient_clipper import GradientClipper
+from ignite_tips._checks import check_integer, check_number
+from ignite_tips.clipping.gradient_clipper import GradientClipper, Update
+from ignite_tips.clipping.norm_clippers import NormScaling
 from ignite_tips.clipping.thresholds import PercentileRule, ZScoreRule
 
-__all__ = ["AutoClipper", "ZClipper"]
+__all__ = ["AutoClipper", "HistoryScaling", "ZClipper"]
 
 
-class _HistoryClipper(GradientClipper):
-    """Clips to the bound that a rule finds; the rule's history is part of the state."""
+class HistoryScaling(NormScaling):
+    """Scale to a threshold that a rule finds in the norms so far, or to ``max_norm`` if that is less."""
 
-    _rule: PercentileRule | ZScoreRule
-    _max_norm = inf
-    _reads_norms = True
+    reads_norm = True
+
+    def __init__(self, settings: str, rule: PercentileRule | ZScoreRule, max_norm: float = inf) -> None:
+        super().__init__(settings, max_norm)
+        self._rule = rule
+
+    def threshold(self, norm: Tensor | float) -> float:
+        """Return the threshold for the norm of this update."""
+        return min(self._rule.threshold(float(norm)), self._max_norm)
+
+    def clip_quickly(self, update: Update) -> None:
+        """There is no cheaper way: the rule needs the norm."""
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "rule": self._rule.state_dict()}
+        """Return the rule's history."""
+        return {"rule": self._rule.state_dict()}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        state = check_keys(f"{type(self).__name__} state", state_dict, ("skipped_steps", "rule"))
-        check_integer("the state's skipped_steps", state["skipped_steps"], ge=0)
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up a history."""
         self._rule.load_state_dict(state["rule"])
-        self._load_skipped(state["skipped_steps"])
-
-    def _shrink(
-        self, engine: Engine, gradients: list[list[Tensor]], norms: list[Tensor], norm: Tensor | float
-    ) -> Tensor | float:
-        norm = float(norm)
-        # What is not finite leaves no trace in the rule; nor does 0, as of a model that is frozen whole: a history of
-        # zeros would bound all that follows to zero.
-        threshold = self._rule.threshold(norm) if 0 < norm < inf else inf
-        return self._scale(engine, gradients[0], norms[0], min(threshold, self._max_norm), whole=True)
 
 
-class AutoClipper(_HistoryClipper):
+class AutoClipper(GradientClipper):
     """Clip the gradients' 2-norm to the ``percentile`` of the last ``history_size`` norms, this one included.
 
     Norms of 0 and such as are not finite do not count.
@@ -84,11 +83,13 @@ class AutoClipper(_HistoryClipper):
     ) -> None:
         check_number("percentile", percentile, gt=0, le=100)
         check_integer("history_size", history_size, ge=1)
-        super().__init__(optimizer, on_nonfinite=on_nonfinite, model=model, tag=tag, process_group=process_group)
-        self._rule, self._threshold = PercentileRule(percentile, history_size), f"percentile={percentile}"
+        method = HistoryScaling(f"percentile={percentile}", PercentileRule(percentile, history_size))
+        super().__init__(
+            optimizer, method, on_nonfinite=on_nonfinite, model=model, tag=tag, process_group=process_group
+        )
 
 
-class ZClipper(_HistoryClipper):
+class ZClipper(GradientClipper):
     """Clip a 2-norm whose z-score over the running mean and deviation of norms is above ``z_threshold``.
 
     For ``warmup_steps`` updates norms are collected and ``max_norm`` alone bounds them; norms of 0 and such as are not
@@ -138,6 +139,8 @@ class ZClipper(_HistoryClipper):
         check_number("z_threshold", z_threshold, gt=0, lt=inf)
         check_number("max_norm", max_norm, gt=0)
         check_integer("warmup_steps", warmup_steps, ge=1)
-        super().__init__(optimizer, on_nonfinite=on_nonfinite, model=model, tag=tag, process_group=process_group)
-        self._max_norm, self._threshold = max_norm, f"z_threshold={z_threshold}, max_norm={max_norm}"
-        self._rule = ZScoreRule(alpha, z_threshold, warmup_steps)
+        settings = f"z_threshold={z_threshold}, max_norm={max_norm}"
+        method = HistoryScaling(settings, ZScoreRule(alpha, z_threshold, warmup_steps), max_norm)
+        super().__init__(
+            optimizer, method, on_nonfinite=on_nonfinite, model=model, tag=tag, process_group=process_group
+        )

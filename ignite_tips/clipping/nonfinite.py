@@ -1,25 +1,140 @@
-"""Gradients that are not finite: found without waiting for the device, and described."""
+"""Gradients that are not finite: what is done about them, found without waiting for the device, and described."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from math import isfinite
+from itertools import chain
+from math import inf, isfinite
+from typing import Any, NoReturn, cast
 
 import torch
+import torch.distributed as dist
+from ignite.engine import Engine
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
+from ignite_tips.clipping.gradients import Gradients, parameter_names
 from ignite_tips.clipping.norms import nonfinite_kinds
+from ignite_tips.core.optimizer_step import OptimizerStep
+from ignite_tips.core.wiring import annotate
 from ignite_tips.parameters.selection import unwrap_model
 
 __all__ = [
     "DeferredFiniteCheck",
-    "DeviceSkipGuard",
+    "NonfinitePolicy",
     "describe_buffers",
     "describe_gradients",
     "first_of",
+    "keeps_state_when_skipped",
     "must_be_finite",
     "nonfinite_flag",
 ]
+
+
+class NonfinitePolicy:
+    """What happens to an update whose gradients are not finite: it raises, is skipped, or is made all the same.
+
+    Attributes:
+        mode: ``"raise"``, ``"skip"`` or ``"propagate"``.
+        has_peers: whether there are other ranks, all of which have to do the same.
+        skipped: updates skipped so far.
+    """
+
+    def __init__(self, mode: str, optimizer: Optimizer, model: nn.Module | None, process_group: Any) -> None:
+        self.mode = mode
+        self.skipped = 0
+        self.has_peers = False
+        self._optimizer = optimizer
+        self._model = model
+        self._process_group = process_group
+        self._told = 0
+        self._deferred: DeferredFiniteCheck | None = None
+        self._spent: DeferredFiniteCheck | None = None
+
+    def start_run(self, engine: Engine) -> None:
+        """Look who else trains, and tell what a loaded state counts."""
+        self._deferred = None
+        self.look_for_peers()
+        self._tell_skipped(engine)
+
+    def look_for_peers(self) -> None:
+        """Find out whether there are other ranks."""
+        self.has_peers = dist.is_initialized() and dist.get_world_size(self._process_group) > 1
+
+    def load(self, skipped: int) -> None:
+        """Take up the count of another run."""
+        self.skipped, self._told = skipped, 0
+
+    def agree(self, norms: list[Tensor]) -> list[Tensor]:
+        """Return the largest norms of all ranks, infinite where any rank's is not finite; "propagate" asks none.
+
+        Where gradients were reduced, each rank has these norms already, but ranks of different hardware may differ in
+        the last bit. Where one rank has a NaN of its own, all have to know.
+        """
+        if not self.has_peers or self.mode == "propagate":
+            return norms
+        largest = torch.nan_to_num(torch.stack(norms), nan=inf, posinf=inf)
+        dist.all_reduce(largest, dist.ReduceOp.MAX, self._process_group)
+        return list(largest)
+
+    def admit(
+        self, engine: Engine, step: OptimizerStep, gradients: Gradients, each: Sequence[Tensor], norm: Tensor | float
+    ) -> None:
+        """Raise or skip if ``norm``, of all gradients, is not finite; a number where the host knows it.
+
+        A fused kernel can skip the update by itself. Then the host need not wait for the device: it reads the norm one
+        update later. "skip" waits, since whether an update was made has to be known at its end.
+        """
+        if self.mode == "propagate":
+            return
+        can_defer = isinstance(norm, Tensor) and self.mode == "raise" and not gradients.partly_on_host
+        if can_defer and step.can_fold and keeps_state_when_skipped(self._optimizer):
+            self._defer(engine, step, gradients, each, cast(Tensor, norm))
+        elif not isfinite(norm):
+            self._refuse(engine, step)
+
+    def raise_deferred(self, _engine: Engine | None = None) -> None:
+        """Raise if the last update was skipped by a kernel."""
+        deferred, self._deferred = self._deferred, None
+        if deferred is None:
+            return
+        found, self._spent = deferred.describe_nonfinite(), deferred
+        if found is not None:
+            has_model = self._model is not None
+            raise RuntimeError(must_be_finite(f"NaN or inf in {found}", deferred.update, has_model=has_model))
+
+    def _defer(
+        self, engine: Engine, step: OptimizerStep, gradients: Gradients, each: Sequence[Tensor], norm: Tensor
+    ) -> None:
+        step.fold(found_inf=nonfinite_flag(norm))
+        owners = list(chain.from_iterable(gradients.owners))
+
+        def names() -> list[str]:
+            all_names = parameter_names(self._optimizer, self._model)
+            return [all_names[parameter] for parameter in owners]
+
+        self._deferred = DeferredFiniteCheck(_describe_update(engine, step), norm, each, names, self._spent)
+
+    def _refuse(self, engine: Engine, step: OptimizerStep) -> NoReturn:
+        update = _describe_update(engine, step)
+        what = describe_gradients(parameter_names(self._optimizer, self._model))
+        left = describe_buffers(self._model)
+        if self.mode == "raise":
+            raise RuntimeError(must_be_finite(what, update, has_model=self._model is not None, left=left))
+        self.skipped += 1
+        self._tell_skipped(engine)
+        annotate(engine, "skipped_step", f"{update} skipped: {what}{left}")
+        step.skip()
+
+    def _tell_skipped(self, engine: Engine) -> None:
+        # Clippers of several optimizers add up; what a loaded state counts is told once.
+        metrics = engine.state.metrics
+        metrics["skipped_steps"] = metrics.get("skipped_steps", 0) + self.skipped - self._told
+        self._told = self.skipped
+
+
+def _describe_update(engine: Engine, step: OptimizerStep) -> str:
+    state = engine.state
+    return f"update {step.number} of {type(step.optimizer).__name__} (iteration {state.iteration}, epoch {state.epoch})"
 
 
 class DeferredFiniteCheck:
@@ -58,30 +173,16 @@ class DeferredFiniteCheck:
         return ", ".join(found) or "none here, but on another rank or by a sum too large for its dtype"
 
 
-class DeviceSkipGuard:
-    """Whether fused kernels that skip an update leave an optimizer's state as it was.
+def keeps_state_when_skipped(optimizer: Optimizer) -> bool:
+    """Return whether a fused kernel that skips the next update leaves the optimizer's state as it was.
 
     torch's fused SGD makes its momentum buffers of uninitialised memory and, if the kernel then skips, keeps them.
     """
-
-    def __init__(self, optimizer: Optimizer) -> None:
-        self._optimizer = optimizer
-        self._complete: tuple[object, object, int] | None = None  # where every parameter was found to have its buffer
-
-    def are_safe(self, parameters: Sequence[Sequence[Tensor]]) -> bool:
-        """Answer for the next update; ``parameters`` are the optimizer's, in lists that are the same while they are."""
-        if not isinstance(self._optimizer, SGD):
-            return True
-        state = self._optimizer.state
-        if self._complete is not None:
-            known_state, known_parameters, size = self._complete
-            if known_state is state and known_parameters is parameters and size == len(state):
-                return True
-        momentum = [p for group in self._optimizer.param_groups if group["momentum"] != 0 for p in group["params"]]
-        without = [p for p in momentum if "momentum_buffer" not in state.get(p, ())]
-        if not without:
-            self._complete = (state, parameters, len(state))
-        return all(p.grad is None for p in without)
+    if not isinstance(optimizer, SGD):
+        return True
+    with_momentum = (group["params"] for group in optimizer.param_groups if group["momentum"] != 0)
+    parameters = (parameter for group in with_momentum for parameter in group if parameter.grad is not None)
+    return all("momentum_buffer" in optimizer.state.get(parameter, ()) for parameter in parameters)
 
 
 def nonfinite_flag(norm: Tensor) -> Tensor:

@@ -1,57 +1,142 @@
-"""Gradient clipping to a given bound, of the norm or of each value."""
+"""Gradient clipping to a given threshold, of the norm or of each value."""
 
+from collections.abc import Sequence
 from itertools import chain
 from math import hypot, inf, isfinite
 from sys import float_info
 from typing import Any
 
 import torch
-from ignite.engine import Engine
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_number
-from ignite_tips.clipping.gradient_clipper import GradientClipper
-from ignite_tips.clipping.norms import EPSILON, LARGEST_DIVISOR, clamp_gradients, largest_magnitude, min_factor
-from ignite_tips.core.events import current_step
+from ignite_tips.clipping.gradient_clipper import ClippingMethod, GradientClipper, Update
+from ignite_tips.clipping.gradients import Gradients
+from ignite_tips.clipping.norms import (
+    EPSILON,
+    LARGEST_DIVISOR,
+    clamp_gradients,
+    clip_coefficient,
+    clip_divisor,
+    min_factor,
+    quick_norm,
+    scale_gradients,
+    tensor_norms,
+)
 
-__all__ = ["GradientNormClipper", "GradientValueClipper"]
+__all__ = ["GradientNormClipper", "GradientValueClipper", "NormScaling", "ValueClamping"]
 
 _ROUNDING = 1 + 1e-4  # more than float32 sums of any length that a model has differ from the sum in double precision
+
+
+class NormScaling(ClippingMethod):
+    """Scale each list of gradients so that its norm is at most a threshold."""
+
+    def __init__(self, settings: str, max_norm: float, norm_type: float = 2.0) -> None:
+        super().__init__(settings)
+        self.norm_type = norm_type
+        self._max_norm = max_norm
+
+    def threshold(self, norm: Tensor | float) -> float:
+        """Return the threshold for an update of this norm."""
+        return self._max_norm
+
+    def measure(self, gradients: Gradients) -> list[Sequence[Tensor]]:
+        """Return the norm of each gradient, in lists."""
+        return [tensor_norms(listed, self.norm_type) for listed in gradients.lists]
+
+    def clip(self, update: Update) -> Tensor | float:
+        """Scale the gradients; return the smallest factor."""
+        threshold = self.threshold(update.norm)
+        scale = _scale_on_host if update.gradients.on_host else _scale_on_device
+        can_fold = len(update.norms) == 1 and threshold < inf and update.can_fold
+        pairs = zip(update.gradients.lists, update.norms, strict=True)
+        return min_factor([scale(update, listed, norm, threshold, can_fold) for listed, norm in pairs])
+
+    def clip_quickly(self, update: Update) -> tuple[float, float] | None:
+        """Measure by dot products on the CPU: enough where the norm is surely within the threshold, or is folded.
+
+        Otherwise torch's own norm decides, and scales by the very factor of ``clip_grad_norm_``.
+        """
+        if self.norm_type != 2.0 or not update.gradients.on_host:
+            return None
+        norms = [quick_norm(listed) for listed in update.gradients.lists]
+        known = [norm for norm in norms if norm is not None]
+        if len(known) < len(norms):
+            return None
+        norm = hypot(*known)
+        within = min(self._max_norm / _ROUNDING - EPSILON, float_info.max)
+        if all(one <= within for one in known):  # NaN is not
+            return norm, 1.0
+        if len(known) > 1 or not isfinite(norm) or norm > self._max_norm * LARGEST_DIVISOR or not update.can_fold:
+            return None
+        factor = min(1.0, self._max_norm / (norm + EPSILON))
+        update.step.fold(grad_scale=torch.tensor(1 / factor, dtype=torch.float32, device="cpu"))
+        return norm, factor
+
+
+def _scale_on_host(
+    update: Update, gradients: list[Tensor], norm: Tensor, threshold: float, can_fold: bool
+) -> Tensor | float:
+    """Scale gradients on the CPU, where the factor can be read: nothing is multiplied by 1."""
+    coefficient = clip_coefficient(norm, threshold)
+    factor = coefficient.item()
+    if factor >= 1:
+        return 1.0
+    if can_fold and factor * LARGEST_DIVISOR >= 1:
+        update.step.fold(grad_scale=clip_divisor(norm, threshold))
+    else:
+        scale_gradients(gradients, coefficient)
+    return factor
+
+
+def _scale_on_device(
+    update: Update, gradients: list[Tensor], norm: Tensor, threshold: float, can_fold: bool
+) -> Tensor | float:
+    """Scale gradients whose factor the device alone knows: the multiply always runs."""
+    if can_fold:
+        divisor = clip_divisor(norm, threshold)
+        update.step.fold(grad_scale=divisor)
+        return divisor.reciprocal()
+    factor = clip_coefficient(norm, threshold)
+    scale_gradients(gradients, factor)
+    return factor
 
 
 class GradientNormClipper(GradientClipper):
     """Scale the gradients so that their norm is at most ``max_norm``: g ← g · min(1, max_norm / (‖g‖ + 1e-6)).
 
-    Acts on ``OptimizerEvents.STEP_STARTED``: there the gradients are final, so that the norm is that of the whole
-    accumulation, unscaled, over all ranks. Every update leaves in ``engine.state.metrics`` the ``"grad_norm"`` before
-    clipping and the ``"grad_clip_coef"`` that it was multiplied by.
+    Acts on ``OptimizerEvents.STEP_STARTED``. Gradients are final there, so the norm is that of the whole accumulation,
+    unscaled, over all ranks. Every update sets two values in ``engine.state.metrics``: ``"grad_norm"``, the norm before
+    clipping, and ``"grad_clip_coef"``, the factor.
 
     On a GPU "propagate" never waits for the device. "raise" waits for the norm of each update, unless the optimizer is
-    fused: then the kernel leaves the update out, and the error comes at the next update or the end of the epoch
-    (``STEP_COMPLETED`` has fired for it meanwhile). "skip" always waits, for no event may follow a dropped update.
-    Under GradScaler the events of a fused optimizer wait in every mode, to know whether it skips; and where some of
-    the parameters are on the CPU, the norm waits for the others. The metrics are tensors there, which Ignite's loggers
-    read when they write, and floats on the CPU.
+    fused: then the kernel skips the update, and the error comes at the next update or the end of the epoch (meanwhile
+    ``STEP_COMPLETED`` has fired for it). "skip" always waits, because no event may follow a skipped update. With
+    GradScaler and a fused optimizer every mode waits, to know whether GradScaler skips. If some of the parameters are
+    on the CPU, the norm waits for the others. The metrics are tensors on a GPU, which Ignite's loggers read when they
+    write, and floats on the CPU.
 
     Args:
-        optimizer: the one whose gradients are clipped; its params may be of several devices, dtypes or DTensors.
-        max_norm: the bound, > 0; ``math.inf`` only measures.
+        optimizer: the one whose gradients are clipped; its params may be on several devices, of several dtypes, or
+            DTensors.
+        max_norm: the threshold, > 0; ``math.inf`` only measures.
         norm_type: p > 0 of the p-norm, ``math.inf`` for the largest magnitude.
         per_group: True clips each param group by its own norm; the metrics are then the norm of all and the smallest
             factor.
-        on_nonfinite: what a NaN or infinite gradient does, on whichever rank, or a norm too large for its dtype.
+        on_nonfinite: what to do if a gradient is NaN or infinite on any rank, or the norm is too large for its dtype.
             ``"raise"``: a RuntimeError names the parameters and the update; parameters and optimizer state stay as they
-            were. ``"skip"``: the update is dropped whole and counted in the metric ``"skipped_steps"``.
-            ``"propagate"``: it is used, as in torch.
-            What the forward pass did is done: a NaN in a batch stays in BatchNorm's running statistics, until its
-            ``reset_running_stats()``. GradScaler skips before a clipper acts, each rank by its own gradients: where
-            one alone may have an inf after they were reduced, take ShardedGradScaler and no fused optimizer.
+            were. ``"skip"``: the whole update is skipped and counted in the metric ``"skipped_steps"``.
+            ``"propagate"``: the gradients are used, as in torch.
+            The forward pass can't be undone: a NaN in a batch stays in BatchNorm's running statistics until its
+            ``reset_running_stats()``. GradScaler skips before a clipper acts, each rank by its own gradients: where one
+            rank alone may have an inf after the reduction, use ShardedGradScaler and no fused optimizer.
         model: the one whose parameters the optimizer has; gives them their names in messages, unless the optimizer has
-            them of ``model.named_parameters()``; its buffers that are not finite are named too.
-        tag: put before the names of the metrics, as in ``"generator/grad_norm"``; not empty. Without it the clippers of
+            the names from ``model.named_parameters()``. Its buffers that are not finite are named too.
+        tag: prefix of the metrics' names, as in ``"generator/grad_norm"``; not empty. Without it the clippers of
             several optimizers write the same names, and the last update's values stay.
-        process_group: the ranks that train together and have to agree; None for all of them. "propagate" asks none.
+        process_group: the ranks that train together and have to agree; None for all. "propagate" asks none.
 
     Raises:
         TypeError, ValueError: if an argument is not as above, or a numpy or torch number; if the optimizer has no
@@ -91,71 +176,52 @@ class GradientNormClipper(GradientClipper):
         check_number("max_norm", max_norm, gt=0)
         super().__init__(
             optimizer,
-            norm_type=norm_type,
+            NormScaling(f"max_norm={max_norm}", max_norm, norm_type),
             per_group=per_group,
             on_nonfinite=on_nonfinite,
             model=model,
             tag=tag,
             process_group=process_group,
         )
-        self._max_norm, self._threshold = max_norm, f"max_norm={max_norm}"
-        self._clipped_last = False
-        self._surely_within = min(max_norm / _ROUNDING - EPSILON, float_info.max)
 
-    def _clip(self, engine: Engine) -> None:
-        # What was clipped is likely to be again, and unless it is folded by the very factor that torch would take.
-        if (
-            (self._clipped_last and not (self._gradients.worth_folding and self._folds(engine)))
-            or self._norm_type != 2.0
-            or self._has_peers
-            or not self._clip_on_host(engine)
-        ):
-            super()._clip(engine)
 
-    def _clip_on_host(self, engine: Engine) -> bool:
-        """Do all that is to do with a cheaper norm, where it serves; return whether it did."""
-        norms = self._gradients.norms_on_host()
-        if norms is None:
-            return False
-        norm = norms[0] if len(norms) == 1 else hypot(*norms)
-        factor = 1.0
-        if not all(one <= self._surely_within for one in norms):  # NaN is not
-            is_foldable = isfinite(norm) and norm <= self._max_norm * LARGEST_DIVISOR
-            if len(norms) > 1 or not is_foldable or not self._folds(engine):
-                return False
-            factor = min(1.0, self._max_norm / (norm + EPSILON))
-            current_step(engine).fold(grad_scale=torch.tensor(1 / factor, dtype=torch.float32, device="cpu"))
-        metrics = engine.state.metrics
-        metrics[self._norm_name], metrics[self._coefficient_name] = norm, factor
-        return True
+class ValueClamping(ClippingMethod):
+    """Bring every value to within ±``clip_value``."""
 
-    def _shrink(
-        self, engine: Engine, gradients: list[list[Tensor]], norms: list[Tensor], norm: Tensor | float
-    ) -> Tensor | float:
-        factor: Tensor | float
-        if len(norms) == 1:
-            factor = self._scale(engine, gradients[0], norms[0], self._max_norm, whole=True)
-        else:
-            factors = [
-                self._scale(engine, listed, one, self._max_norm, whole=False)
-                for listed, one in zip(gradients, norms, strict=True)
-            ]
-            factor = min_factor(factors)
-        self._clipped_last = self._gradients.on_host and bool(factor != 1.0)
-        return factor
+    norm_type = inf
+
+    def __init__(self, clip_value: float) -> None:
+        super().__init__(f"clip_value={clip_value}")
+        self._clip_value = clip_value
+
+    def measure(self, gradients: Gradients) -> list[Sequence[Tensor]]:
+        """Return the largest magnitude of each gradient."""
+        return [tensor_norms(gradients.all, inf)]
+
+    def clip(self, update: Update) -> Tensor | float:
+        """Clamp the gradients; return the factor of the value that was clipped most."""
+        norm = update.norm
+        if isinstance(norm, Tensor):
+            clamp_gradients(update.gradients.all, self._clip_value)
+            return (self._clip_value / norm).clamp_(max=1.0)
+        if norm <= self._clip_value:
+            return 1.0
+        clamp_gradients(update.gradients.all, self._clip_value)
+        return self._clip_value / norm
 
 
 class GradientValueClipper(GradientClipper):
-    """Bring every value of the gradients to within ±``clip_value``.
+    """Clamp every value of the gradients to within ±``clip_value``.
 
-    Acts on ``OptimizerEvents.STEP_STARTED``: there the gradients are final. ``"grad_norm"`` is their 2-norm before;
-    ``"grad_clip_coef"`` the factor of the value that was clipped most. No clipping is done in vain on the CPU.
+    Acts on ``OptimizerEvents.STEP_STARTED``, where gradients are final. ``"grad_norm"`` is their largest magnitude
+    before (the infinity norm); ``"grad_clip_coef"`` the factor of the value that was clipped most. On the CPU nothing
+    is clamped when no value is over ``clip_value``.
 
     Args:
         optimizer: the one whose gradients are clipped, of real parameters.
         clip_value: > 0, finite.
-        on_nonfinite, model, tag, process_group: as for ``GradientNormClipper``; "propagate" keeps a NaN, as torch does,
-            and makes of an infinite value ±``clip_value``.
+        on_nonfinite, model, tag, process_group: as for ``GradientNormClipper``. "propagate" keeps a NaN, as torch does,
+            and makes ±``clip_value`` of an infinite value.
 
     Raises:
         TypeError, ValueError: if an argument is not as above; if the optimizer has no parameter.
@@ -181,24 +247,17 @@ class GradientValueClipper(GradientClipper):
         process_group: Any = None,
     ) -> None:
         check_number("clip_value", clip_value, gt=0, lt=inf)
-        super().__init__(optimizer, on_nonfinite=on_nonfinite, model=model, tag=tag, process_group=process_group)
+        super().__init__(
+            optimizer,
+            ValueClamping(clip_value),
+            on_nonfinite=on_nonfinite,
+            model=model,
+            tag=tag,
+            process_group=process_group,
+        )
         for parameter in chain.from_iterable(group["params"] for group in optimizer.param_groups):
             if parameter.is_complex():
                 raise TypeError(
                     f"optimizer must have real parameters to clip each value of, got one of {parameter.dtype}; "
                     "clip their norm with GradientNormClipper"
                 )
-        self._clip_value, self._threshold = clip_value, f"clip_value={clip_value}"
-
-    def _shrink(
-        self, engine: Engine, gradients: list[list[Tensor]], norms: list[Tensor], norm: Tensor | float
-    ) -> Tensor | float:
-        on_host = self._gradients.on_host
-        if on_host and norm * _ROUNDING <= self._clip_value:  # no value is larger than the norm
-            return 1.0
-        largest = largest_magnitude(gradients[0], uniform=self._gradients.uniform)
-        factor = (self._clip_value / largest).clamp_(max=1.0)
-        if on_host and factor.item() >= 1:
-            return 1.0
-        clamp_gradients(gradients[0], self._clip_value)
-        return factor.item() if on_host else factor

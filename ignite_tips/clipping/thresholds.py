@@ -25,6 +25,8 @@ class PercentileRule:
 
     def threshold(self, norm: float) -> float:
         """Take the norm of an update; return the threshold for it."""
+        if not 0 < norm < inf:  # leaves no trace: a history of zeros, as of a frozen model, would clip all to zero
+            return inf
         if len(self._history) == self._history.maxlen:
             del self._sorted[bisect_left(self._sorted, self._history[0])]
         self._history.append(norm)
@@ -63,6 +65,8 @@ class ZScoreRule:
 
     def threshold(self, norm: float) -> float:
         """Take the norm of an update; return the threshold for it, infinite unless it is an outlier."""
+        if not 0 < norm < inf:  # likewise
+            return inf
         if self._mean is None:
             self._warmup.append(norm)
             if len(self._warmup) == self._warmup_steps:

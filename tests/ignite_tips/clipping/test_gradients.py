@@ -169,16 +169,6 @@ def test_sparse_gradients_of_vectors_and_of_single_values() -> None:
     assert torch.equal(matrix, torch.ones(2, 2))
 
 
-def test_an_optimizer_that_lost_its_parameters_is_refused() -> None:
-    """In mid-run too."""
-    training = Training(sgd)
-    trainer = training.trainer(lambda one: one.optimizer.param_groups[0]["params"].clear())
-    trainer.logger.disabled = True
-    GradientNormClipper(training.optimizer, 1.0).attach(trainer)
-    with pytest.raises(ValueError, match="optimizer must have at least one parameter, got none in any of its param"):
-        trainer.run(make_batches())
-
-
 @pytest.mark.parametrize("clipper", ["auto", "z"])
 def test_a_model_that_was_frozen_whole_trains_on(clipper: str) -> None:
     """Updates without a gradient leave no trace in what a bound is found by, which they would bring to zero."""
@@ -235,7 +225,8 @@ def test_several_dtypes_are_clipped(clipper: str) -> None:
 
     CLIPPERS[clipper](optimizer).attach(trainer := Engine(update))
     state = trainer.run([1.0, 1.0, 8.0])
-    assert state.metrics["grad_norm"] == pytest.approx(8 * math.sqrt(18), rel=rounding_of_norm(18))
+    norm = 8.0 if clipper == "value" else 8 * math.sqrt(18)
+    assert state.metrics["grad_norm"] == pytest.approx(norm, rel=rounding_of_norm(18))
     first = parameters[0].grad[0, 0].item()
     assert first < 8
     for parameter in parameters:
