@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import chain
 from types import NoneType
 from typing import Any, Self
 
@@ -178,12 +177,12 @@ class GradientClipper:
         self._policy.raise_deferred()
         gradients = Gradients(self._optimizer, per_group=self._per_group)
         update = Update(current_step(engine), gradients, partial(runs_last, engine, self._optimizer, self._clip))
-        with torch.no_grad():
-            done = None if self._policy.has_peers else self._method.clip_quickly(update)
-            norm, factor = self._measure_and_clip(engine, update) if done is None else done
+        done = None if self._policy.has_peers else self._method.clip_quickly(update)
+        norm, factor = self._measure_and_clip(engine, update) if done is None else done
         metrics = engine.state.metrics
         metrics[self._norm_name], metrics[self._coefficient_name] = norm, factor
 
+    @torch.no_grad()
     def _measure_and_clip(self, engine: Engine, update: Update) -> tuple[Tensor | float, Tensor | float]:
         gradients, norm_type = update.gradients, self._method.norm_type
         each = self._method.measure(gradients)
@@ -194,7 +193,7 @@ class GradientClipper:
         update.norms = self._policy.agree(norms)
         norm = update.norms[0] if len(norms) == 1 else total_norm(update.norms, norm_type)
         update.norm = norm.item() if gradients.on_host or self._method.reads_norm else norm
-        self._policy.admit(engine, update.step, gradients, list(chain.from_iterable(each)), update.norm)
+        self._policy.admit(engine, update.step, gradients, each, update.norm)
         factor = self._method.clip(update)
         return update.norm if gradients.on_host else norm, factor
 

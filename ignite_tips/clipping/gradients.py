@@ -28,12 +28,19 @@ class Gradients:
     __slots__ = ("lists", "on_host", "owners")
 
     def __init__(self, optimizer: Optimizer, *, per_group: bool = False) -> None:
-        groups: list[list[Tensor]] = [group["params"] for group in optimizer.param_groups]
-        if not per_group:
-            groups = groups if len(groups) == 1 else [list(chain.from_iterable(groups))]
-        self.owners = [[parameter for parameter in group if parameter.grad is not None] for group in groups]
-        self.lists = [[_values(parameter) for parameter in listed] for listed in self.owners]
-        self.on_host = all(gradient.is_cpu for gradient in self.all)
+        self.owners: list[list[Tensor]] = []
+        self.lists: list[list[Tensor]] = []
+        self.on_host = True
+        for group in optimizer.param_groups:
+            if per_group or not self.lists:
+                self.owners.append([])
+                self.lists.append([])
+            for parameter in group["params"]:
+                gradient = parameter.grad
+                if gradient is not None:
+                    self.owners[-1].append(parameter)
+                    self.lists[-1].append(_stored_values(parameter) if gradient.is_sparse else gradient)
+                    self.on_host = self.on_host and gradient.is_cpu
 
     @property
     def all(self) -> list[Tensor]:
@@ -100,10 +107,8 @@ def parameter_names(optimizer: Optimizer, model: nn.Module | None = None) -> dic
     return names
 
 
-def _values(parameter: Tensor) -> Tensor:
+def _stored_values(parameter: Tensor) -> Tensor:
     gradient: Any = parameter.grad
-    if not gradient.is_sparse:
-        return gradient  # type: ignore[no-any-return]
     if not gradient.is_coalesced():
         parameter.grad = gradient = gradient.coalesce()
     return gradient._values()  # type: ignore[no-any-return]

@@ -77,7 +77,12 @@ class NonfinitePolicy:
         return list(largest)
 
     def admit(
-        self, engine: Engine, step: OptimizerStep, gradients: Gradients, each: Sequence[Tensor], norm: Tensor | float
+        self,
+        engine: Engine,
+        step: OptimizerStep,
+        gradients: Gradients,
+        each: Sequence[Sequence[Tensor]],
+        norm: Tensor | float,
     ) -> None:
         """Raise or skip if ``norm``, of all gradients, is not finite; a number where the host knows it.
 
@@ -103,7 +108,7 @@ class NonfinitePolicy:
             raise RuntimeError(must_be_finite(f"NaN or inf in {found}", deferred.update, has_model=has_model))
 
     def _defer(
-        self, engine: Engine, step: OptimizerStep, gradients: Gradients, each: Sequence[Tensor], norm: Tensor
+        self, engine: Engine, step: OptimizerStep, gradients: Gradients, each: Sequence[Sequence[Tensor]], norm: Tensor
     ) -> None:
         step.fold(found_inf=nonfinite_flag(norm))
         owners = list(chain.from_iterable(gradients.owners))
@@ -112,7 +117,9 @@ class NonfinitePolicy:
             all_names = parameter_names(self._optimizer, self._model)
             return [all_names[parameter] for parameter in owners]
 
-        self._deferred = DeferredFiniteCheck(_describe_update(engine, step), norm, each, names, self._spent)
+        self._deferred = DeferredFiniteCheck(
+            _describe_update(engine, step), norm, list(chain.from_iterable(each)), names, self._spent
+        )
 
     def _refuse(self, engine: Engine, step: OptimizerStep) -> NoReturn:
         update = _describe_update(engine, step)

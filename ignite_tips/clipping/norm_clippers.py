@@ -19,6 +19,7 @@ from ignite_tips.clipping.norms import (
     clamp_gradients,
     clip_coefficient,
     clip_divisor,
+    largest_magnitude,
     min_factor,
     quick_norm,
     scale_gradients,
@@ -48,20 +49,21 @@ class NormScaling(ClippingMethod):
 
     def clip(self, update: Update) -> Tensor | float:
         """Scale the gradients; return the smallest factor."""
-        threshold = self.threshold(update.norm)
+        threshold, lists, norms = self.threshold(update.norm), update.gradients.lists, update.norms
         scale = _scale_on_host if update.gradients.on_host else _scale_on_device
-        can_fold = len(update.norms) == 1 and threshold < inf and update.can_fold
-        pairs = zip(update.gradients.lists, update.norms, strict=True)
-        return min_factor([scale(update, listed, norm, threshold, can_fold) for listed, norm in pairs])
+        if len(norms) == 1:
+            return scale(lists[0], norms[0], threshold, update)
+        return min_factor([scale(listed, norm, threshold) for listed, norm in zip(lists, norms, strict=True)])
 
     def clip_quickly(self, update: Update) -> tuple[float, float] | None:
-        """Measure by dot products on the CPU: enough where the norm is surely within the threshold, or is folded.
+        """Measure by dot products on the CPU, where that decides: surely within the threshold, or folded.
 
         Otherwise torch's own norm decides, and scales by the very factor of ``clip_grad_norm_``.
         """
-        if self.norm_type != 2.0 or not update.gradients.on_host:
+        gradients = update.gradients
+        if self.norm_type != 2.0 or not gradients.on_host:
             return None
-        norms = [quick_norm(listed) for listed in update.gradients.lists]
+        norms = [quick_norm(listed) for listed in gradients.lists]
         known = [norm for norm in norms if norm is not None]
         if len(known) < len(norms):
             return None
@@ -76,28 +78,29 @@ class NormScaling(ClippingMethod):
         return norm, factor
 
 
-def _scale_on_host(
-    update: Update, gradients: list[Tensor], norm: Tensor, threshold: float, can_fold: bool
-) -> Tensor | float:
-    """Scale gradients on the CPU, where the factor can be read: nothing is multiplied by 1."""
+def _scale_on_host(gradients: list[Tensor], norm: Tensor, threshold: float, whole: Update | None = None) -> float:
+    """Scale gradients on the CPU, where the factor can be read: nothing is multiplied by 1.
+
+    ``whole`` is the update of which these are all gradients.
+    """
+    if norm.item() * _ROUNDING + EPSILON <= min(threshold, float_info.max):  # surely within it, without asking torch
+        return 1.0
     coefficient = clip_coefficient(norm, threshold)
     factor = coefficient.item()
     if factor >= 1:
         return 1.0
-    if can_fold and factor * LARGEST_DIVISOR >= 1:
-        update.step.fold(grad_scale=clip_divisor(norm, threshold))
+    if whole is not None and factor * LARGEST_DIVISOR >= 1 and whole.can_fold:
+        whole.step.fold(grad_scale=clip_divisor(norm, threshold))
     else:
         scale_gradients(gradients, coefficient)
     return factor
 
 
-def _scale_on_device(
-    update: Update, gradients: list[Tensor], norm: Tensor, threshold: float, can_fold: bool
-) -> Tensor | float:
+def _scale_on_device(gradients: list[Tensor], norm: Tensor, threshold: float, whole: Update | None = None) -> Tensor:
     """Scale gradients whose factor the device alone knows: the multiply always runs."""
-    if can_fold:
+    if whole is not None and whole.can_fold:
         divisor = clip_divisor(norm, threshold)
-        update.step.fold(grad_scale=divisor)
+        whole.step.fold(grad_scale=divisor)
         return divisor.reciprocal()
     factor = clip_coefficient(norm, threshold)
     scale_gradients(gradients, factor)
@@ -196,7 +199,8 @@ class ValueClamping(ClippingMethod):
 
     def measure(self, gradients: Gradients) -> list[Sequence[Tensor]]:
         """Return the largest magnitude of each gradient."""
-        return [tensor_norms(gradients.all, inf)]
+        listed = gradients.all
+        return [[largest_magnitude(listed)] if gradients.on_host else tensor_norms(listed, inf)]
 
     def clip(self, update: Update) -> Tensor | float:
         """Clamp the gradients; return the factor of the value that was clipped most."""

@@ -18,6 +18,7 @@ __all__ = [
     "clip_gradient_norm",
     "dense_values",
     "gradient_norm",
+    "largest_magnitude",
     "min_factor",
     "nonfinite_kinds",
     "quick_norm",
@@ -102,6 +103,8 @@ def total_norm(norms: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
     """Return the norm of all from the norms of each (see ``tensor_norms``)."""
     if not norms:
         return torch.zeros((), dtype=torch.float32, device="cpu")
+    if len(norms) == 1:
+        return norms[0]
     total: Tensor = torch.linalg.vector_norm(torch.stack(tuple(norms)), norm_type)
     return total
 
@@ -116,10 +119,11 @@ def quick_norm(tensors: list[Tensor]) -> float | None:
         >>> quick_norm([torch.tensor([2.0, 3.0]), torch.tensor([[6.0]])])
         7.0
     """
-    if not all(type(tensor) is Tensor and tensor.is_cpu and tensor.dtype in _REAL for tensor in tensors):
-        return None
+    for tensor in tensors:
+        if type(tensor) is not Tensor or tensor.dtype not in _REAL or not tensor.is_cpu:
+            return None
     try:
-        flat = [tensor.view(-1) for tensor in tensors]
+        flat = [tensor if tensor.dim() == 1 else tensor.view(-1) for tensor in tensors]
         return sqrt(fsum(map(Tensor.item, map(torch.dot, flat, flat))))
     except (RuntimeError, OverflowError):  # a large one is not contiguous, or the sum is infinite
         return None
@@ -129,13 +133,16 @@ def tensor_norms(tensors: list[Tensor], norm_type: float = 2.0) -> Sequence[Tens
     """Return the norm of each dense tensor, over all ranks, in plain tensors on the first one's device."""
     if not tensors:
         return ()
-    if not _is_uniform(tensors):
-        return _mixed_norms(tensors, norm_type)
-    if norm_type == inf and tensors[0].is_cpu and tensors[0].dtype in _REAL:
-        # torch's infinity norm takes several times as long there as to find both ends.
-        ends = torch.stack([end for tensor in tensors for end in torch.aminmax(tensor)])
-        return ends.abs_().view(-1, 2).amax(1).unbind()
-    return torch._foreach_norm(tensors, norm_type)
+    return torch._foreach_norm(tensors, norm_type) if _is_uniform(tensors) else _mixed_norms(tensors, norm_type)
+
+
+def largest_magnitude(tensors: list[Tensor]) -> Tensor:
+    """Return the largest absolute value in dense tensors on the CPU, NaN if one is NaN."""
+    if not tensors or not _is_uniform(tensors):
+        return total_norm(tensor_norms(tensors, inf), inf)
+    # torch's infinity norm takes several times as long as to find both ends.
+    ends = torch.stack([end for tensor in tensors for end in torch.aminmax(tensor)])
+    return ends.abs_().max()
 
 
 def _mixed_norms(tensors: list[Tensor], norm_type: float) -> list[Tensor]:
@@ -190,6 +197,9 @@ def clamp_gradients(tensors: list[Tensor], clip_value: float) -> None:
 
 def scale_gradients(tensors: list[Tensor], coefficient: Tensor) -> None:
     """Multiply dense tensors in place by ``coefficient``, a tensor of no dimension."""
+    if tensors and _is_uniform(tensors):
+        torch._foreach_mul_(tensors, to_device(tensors[0].device, coefficient))
+        return
     for places in _group_by_device_and_dtype(tensors):
         local = _local([tensors[place] for place in places])
         torch._foreach_mul_(local, to_device(local[0].device, coefficient))
@@ -246,13 +256,14 @@ def _local(tensors: list[Tensor]) -> list[Tensor]:
 
 
 def _is_uniform(tensors: list[Tensor]) -> bool:
-    if not tensors:
-        return True
-    first = tensors[0]
-    device, dtype = first.device, first.dtype
-    return dtype.itemsize > 2 and all(
-        t.dtype == dtype and t.device == device and t.numel() and not isinstance(t, DTensor) for t in tensors
-    )
+    """Whether one foreach call takes all: plain tensors of one device and one dtype of over 16 bits, none empty."""
+    device, dtype = tensors[0].device, tensors[0].dtype
+    if dtype.itemsize <= 2:
+        return False
+    for tensor in tensors:  # all() would take twice as long
+        if tensor.dtype is not dtype or tensor.device != device or isinstance(tensor, DTensor) or not tensor.numel():
+            return False
+    return True
 
 
 def _group_by_device_and_dtype(tensors: list[Tensor]) -> list[list[int]]:
