@@ -1,7 +1,6 @@
 """Freeze a part of a model, and put it back as it was."""
 
 from collections.abc import Iterable, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -11,12 +10,8 @@ from torch.optim import Optimizer
 from ignite_tips._checks import check_instance
 from ignite_tips.core.wiring import FreezesParameters
 from ignite_tips.freezing.ddp_reducer import check_rewrappable, find_wrappers, rewrap_model
-from ignite_tips.parameters.selection import (
-    as_patterns,
-    named_parameters,
-    select_parameters,
-    unwrap_model,
-)
+from ignite_tips.freezing.held_statistics import hold_statistics
+from ignite_tips.parameters.selection import as_patterns, named_parameters, select_parameters
 from ignite_tips.parameters.sharding import check_has_whole_parameters, lay_out_shards
 
 __all__ = [
@@ -28,9 +23,6 @@ __all__ = [
     "rebuild_ddp_reducers",
     "unfreeze_parameters",
 ]
-
-# What marks a module that changes buffers in its forward pass while it trains: BatchNorm and its kin, spectral norm.
-_STATISTICS = ("running_mean", "running_var", "_u")
 
 
 class FrozenParameters:
@@ -50,17 +42,17 @@ class FrozenParameters:
             parameter.requires_grad_(False)
             # An optimizer updates whatever has a gradient: momentum and decay would go on moving the weights.
             parameter.grad = None
-        self._held = [_HeldInEval(module) for module in _modules_with_statistics(model, wanted, selected)]
+        self._holds = hold_statistics(model, wanted, selected.values())
 
     def unfreeze(self) -> None:
         """Put all back as it was. A second call does nothing."""
         trained, self._trained = self._trained, []
-        held, self._held = self._held, []
+        holds, self._holds = self._holds, []
+        for hold in holds:
+            hold.release()
         named = named_parameters(self._model)  # sharding may have put others in their place
         for name in trained:
             named[name].requires_grad_(True)
-        for module in held:
-            module.release()
 
 
 def freeze_parameters(model: nn.Module, patterns: str | Iterable[str]) -> FrozenParameters:
@@ -95,53 +87,6 @@ def unfreeze_parameters(frozen: FrozenParameters) -> None:
     """Put back as it was what ``freeze_parameters`` froze; what the user had frozen before stays frozen."""
     check_instance("frozen", frozen, FrozenParameters, "what freeze_parameters returned")
     frozen.unfreeze()
-
-
-class _HeldInEval:
-    """Takes the place of one module's ``train``, which every ``train()`` of a parent calls, and keeps it in eval mode.
-
-    A mode set once would last until the next ``model.train()``: Ignite's supervised trainer calls it in every
-    iteration. The module's ``training`` is really False, so that torch.compile sees it and compiles anew.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
-        self._asked = module.training
-        self._shadowed = module.__dict__.get("train")
-        module.train(False)
-        module.__dict__["train"] = self
-
-    def __call__(self, mode: bool = True) -> nn.Module:
-        self._asked = mode
-        for child in self._module.children():
-            child.train(mode)
-        return self._module
-
-    def release(self) -> None:
-        del self._module.__dict__["train"]
-        if self._shadowed is not None:
-            self._module.__dict__["train"] = self._shadowed
-        self._module.train(self._asked)
-
-
-def _modules_with_statistics(
-    model: nn.Module, patterns: tuple[str, ...], selected: dict[str, nn.Parameter]
-) -> list[nn.Module]:
-    chosen = {id(parameter) for parameter in selected.values()}
-    found = []
-    for name, module in unwrap_model(model).named_modules():
-        buffers = [key for key in _STATISTICS if module._buffers.get(key) is not None]
-        if not buffers:
-            continue
-        own = list(module.parameters(recurse=False))
-        if own:
-            inside = all(id(parameter) in chosen for parameter in own)
-        else:
-            path = f"{name}.{buffers[0]}".lstrip(".")
-            inside = any(fnmatchcase(path, pattern) for pattern in patterns)
-        if inside:
-            found.append(module)
-    return found
 
 
 class FreezableParameters:

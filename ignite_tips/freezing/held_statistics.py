@@ -1,0 +1,150 @@
+"""Hold the statistics of frozen modules, such as BatchNorm's running mean: keep the modules in eval mode.
+
+A mode that is set once does not last, because Ignite's supervised trainer calls ``model.train()`` in every iteration.
+"""
+
+import functools
+import weakref
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils.spectral_norm import SpectralNorm
+
+from ignite_tips.parameters.selection import unwrap_model
+
+__all__ = ["EvalHold", "hold_statistics"]
+
+# The hold is on nn.Module.train, with a weak record of who is held, and not on the modules. An attribute or a hook of a
+# module would go into its copies and pickles, which nobody releases. A global forward pre-hook would need no change of
+# torch, but costs every forward pass 5 µs a module, where this costs train() 2 µs a module, and the modules would
+# say training=True until their next forward pass, which torch.compile's guards and the user may read before.
+_Module: Any = nn.Module
+_torch_train = _Module.train
+_is_installed = False
+
+
+class EvalHold:
+    """Keeps the module at one place of a model in eval mode through every ``train()``, until ``release``.
+
+    A module that takes the place of the first, as ``SyncBatchNorm.convert_sync_batchnorm`` puts one there, is held in
+    its stead when ``train()`` of the model is called next, unless it has parameters to train.
+
+    Missed: ``module.training = True``, and a ``train`` of the module's own class that neither calls ``super().train``
+    nor is called by the ``train`` of a parent.
+
+    Args:
+        module: what to hold. Its children, dropout among them, are left alone.
+        parent: the module that has it as a child; None if nothing does.
+        key: the child's name there.
+    """
+
+    def __init__(self, module: nn.Module, parent: nn.Module | None = None, key: str = "") -> None:
+        others = _holds.get(module, ())
+        self._module = weakref.ref(module)
+        self._parent: Callable[[], nn.Module | None] = (lambda: None) if parent is None else weakref.ref(parent)
+        self._key = key
+        # The mode to return to: the last one that was asked for.
+        self._mode = next((other._mode for other in others if other._module() is module), module.training)
+        module.training = False
+        _install()
+        for watched in (module, parent):
+            if watched is not None:
+                _holds.setdefault(watched, []).append(self)
+
+    def release(self) -> None:
+        """Let go, and give the module the mode that was asked for last."""
+        self._look_for_replacement()
+        module = self._module()
+        for watched in (module, self._parent()):
+            if watched is not None:
+                _forget(watched, self)
+        if module is not None and not any(other._module() is module for other in _holds.get(module, ())):
+            module.training = self._mode
+        _uninstall_if_unused()
+
+    def after_train(self, trained: nn.Module, mode: bool) -> None:
+        """Put the module back into eval mode after ``trained.train(mode)``, of the module or of its parent."""
+        if trained is self._module() or self._look_for_replacement():
+            self._mode = mode
+        module = self._module()
+        if module is not None and module.training:
+            module.training = False
+
+    def _look_for_replacement(self) -> bool:
+        parent, module = self._parent(), self._module()
+        there = None if parent is None else parent._modules.get(self._key)
+        if there is module or not isinstance(there, nn.Module):
+            return False
+        if any(parameter.requires_grad for parameter in there.parameters(recurse=False)):
+            return False
+        if module is not None:
+            _forget(module, self)
+        self._module = weakref.ref(there)
+        _holds.setdefault(there, []).append(self)
+        return True
+
+
+def hold_statistics(model: nn.Module, patterns: tuple[str, ...], frozen: Iterable[nn.Parameter]) -> list[EvalHold]:
+    """Hold each module whose training changes its buffers, if all its parameters are frozen.
+
+    One without parameters is held if a pattern matches its buffers, or if what it computes a weight from is frozen.
+
+    Found by mechanism are parametrizations with buffers and ``torch.nn.utils.spectral_norm``. For BatchNorm and its
+    kin, those of other libraries among them, the buffers' names are all there is: ``running_mean``, ``running_var``.
+    """
+    chosen = {id(parameter) for parameter in frozen}
+    modules = dict(unwrap_model(model).named_modules(remove_duplicate=False))
+    holds = []
+    for path, module in modules.items():
+        parent_path, _, key = path.rpartition(".")
+        parent = modules[parent_path] if path else None
+        is_parametrization = isinstance(parent, ParametrizationList)
+        buffers = [name for name, _ in module.named_buffers(recurse=False)]
+        if not buffers or not (is_parametrization or _has_statistics(module, buffers)):
+            continue
+        owner = parent if is_parametrization and parent is not None else module
+        own = [id(parameter) for parameter in owner.parameters(recurse=False)]
+        matches = any(fnmatchcase(f"{path}.{buffers[0]}".lstrip("."), pattern) for pattern in patterns)
+        if chosen.issuperset(own) if own else matches:
+            holds.append(EvalHold(module, parent, key))
+    return holds
+
+
+_holds: weakref.WeakKeyDictionary[nn.Module, list[EvalHold]] = weakref.WeakKeyDictionary()
+
+
+def _has_statistics(module: nn.Module, buffers: list[str]) -> bool:
+    if "running_mean" in buffers or "running_var" in buffers:
+        return True
+    return any(isinstance(hook, SpectralNorm) for hook in module._forward_pre_hooks.values())
+
+
+def _forget(watched: nn.Module, hold: EvalHold) -> None:
+    _holds[watched].remove(hold)
+    if not _holds[watched]:
+        del _holds[watched]
+
+
+@functools.wraps(_torch_train)
+def _train_and_hold(self: nn.Module, mode: bool = True) -> nn.Module:
+    result: nn.Module = _torch_train(self, mode)
+    for hold in _holds.get(self, ()):
+        hold.after_train(self, mode)
+    return result
+
+
+def _install() -> None:
+    global _torch_train, _is_installed
+    if not _is_installed:
+        _torch_train, _is_installed = _Module.train, True
+        _Module.train = _train_and_hold
+
+
+def _uninstall_if_unused() -> None:
+    global _is_installed
+    # Where another library has put its own around ours since, ours stays inside it and does nothing.
+    if not _holds and _Module.train is _train_and_hold:
+        _Module.train, _is_installed = _torch_train, False
