@@ -4,7 +4,6 @@ DDP registers the gradients to average when it is built. A parameter frozen late
 error; one unfrozen later is never averaged, and the replicas drift apart without any.
 """
 
-import gc
 import zlib
 from collections.abc import Iterable
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState
-from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from ignite_tips._checks import check_instance
@@ -63,24 +61,10 @@ def rewrap_model(ddp_model: nn.Module) -> None:
 
 
 def find_wrappers(model: nn.Module, parameters: Iterable[nn.Parameter]) -> list[DistributedDataParallel]:
-    """Return the DistributedDataParallel wrappers that average gradients of any of these parameters of the model.
-
-    The model may be the bare module, a part of what was wrapped, or not have been wrapped until later. Missing the
-    wrapper would let the replicas drift apart in silence, so where the model has none it is looked for among all
-    living objects, which takes some 50 ms; not around a model of fully_shard, which averages gradients itself.
-    """
-    if not (dist.is_available() and dist.is_initialized()):
-        return []
-    modules = list(model.modules())
-    inside = [module for module in modules if isinstance(module, DistributedDataParallel)]
-    if not inside and any(isinstance(module, FSDPModule) for module in modules):
-        return []
+    """Return the DistributedDataParallel wrappers in the model that average gradients of any of these parameters."""
     wanted = {id(parameter) for parameter in parameters}
-    return [
-        wrapper
-        for wrapper in inside or _living_wrappers()
-        if not wanted.isdisjoint(id(parameter) for parameter in getattr(wrapper, "_module_parameters", ()))
-    ]
+    wrappers = [module for module in model.modules() if isinstance(module, DistributedDataParallel)]
+    return [wrapper for wrapper in wrappers if any(id(parameter) in wanted for parameter in wrapper.parameters())]
 
 
 def check_rewrappable(ddp_model: DistributedDataParallel) -> None:
@@ -99,15 +83,6 @@ def check_rewrappable(ddp_model: DistributedDataParallel) -> None:
                 f"DistributedDataParallel with {reason} cannot follow a freeze or unfreeze; "
                 "freeze before wrapping and leave it so, or wrap without that option"
             )
-
-
-def _living_wrappers() -> list[DistributedDataParallel]:
-    # isinstance would ask every object for its __class__, and the proxies among them answer with side effects.
-    kinds = [DistributedDataParallel]
-    for kind in kinds:
-        kinds.extend(type.__subclasses__(kind))
-    wanted = frozenset(kinds)
-    return [thing for thing in gc.get_objects() if type(thing) in wanted]
 
 
 def _check_same_on_all_ranks(ddp: Any) -> None:

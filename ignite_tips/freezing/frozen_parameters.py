@@ -1,26 +1,19 @@
 """Freeze a part of a model, and put it back as it was."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_instance
-from ignite_tips.core.wiring import FreezesParameters
-from ignite_tips.freezing.ddp_reducer import check_rewrappable, find_wrappers, rewrap_model
 from ignite_tips.freezing.held_statistics import hold_statistics
 from ignite_tips.parameters.selection import as_patterns, named_parameters, select_parameters
-from ignite_tips.parameters.sharding import check_has_whole_parameters, lay_out_shards
+from ignite_tips.parameters.sharding import lay_out_shards
 
 __all__ = [
     "FreezableParameters",
     "FrozenParameters",
-    "check_freezable",
     "freeze_parameters",
-    "freezing_role",
-    "rebuild_ddp_reducers",
     "unfreeze_parameters",
 ]
 
@@ -124,12 +117,11 @@ class FreezableParameters:
         return list(select_parameters(self.model, self.patterns).values())
 
     def set_frozen(self, frozen: bool) -> bool:
-        """Freeze or unfreeze the part; return whether that changed anything. Then call ``rebuild_ddp_reducers``."""
+        """Freeze or unfreeze the part; return whether that changed anything."""
         if frozen == self.is_frozen:
             return False
         lay_out_shards(self.model)
         if self._frozen is None:
-            check_freezable(self.model, self.parameters)
             self._frozen = freeze_parameters(self.model, self.patterns)
         else:
             self._frozen.unfreeze()
@@ -147,30 +139,3 @@ class FreezableParameters:
                 f"optimizer must have a group for each parameter to be unfrozen, but has none for: "
                 f"{', '.join(missing)}; make every group up front, as param_groups(model, ...) does"
             )
-
-
-def freezing_role(handler: object, parts: Sequence[FreezableParameters], *events: Any) -> FreezesParameters:
-    """Return what a handler does that freezes these parts of one model at these events.
-
-    Raises:
-        TypeError, RuntimeError: if the model cannot follow a freeze.
-    """
-    parameters = {name: p for part in parts for name, p in zip(part.names, part.parameters, strict=True)}
-    check_freezable(parts[0].model, parameters.values())
-    return FreezesParameters(handler, parameters, *events)
-
-
-def rebuild_ddp_reducers(parts: Sequence[FreezableParameters]) -> None:
-    """Let every DistributedDataParallel wrapper around the parts follow a freeze or unfreeze. A collective call."""
-    for wrapper in find_wrappers(parts[0].model, [parameter for part in parts for parameter in part.parameters]):
-        rewrap_model(wrapper)
-
-
-def check_freezable(model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
-    """Raise TypeError or RuntimeError for a model that cannot follow a freeze."""
-    check_has_whole_parameters(model)
-    for module in model.modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            raise TypeError("model must not be a ScriptModule, whose modules take no changes; freeze before scripting")
-    for wrapper in find_wrappers(model, parameters):
-        check_rewrappable(wrapper)

@@ -1,6 +1,5 @@
 """Unfreeze a model from its head down, one stage after another."""
 
-import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
@@ -9,17 +8,15 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_instance, check_integer, check_keys, check_names
-from ignite_tips.core.conflicts import add_checked_role
-from ignite_tips.core.wiring import Attachment, annotate
-from ignite_tips.freezing.frozen_parameters import FreezableParameters, freezing_role, rebuild_ddp_reducers
-from ignite_tips.parameters.selection import check_belongs, trainable_fraction
+from ignite_tips.freezing.freezing_handler import FreezingHandler
+from ignite_tips.freezing.frozen_parameters import FreezableParameters
 
 __all__ = ["GradualUnfreezer"]
 
 _STATE_KEYS = ("epoch", "every", "stages")
 
 
-class GradualUnfreezer:
+class GradualUnfreezer(FreezingHandler):
     """Train the first stage alone, and one stage more every few epochs, until all train.
 
     Acts at EPOCH_STARTED, between two updates: in epoch e the first 1 + ⌊(e − 1) / every⌋ stages train. What is frozen
@@ -64,24 +61,13 @@ class GradualUnfreezer:
         check_instance("stages", stages, (list, tuple), "a list of patterns or of lists of patterns")
         if not stages:
             raise ValueError("stages must have at least one stage, got none")
-        self._stages = [FreezableParameters(model, stage, "each of stages") for stage in stages]
-        _check_disjoint(self._stages)
+        parts = [FreezableParameters(model, stage, "each of stages") for stage in stages]
+        _check_disjoint(parts)
+        super().__init__(model, parts, optimizer)
         if optimizer is not None:
-            check_belongs(optimizer, model)
-            for part in self._stages:
+            for part in parts:
                 part.check_optimizer(optimizer)
-        self._model = model
-        self._optimizer = optimizer
-        self._attachment = Attachment()
-        self._engine: weakref.ref[Engine] | None = None
         self._every = 0
-        self._loaded: Mapping[str, Any] | None = None
-        self._is_started = False
-
-    @property
-    def frozen(self) -> tuple[str, ...]:
-        """The names of the parameters that this handler keeps frozen now, stage after stage."""
-        return tuple(name for stage in self._stages if stage.is_frozen for name in stage.names)
 
     def attach(self, trainer: Engine, every: int = 1) -> Self:
         """Let one stage more train every ``every`` epochs.
@@ -97,19 +83,10 @@ class GradualUnfreezer:
         """
         check_instance("trainer", trainer, Engine, "an ignite Engine")
         check_integer("every", every, ge=1)
-        with self._attachment.renew():
-            role = freezing_role(self, self._stages, Events.EPOCH_STARTED)
-            add_checked_role(self._attachment, trainer, role)
-            self._attachment.add_undo(self._put_back)
-            self._attachment.add_handler(trainer, Events.STARTED, self._start)
+        with self._attaching(trainer, Events.EPOCH_STARTED):
             self._attachment.add_handler(trainer, Events.EPOCH_STARTED, self._open_stages)
-        self._engine = weakref.ref(trainer)
         self._every = every
         return self
-
-    def detach(self) -> None:
-        """Unfreeze, and let go of the trainer. Under DDP every rank must call it."""
-        self._attachment.clear()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the schedule, and the epoch of the trainer; what was loaded, until the trainer starts from it."""
@@ -119,7 +96,7 @@ class GradualUnfreezer:
         return {
             "epoch": 0 if engine is None else engine.state.epoch,
             "every": self._every,
-            "stages": [list(stage.names) for stage in self._stages],
+            "stages": [list(stage.names) for stage in self._parts],
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -133,22 +110,22 @@ class GradualUnfreezer:
         check_integer("the state's every", state["every"], ge=0)  # 0 before the first attach
         check_instance("the state's stages", state["stages"], (list, tuple), "a list of lists of names")
         stages = [list(check_names("the state's stages", names)) for names in state["stages"]]
-        for index, stage in enumerate(self._stages):
+        for index, stage in enumerate(self._parts):
             if index >= len(stages) or stages[index] != list(stage.names):
                 raise ValueError(
                     f"GradualUnfreezer state must have {', '.join(stage.names)} as stage {index}, got "
                     f"{', '.join(stages[index]) if index < len(stages) else 'none'}; build it with the stages of the "
                     "run that saved it"
                 )
-        if len(stages) > len(self._stages):
+        if len(stages) > len(self._parts):
             raise ValueError(
-                f"GradualUnfreezer state must have {len(self._stages)} stages, got {len(stages)}; build it with the "
+                f"GradualUnfreezer state must have {len(self._parts)} stages, got {len(stages)}; build it with the "
                 "stages of the run that saved it"
             )
         self._loaded = dict(state)
 
-    def _start(self, engine: Engine) -> None:
-        loaded, self._loaded = self._loaded, None
+    def _frozen_at_start(self, engine: Engine, loaded: Mapping[str, Any] | None) -> list[bool]:
+        """Return which stages are frozen in the epoch that a run starts or resumes in."""
         if loaded is not None and loaded["every"] != self._every:
             raise RuntimeError(
                 f"GradualUnfreezer state is of a run with every={loaded['every']}, "
@@ -159,29 +136,14 @@ class GradualUnfreezer:
                 f"GradualUnfreezer state is of epoch {loaded['epoch']}, but the trainer starts a new run; "
                 "load the states that were saved together, or none for a new run"
             )
-        self._is_started = True
-        self._open_stages(engine, is_resumed=engine.state.iteration > 0)
-        engine.state.metrics["trainable_fraction"] = trainable_fraction(self._model)
+        return self._frozen_in(engine.state.epoch)
 
-    def _open_stages(self, engine: Engine, *, is_resumed: bool = False) -> None:
-        if not self._is_started:
-            raise RuntimeError("GradualUnfreezer must be attached before the run starts; attach, then call run()")
-        opened = 1 + (max(engine.state.epoch, 1) - 1) // self._every
-        changed = [stage for index, stage in enumerate(self._stages) if stage.set_frozen(index >= opened)]
-        if not changed:
-            return
-        rebuild_ddp_reducers(self._stages)
-        engine.state.metrics["trainable_fraction"] = share = trainable_fraction(self._model)
-        if is_resumed:  # announced in the run that is resumed
-            return
-        kind = "freeze" if changed[-1].is_frozen else "unfreeze"
-        patterns = ", ".join(pattern for stage in changed for pattern in stage.patterns)
-        annotate(engine, kind, f"{kind} {patterns}: {share:.1%} of the parameters train")
+    def _open_stages(self, engine: Engine) -> None:
+        self._set_frozen(engine, self._frozen_in(engine.state.epoch))
 
-    def _put_back(self) -> None:
-        self._is_started = False
-        if any([stage.set_frozen(False) for stage in self._stages]):  # noqa: C419  # all of them, not up to the first
-            rebuild_ddp_reducers(self._stages)
+    def _frozen_in(self, epoch: int) -> list[bool]:
+        opened = 1 + (max(epoch, 1) - 1) // self._every
+        return [index >= opened for index in range(len(self._parts))]
 
 
 def _check_disjoint(stages: Sequence[FreezableParameters]) -> None:

@@ -32,6 +32,9 @@ class EvalHold:
     A module that takes the place of the first, as ``SyncBatchNorm.convert_sync_batchnorm`` puts one there, is held in
     its stead when ``train()`` of the model is called next, unless it has parameters to train.
 
+    Attributes:
+        mode: what ``train()`` asked for last, True for train mode.
+
     Missed: ``module.training = True``, and a ``train`` of the module's own class that neither calls ``super().train``
     nor is called by the ``train`` of a parent.
 
@@ -46,13 +49,16 @@ class EvalHold:
         self._module = weakref.ref(module)
         self._parent: Callable[[], nn.Module | None] = (lambda: None) if parent is None else weakref.ref(parent)
         self._key = key
-        # The mode to return to: the last one that was asked for.
-        self._mode = next((other._mode for other in others if other._module() is module), module.training)
+        self.mode: bool = next((other.mode for other in others if other.holds(module)), bool(module.training))
         module.training = False
         _install()
         for watched in (module, parent):
             if watched is not None:
                 _holds.setdefault(watched, []).append(self)
+
+    def holds(self, module: nn.Module) -> bool:
+        """Whether it is this module that is held, and not its parent."""
+        return self._module() is module
 
     def release(self) -> None:
         """Let go, and give the module the mode that was asked for last."""
@@ -61,14 +67,14 @@ class EvalHold:
         for watched in (module, self._parent()):
             if watched is not None:
                 _forget(watched, self)
-        if module is not None and not any(other._module() is module for other in _holds.get(module, ())):
-            module.training = self._mode
+        if module is not None and not any(other.holds(module) for other in _holds.get(module, ())):
+            module.training = self.mode
         _uninstall_if_unused()
 
     def after_train(self, trained: nn.Module, mode: bool) -> None:
         """Put the module back into eval mode after ``trained.train(mode)``, of the module or of its parent."""
         if trained is self._module() or self._look_for_replacement():
-            self._mode = mode
+            self.mode = mode
         module = self._module()
         if module is not None and module.training:
             module.training = False

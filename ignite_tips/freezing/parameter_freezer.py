@@ -1,6 +1,5 @@
 """Freeze a part of a model at one event and unfreeze it at another."""
 
-import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
@@ -9,18 +8,22 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_instance, check_integer, check_keys, check_names
-from ignite_tips.core.conflicts import add_checked_role
-from ignite_tips.core.wiring import Attachment, annotate
-from ignite_tips.freezing.frozen_parameters import FreezableParameters, freezing_role, rebuild_ddp_reducers
-from ignite_tips.freezing.resumable_event import check_order, make_resumable_events
-from ignite_tips.parameters.selection import check_belongs, trainable_fraction
+from ignite_tips.freezing.freezing_handler import FreezingHandler
+from ignite_tips.freezing.frozen_parameters import FreezableParameters
+from ignite_tips.freezing.resumable_event import (
+    ResumableEvent,
+    check_order,
+    last_of,
+    make_resumable_events,
+    needs_saved_state,
+)
 
 __all__ = ["ParameterFreezer"]
 
 _STATE_KEYS = ("frozen", "iteration", "names", "seen")
 
 
-class ParameterFreezer:
+class ParameterFreezer(FreezingHandler):
     """Keep the parameters that match patterns as they are, from one event to another.
 
     Acts at the events that ``attach`` is given, each between two updates, so that no gradient is half made. Frozen
@@ -57,21 +60,8 @@ class ParameterFreezer:
 
     def __init__(self, model: nn.Module, patterns: str | Iterable[str], *, optimizer: Optimizer | None = None) -> None:
         self._part = FreezableParameters(model, patterns)
-        if optimizer is not None:
-            check_belongs(optimizer, model)
-        self._model = model
-        self._optimizer = optimizer
-        self._attachment = Attachment()
-        self._engine: weakref.ref[Engine] | None = None
-        self._triggers: dict[str, Any] = {}
-        self._loaded: Mapping[str, Any] | None = None
-        self._iteration = 0  # of the trainer when this handler's state was last current
-        self._is_started = False
-
-    @property
-    def frozen(self) -> tuple[str, ...]:
-        """The names of the parameters that this handler keeps frozen now."""
-        return self._part.names if self._part.is_frozen else ()
+        super().__init__(model, [self._part], optimizer)
+        self._events: dict[str, ResumableEvent] = {}
 
     def attach(self, trainer: Engine, freeze: Any = Events.STARTED, unfreeze: Any = None) -> Self:
         """Freeze at the event ``freeze`` and, unless it is None, unfreeze at the event ``unfreeze``.
@@ -90,28 +80,18 @@ class ParameterFreezer:
                 handler freezes one of the parameters, or ``unfreeze`` is given and the optimizer has no group for one.
             RuntimeError: if a wrapper has an option that cannot follow a freeze.
         """
-        triggers = make_resumable_events("freeze", freeze, trainer, self._optimizer, self._freeze)
+        found = make_resumable_events("freeze", freeze, trainer, self._optimizer, self._freeze)
         if unfreeze is not None:
             later = make_resumable_events("unfreeze", unfreeze, trainer, self._optimizer, self._unfreeze)
-            check_order(triggers, later)
-            triggers += later
+            check_order(found, later)
+            found += later
             if self._optimizer is not None:
                 self._part.check_optimizer(self._optimizer)
-        with self._attachment.renew():
-            events = [freeze] if unfreeze is None else [freeze, unfreeze]
-            add_checked_role(self._attachment, trainer, freezing_role(self, [self._part], *events))
-            self._attachment.add_undo(self._put_back)
-            self._attachment.add_handler(trainer, Events.STARTED, self._start)
-            self._attachment.add_handler(trainer, Events.ITERATION_STARTED, self._follow)
-            for trigger in triggers:
-                trigger.attach(self._attachment, trainer)
-        self._engine = weakref.ref(trainer)
-        self._triggers = {f"{index}: {trigger.name}": trigger for index, trigger in enumerate(triggers)}
+        with self._attaching(trainer, *([freeze] if unfreeze is None else [freeze, unfreeze])):
+            for event in found:
+                event.attach(self._attachment, trainer)
+        self._events = {f"{index}: {event.name}": event for index, event in enumerate(found)}
         return self
-
-    def detach(self) -> None:
-        """Unfreeze, and let go of the trainer. Under DDP every rank must call it."""
-        self._attachment.clear()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of this moment of the run; what was loaded, until the trainer starts from it."""
@@ -122,7 +102,7 @@ class ParameterFreezer:
             "frozen": self._part.is_frozen,
             "iteration": self._iteration if engine is None else engine.state.iteration,
             "names": list(self._part.names),
-            "seen": {name: trigger.seen for name, trigger in self._triggers.items()},
+            "seen": {name: event.seen for name, event in self._events.items()},
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -145,70 +125,44 @@ class ParameterFreezer:
             )
         self._loaded = {**state, "seen": dict(state["seen"])}
 
-    def _start(self, engine: Engine) -> None:
-        self._is_started = True
-        loaded, self._loaded = self._loaded, None
-        iteration = engine.state.iteration
+    def _frozen_at_start(self, engine: Engine, loaded: Mapping[str, Any] | None) -> list[bool]:
         if loaded is not None:
-            self._restore(engine, loaded)
-        elif iteration == 0:
-            self._set_frozen(engine, False)
-            for trigger in self._triggers.values():
-                trigger.seen = 0
-        elif iteration != self._iteration:
-            self._check_needs_no_state(engine)
-        self._iteration = iteration
-        engine.state.metrics["trainable_fraction"] = trainable_fraction(self._model)
+            self._check_fits(engine, loaded)
+        events = list(self._events.values())
+        frozen = self._accounted_for(engine, loaded, events)
+        last = last_of(events, engine) if engine.state.iteration > 0 else None
+        return [frozen if last is None else last.action == self._freeze]
 
-    def _restore(self, engine: Engine, loaded: Mapping[str, Any]) -> None:
+    def _accounted_for(self, engine: Engine, loaded: Mapping[str, Any] | None, events: list[ResumableEvent]) -> bool:
+        """Set which counts need no look into the past any more, and return whether they left the part frozen."""
+        seen = dict.fromkeys(self._events, 0)
+        frozen = False
+        if engine.state.iteration > 0 and needs_saved_state(events):
+            if loaded is not None:
+                seen, frozen = loaded["seen"], loaded["frozen"]
+            elif engine.state.iteration == self._iteration:  # this handler saw the run up to here
+                seen, frozen = {name: event.seen for name, event in self._events.items()}, self._part.is_frozen
+            else:
+                for event in events:
+                    event.check_has_count(engine)
+        for name, event in self._events.items():
+            event.seen = seen[name]
+        return frozen
+
+    def _check_fits(self, engine: Engine, loaded: Mapping[str, Any]) -> None:
         if loaded["iteration"] != engine.state.iteration:
             raise RuntimeError(
                 f"ParameterFreezer state is of iteration {loaded['iteration']}, but the trainer starts from iteration "
                 f"{engine.state.iteration}; load the states that were saved together, or none for a new run"
             )
-        if set(loaded["seen"]) != set(self._triggers):
+        if set(loaded["seen"]) != set(self._events):
             raise RuntimeError(
                 f"ParameterFreezer state is of the events {', '.join(loaded['seen'])}, but attached are "
-                f"{', '.join(self._triggers)}; attach to the events of the run that saved it"
+                f"{', '.join(self._events)}; attach to the events of the run that saved it"
             )
-        for name, trigger in self._triggers.items():
-            trigger.seen = loaded["seen"][name]
-        if self._part.set_frozen(loaded["frozen"]):  # announced in the run that saved it
-            rebuild_ddp_reducers([self._part])
-        # Saved by a Checkpoint that came before this handler at the same event, or one iteration event earlier.
-        missed = [moment for trigger in self._triggers.values() for moment in trigger.missed(engine)]
-        for _, trigger in sorted(missed, key=lambda moment: moment[0]):
-            trigger.action(engine)
-
-    def _check_needs_no_state(self, engine: Engine) -> None:
-        for trigger in self._triggers.values():
-            trigger.seen = 0
-            if trigger.missed(engine):
-                raise RuntimeError(
-                    f"ParameterFreezer needs its saved state to resume from iteration {engine.state.iteration}, "
-                    f"because {trigger.name} lies in the past; save it and load it with the trainer's"
-                )
-
-    def _follow(self, engine: Engine) -> None:
-        if not self._is_started:
-            raise RuntimeError("ParameterFreezer must be attached before the run starts; attach, then call run()")
-        self._iteration = engine.state.iteration
 
     def _freeze(self, engine: Engine) -> None:
-        self._set_frozen(engine, True)
+        self._set_frozen(engine, [True])
 
     def _unfreeze(self, engine: Engine) -> None:
-        self._set_frozen(engine, False)
-
-    def _set_frozen(self, engine: Engine, frozen: bool) -> None:
-        if not self._part.set_frozen(frozen):
-            return
-        rebuild_ddp_reducers([self._part])
-        engine.state.metrics["trainable_fraction"] = share = trainable_fraction(self._model)
-        kind = "freeze" if frozen else "unfreeze"
-        annotate(engine, kind, f"{kind} {', '.join(self._part.patterns)}: {share:.1%} of the parameters train")
-
-    def _put_back(self) -> None:
-        self._is_started, self._iteration = False, 0
-        if self._part.set_frozen(False):
-            rebuild_ddp_reducers([self._part])
+        self._set_frozen(engine, [False])

@@ -18,6 +18,7 @@ __all__ = [
     "select_parameters",
     "trainable_fraction",
     "unwrap_model",
+    "unwrap_once",
 ]
 
 
@@ -30,13 +31,18 @@ def unwrap_model(model: nn.Module) -> nn.Module:
         True
     """
     check_instance("model", model, nn.Module, "a torch.nn.Module")
-    while True:
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):  # torch.compile
-            model = inner
-        else:
-            return model
+    while (inner := unwrap_once(model)) is not None:
+        model = inner
+    return model
+
+
+def unwrap_once(model: nn.Module) -> nn.Module | None:
+    """Return the module inside a wrapper, which may be a wrapper too, or None if ``model`` is none."""
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        inner = model.module
+    else:
+        inner = getattr(model, "_orig_mod", None)  # torch.compile
+    return inner if isinstance(inner, nn.Module) else None
 
 
 def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
