@@ -1,8 +1,7 @@
 """The life cycle that ParameterFreezer and GradualUnfreezer share, between attach and detach."""
 
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -59,22 +58,19 @@ class FreezingHandler:
         """Return of each part whether it is frozen where the run starts; ``loaded`` is a state to be restored."""
         raise NotImplementedError
 
-    @contextmanager
-    def _attaching(self, trainer: Engine, *events: Any) -> Iterator[None]:
-        """Register what both handlers need on ``trainer``; the block adds the subclass's own.
+    def _register(self, trainer: Engine, *events: Any) -> None:
+        """Register what both handlers need on ``trainer``, within ``self._attachment.renew()``.
 
         Raises:
             TypeError, RuntimeError: if the model cannot follow a freeze.
             ValueError: if another attached handler freezes one of the parameters.
         """
-        with self._attachment.renew():
-            parameters = self._named_parameters()
-            _check_freezable(self._model, parameters)
-            add_checked_role(self._attachment, trainer, FreezesParameters(self, parameters, *events))
-            self._attachment.add_undo(self._put_back)
-            self._attachment.add_handler(trainer, Events.STARTED, self._start)
-            self._attachment.add_handler(trainer, Events.ITERATION_STARTED, self._follow)
-            yield
+        parameters = self._named_parameters()
+        _check_freezable(self._model, parameters)
+        add_checked_role(self._attachment, trainer, FreezesParameters(self, parameters, *events))
+        self._attachment.add_undo(self._put_back)
+        self._attachment.add_handler(trainer, Events.STARTED, self._start)
+        self._attachment.add_handler(trainer, Events.ITERATION_STARTED, self._follow)
         self._engine = weakref.ref(trainer)
 
     def _set_frozen(self, engine: Engine, frozen: Sequence[bool], *, is_told: bool = True) -> None:

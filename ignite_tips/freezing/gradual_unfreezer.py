@@ -83,7 +83,8 @@ class GradualUnfreezer(FreezingHandler):
         """
         check_instance("trainer", trainer, Engine, "an ignite Engine")
         check_integer("every", every, ge=1)
-        with self._attaching(trainer, Events.EPOCH_STARTED):
+        with self._attachment.renew():
+            self._register(trainer, Events.EPOCH_STARTED)
             self._attachment.add_handler(trainer, Events.EPOCH_STARTED, self._open_stages)
         self._every = every
         return self

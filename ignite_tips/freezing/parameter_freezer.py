@@ -87,7 +87,10 @@ class ParameterFreezer(FreezingHandler):
             found += later
             if self._optimizer is not None:
                 self._part.check_optimizer(self._optimizer)
-        with self._attaching(trainer, *([freeze] if unfreeze is None else [freeze, unfreeze])):
+        with self._attachment.renew():
+            for event in found:
+                event.hold_counts(self._attachment, trainer)  # first, to have them ready when a resumed run starts
+            self._register(trainer, *([freeze] if unfreeze is None else [freeze, unfreeze]))
             for event in found:
                 event.attach(self._attachment, trainer)
         self._events = {f"{index}: {event.name}": event for index, event in enumerate(found)}

@@ -17,6 +17,7 @@ from ignite_tips.core.events import (
     check_events,
     completed_updates,
     current_step,
+    hold_optimizer_events,
     is_optimizer_event,
 )
 from ignite_tips.core.ignite_internals import counts_of_once, depends_on_count_alone
@@ -84,6 +85,11 @@ class ResumableEvent:
         """Whether both listen to one event, whatever their filters are."""
         return self._event == other._event
 
+    def hold_counts(self, attachment: Attachment, engine: Engine) -> None:
+        """Let ``engine`` count the updates, if it is about them that the event tells."""
+        if self._optimizer is not None and self._is_of_optimizer:
+            attachment.add_undo(hold_optimizer_events(engine, self._optimizer))
+
     def attach(self, attachment: Attachment, engine: Engine) -> None:
         """Listen to the bare event on ``engine``."""
         bare = CallableEventWithFilter(self._event.value, None, self._event.name)
@@ -144,7 +150,7 @@ class ResumableEvent:
             self.action(engine)
 
     def _passes(self, engine: Engine, count: int) -> bool:
-        return self._event.filter is None or bool(self._event.filter(engine, count))
+        return self._event.filter is None or bool(self._event.filter(engine, count - self._offset))
 
     def _count(self, engine: Engine) -> int:
         if self._event == Events.STARTED:
@@ -152,8 +158,13 @@ class ResumableEvent:
         if self._is_of_optimizer:
             return current_step(engine).number
         if self._event in engine.state.event_to_attr:
-            return int(engine.state.get_event_attrib_value(self._event))
+            return int(engine.state.get_event_attrib_value(self._event)) + self._offset
         return self.seen + 1
+
+    @property
+    def _offset(self) -> int:
+        # A batch is fetched before the iteration that it is for is counted.
+        return int(self._event in (Events.GET_BATCH_STARTED, Events.GET_BATCH_COMPLETED))
 
     @property
     def _is_of_optimizer(self) -> bool:
