@@ -1,4 +1,4 @@
-"""The life cycle that ParameterFreezer and GradualUnfreezer share, between attach and detach."""
+"""Base of the freezing handlers: attach, freeze and unfreeze, resume, detach."""
 
 import weakref
 from collections.abc import Mapping, Sequence
@@ -21,13 +21,13 @@ __all__ = ["FreezingHandler"]
 
 
 class FreezingHandler:
-    """Base of the handlers that freeze parts of one model while a trainer runs.
+    """Base of the handlers that freeze parts of a model while a trainer runs.
 
-    A subclass says what is frozen when a run starts, new or resumed, in ``_frozen_at_start``, and calls ``_set_frozen``
-    for each change in the run.
+    A subclass registers on the trainer with ``_register``, returns from ``_frozen_at_start`` what is frozen when a run
+    starts or resumes, and calls ``_set_frozen`` for each change during the run.
 
     Args:
-        model: bare, or as it is wrapped to train.
+        model: bare or wrapped, as it trains.
         parts: the parts of the model that are frozen and unfrozen.
         optimizer: checked to have parameters of the model.
     """
@@ -47,22 +47,22 @@ class FreezingHandler:
 
     @property
     def frozen(self) -> tuple[str, ...]:
-        """The names of the parameters that this handler keeps frozen now."""
+        """The names of the parameters that this handler has frozen now."""
         return tuple(name for part in self._parts if part.is_frozen for name in part.names)
 
     def detach(self) -> None:
-        """Unfreeze, and let go of the trainer. Under DDP every rank must call it."""
+        """Unfreeze, and remove the handler from the trainer. Under DDP call it on every rank."""
         self._attachment.clear()
 
     def _frozen_at_start(self, engine: Engine, loaded: Mapping[str, Any] | None) -> list[bool]:
-        """Return of each part whether it is frozen where the run starts; ``loaded`` is a state to be restored."""
+        """Return for each part whether it is frozen when the run starts; ``loaded`` is the state from a checkpoint."""
         raise NotImplementedError
 
     def _register(self, trainer: Engine, *events: Any) -> None:
-        """Register what both handlers need on ``trainer``, within ``self._attachment.renew()``.
+        """Add what both handlers need to ``trainer``, within ``self._attachment.renew()``.
 
         Raises:
-            TypeError, RuntimeError: if the model cannot follow a freeze.
+            TypeError, RuntimeError: if the model does not allow freezing.
             ValueError: if another attached handler freezes one of the parameters.
         """
         parameters = self._named_parameters()
@@ -73,13 +73,13 @@ class FreezingHandler:
         self._attachment.add_handler(trainer, Events.ITERATION_STARTED, self._follow)
         self._engine = weakref.ref(trainer)
 
-    def _set_frozen(self, engine: Engine, frozen: Sequence[bool], *, is_told: bool = True) -> None:
-        """Freeze and unfreeze the parts, between two updates, and tell loggers of it."""
+    def _set_frozen(self, engine: Engine, frozen: Sequence[bool], *, is_annotated: bool = True) -> None:
+        """Freeze or unfreeze each part, and annotate the run if that changed anything."""
         changed = self._change(frozen)
         if not changed:
             return
         engine.state.metrics["trainable_fraction"] = share = trainable_fraction(self._model)
-        if is_told:
+        if is_annotated:
             kind = "freeze" if changed[-1].is_frozen else "unfreeze"
             patterns = ", ".join(pattern for part in changed for pattern in part.patterns)
             annotate(engine, kind, f"{kind} {patterns}: {share:.1%} of the parameters train")
@@ -87,8 +87,8 @@ class FreezingHandler:
     def _start(self, engine: Engine) -> None:
         self._is_started = True
         loaded, self._loaded = self._loaded, None
-        is_resumed = engine.state.iteration > 0  # what is frozen now was told in the run that is resumed
-        self._set_frozen(engine, self._frozen_at_start(engine, loaded), is_told=not is_resumed)
+        is_resumed = engine.state.iteration > 0  # then it was annotated before the checkpoint
+        self._set_frozen(engine, self._frozen_at_start(engine, loaded), is_annotated=not is_resumed)
         self._iteration = engine.state.iteration
         self._watch_next_forward()
         engine.state.metrics["trainable_fraction"] = trainable_fraction(self._model)
@@ -100,7 +100,7 @@ class FreezingHandler:
 
     def _change(self, frozen: Sequence[bool]) -> list[FreezableParameters]:
         if any(frozen):
-            _check_freezable(self._model, self._named_parameters())  # it may have been wrapped since attach
+            _check_freezable(self._model, self._named_parameters())  # it may have been wrapped after attach
         changed = [part for part, is_frozen in zip(self._parts, frozen, strict=True) if part.set_frozen(is_frozen)]
         if changed:
             for wrapper in find_wrappers(self._model, self._named_parameters().values()):

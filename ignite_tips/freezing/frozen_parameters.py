@@ -1,4 +1,4 @@
-"""Freeze a part of a model, and put it back as it was."""
+"""Freeze a part of a model, and restore it."""
 
 from collections.abc import Iterable
 
@@ -19,10 +19,10 @@ __all__ = [
 
 
 class FrozenParameters:
-    """What ``freeze_parameters`` froze, with all that it takes to put it back as it was.
+    """Parameters that ``freeze_parameters`` froze, and what is needed to restore them.
 
     Attributes:
-        names: every parameter selected, those that were frozen before among them.
+        names: all selected parameters, including those that were frozen before.
     """
 
     def __init__(self, model: nn.Module, patterns: str | Iterable[str]) -> None:
@@ -33,29 +33,34 @@ class FrozenParameters:
         self._trained = [name for name, parameter in selected.items() if parameter.requires_grad]
         for parameter in selected.values():
             parameter.requires_grad_(False)
-            # An optimizer updates whatever has a gradient: momentum and decay would go on moving the weights.
+            # An optimizer updates whatever has a gradient, so momentum and weight decay would move the parameter.
             parameter.grad = None
         self._holds = hold_statistics(model, wanted, selected.values())
 
     def unfreeze(self) -> None:
-        """Put all back as it was. A second call does nothing."""
+        """Restore everything. A second call does nothing."""
         trained, self._trained = self._trained, []
         holds, self._holds = self._holds, []
         for hold in holds:
             hold.release()
-        named = named_parameters(self._model)  # sharding may have put others in their place
+        named = named_parameters(self._model)  # fully_shard may have replaced the parameters
         for name in trained:
             named[name].requires_grad_(True)
 
 
 def freeze_parameters(model: nn.Module, patterns: str | Iterable[str]) -> FrozenParameters:
-    """Keep parameters, and the running statistics of BatchNorm and its kin among them, as they are.
+    """Freeze parameters, and with them statistics such as BatchNorm's running mean.
 
-    The parameters lose ``requires_grad`` and their gradient, so that no optimizer moves them. A module with running
-    statistics stays in eval mode, whatever ``model.train()`` is called, if all its parameters are frozen, or if it has
-    none, if a pattern matches its buffers. Dropout is left alone.
+    The parameters lose ``requires_grad`` and their gradient, so no optimizer moves them. A module with statistics stays
+    in eval mode through every ``model.train()`` if all its own parameters are frozen; one without parameters, if a
+    pattern matches its buffers. Dropout is left alone. A copy or a pickle of the model is an ordinary model: its
+    ``train()`` trains, only ``requires_grad`` is copied.
 
-    After DistributedDataParallel wrapped the model, call ``rewrap_model`` too; ``ParameterFreezer`` does.
+    Statistics are: buffers named ``running_mean`` or ``running_var``, both kinds of spectral norm, and any other
+    parametrization with buffers. Other buffers that training changes, such as those of ``torch.ao.quantization``'s
+    observers, are not held.
+
+    If DistributedDataParallel already wraps the model, call ``rewrap_model`` too; ``ParameterFreezer`` does.
 
     Args:
         model: any module; the names are those of the module inside a wrapper.
@@ -77,7 +82,10 @@ def freeze_parameters(model: nn.Module, patterns: str | Iterable[str]) -> Frozen
 
 
 def unfreeze_parameters(frozen: FrozenParameters) -> None:
-    """Put back as it was what ``freeze_parameters`` froze; what the user had frozen before stays frozen."""
+    """Undo ``freeze_parameters``; what you had frozen before stays frozen.
+
+    Undo several freezes of one parameter in reverse order.
+    """
     check_instance("frozen", frozen, FrozenParameters, "what freeze_parameters returned")
     frozen.unfreeze()
 
@@ -93,7 +101,7 @@ class FreezableParameters:
     Args:
         model: bare or wrapped.
         patterns: as for ``select_parameters``.
-        argument: what the patterns were given as, for errors.
+        argument: the name of the argument that has the patterns, for errors.
 
     Raises:
         TypeError, ValueError: as ``select_parameters``.
@@ -112,7 +120,7 @@ class FreezableParameters:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """The parameters, as they are in the model now."""
+        """The parameters that are in the model now; ``fully_shard`` may have replaced earlier ones."""
         lay_out_shards(self.model)
         return list(select_parameters(self.model, self.patterns).values())
 

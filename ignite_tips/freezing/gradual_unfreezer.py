@@ -1,4 +1,4 @@
-"""Unfreeze a model from its head down, one stage after another."""
+"""Unfreeze a model from its head down, stage by stage."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
@@ -17,25 +17,26 @@ _STATE_KEYS = ("epoch", "every", "stages")
 
 
 class GradualUnfreezer(FreezingHandler):
-    """Train the first stage alone, and one stage more every few epochs, until all train.
+    """Train the first stage alone, then one more stage every few epochs, until all train.
 
-    Acts at EPOCH_STARTED, between two updates: in epoch e the first 1 + ⌊(e − 1) / every⌋ stages train. What is frozen
-    stays as it is as with ``ParameterFreezer``, and a DistributedDataParallel wrapper follows in the same way.
-    Parameters in no stage are left alone.
+    Acts at EPOCH_STARTED, so that a stage trains for whole epochs: in epoch e the first 1 + ⌊(e − 1) / every⌋ stages
+    train. Freezing works as in ``ParameterFreezer``. Parameters in no stage are left alone.
 
-    ``engine.state.metrics["trainable_fraction"]`` is the share of the model's parameter values that train, 0 to 1.
+    ``engine.state.metrics["trainable_fraction"]`` is the fraction of the model's parameter values that train, 0 to 1.
 
     Args:
-        model: bare, or wrapped by DistributedDataParallel, DataParallel, fully_shard or torch.compile.
+        model: the model that the trainer calls: bare, or wrapped by DistributedDataParallel, DataParallel, fully_shard
+            or torch.compile.
         stages: patterns, or lists of patterns, in the order in which they start to train: the head first.
         optimizer: checked to have every parameter of the stages.
 
     Raises:
-        TypeError: if an argument is of the wrong type.
-        ValueError: if there is no stage, a pattern matches no parameter, two stages have the same one, or the
+        TypeError: if an argument has the wrong type, or as ``ParameterFreezer`` in a run's first forward pass.
+        ValueError: if there is no stage, a pattern matches no parameter, two stages share a parameter, or the
             optimizer has no group for one.
 
-    State saved: which epoch it is, and the schedule, to notice a resume with another one.
+    State saved: the epoch and the schedule. A resume does not need it, because the epoch says what is frozen; it is
+    there to refuse a resume with another schedule.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 1))
@@ -70,16 +71,16 @@ class GradualUnfreezer(FreezingHandler):
         self._every = 0
 
     def attach(self, trainer: Engine, every: int = 1) -> Self:
-        """Let one stage more train every ``every`` epochs.
+        """Unfreeze one more stage every ``every`` epochs.
 
         Args:
             trainer: the engine that makes the updates.
-            every: epochs from stage to stage, ≥ 1.
+            every: epochs from one stage to the next, ≥ 1.
 
         Raises:
-            TypeError: if an argument is of the wrong type, or the model wrapped in FullyShardedDataParallel.
+            TypeError: if an argument has the wrong type, or the model is wrapped in FullyShardedDataParallel.
             ValueError: if ``every`` is below 1, or another attached handler freezes one of the parameters.
-            RuntimeError: if a wrapper has an option that cannot follow a freeze.
+            RuntimeError: if a DistributedDataParallel wrapper has an option that does not allow freezing.
         """
         check_instance("trainer", trainer, Engine, "an ignite Engine")
         check_integer("every", every, ge=1)
@@ -90,7 +91,7 @@ class GradualUnfreezer(FreezingHandler):
         return self
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the schedule, and the epoch of the trainer; what was loaded, until the trainer starts from it."""
+        """Return the schedule and the epoch; after ``load_state_dict`` the loaded ones, until the run starts."""
         if self._loaded is not None:
             return dict(self._loaded)
         engine = self._engine() if self._engine is not None else None
@@ -101,10 +102,10 @@ class GradualUnfreezer(FreezingHandler):
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take a saved state; what trains is a matter of the epoch, so the trainer's state restores it.
+        """Keep a saved state, and compare it with the schedule when the run starts.
 
         Raises:
-            TypeError, ValueError: if it is no state of such a handler, or one of other stages.
+            TypeError, ValueError: if it is not a GradualUnfreezer's state, or is one of other stages.
         """
         state = check_keys("GradualUnfreezer state", state_dict, _STATE_KEYS)
         check_integer("the state's epoch", state["epoch"], ge=0)
@@ -126,7 +127,6 @@ class GradualUnfreezer(FreezingHandler):
         self._loaded = dict(state)
 
     def _frozen_at_start(self, engine: Engine, loaded: Mapping[str, Any] | None) -> list[bool]:
-        """Return which stages are frozen in the epoch that a run starts or resumes in."""
         if loaded is not None and loaded["every"] != self._every:
             raise RuntimeError(
                 f"GradualUnfreezer state is of a run with every={loaded['every']}, "

@@ -17,10 +17,10 @@ from ignite_tips.parameters.selection import unwrap_model
 
 __all__ = ["EvalHold", "hold_statistics"]
 
-# The hold is on nn.Module.train, with a weak record of who is held, and not on the modules. An attribute or a hook of a
-# module would go into its copies and pickles, which nobody releases. A global forward pre-hook would need no change of
-# torch, but costs every forward pass 5 µs a module, where this costs train() 2 µs a module, and the modules would
-# say training=True until their next forward pass, which torch.compile's guards and the user may read before.
+# While a module is held, nn.Module.train is replaced by a function that looks into a weak record of held modules. An
+# attribute or a hook on the module itself would be copied and pickled with it, and nothing would release the copy. A
+# global forward pre-hook would leave torch alone, but costs 5 µs per module and forward pass (this costs 1 to 2 µs per
+# module and train()), and the modules would have training=True until their next forward pass.
 _Module: Any = nn.Module
 _torch_train = _Module.train
 _is_installed = False
@@ -29,14 +29,14 @@ _is_installed = False
 class EvalHold:
     """Keeps the module at one place of a model in eval mode through every ``train()``, until ``release``.
 
-    A module that takes the place of the first, as ``SyncBatchNorm.convert_sync_batchnorm`` puts one there, is held in
-    its stead when ``train()`` of the model is called next, unless it has parameters to train.
+    If another module replaces it, as ``SyncBatchNorm.convert_sync_batchnorm`` does, that one is held from the model's
+    next ``train()`` on, unless it has parameters that require a gradient.
 
     Attributes:
         mode: what ``train()`` asked for last, True for train mode.
 
-    Missed: ``module.training = True``, and a ``train`` of the module's own class that neither calls ``super().train``
-    nor is called by the ``train`` of a parent.
+    Not noticed: ``module.training = True``, a direct call of a ``train`` method that does not call ``super().train``,
+    and a replacement of a module that has no parent.
 
     Args:
         module: what to hold. Its children, dropout among them, are left alone.
@@ -61,7 +61,7 @@ class EvalHold:
         return self._module() is module
 
     def release(self) -> None:
-        """Let go, and give the module the mode that was asked for last."""
+        """End the hold, and set the mode that was asked for last."""
         self._look_for_replacement()
         module = self._module()
         for watched in (module, self._parent()):
@@ -94,12 +94,13 @@ class EvalHold:
 
 
 def hold_statistics(model: nn.Module, patterns: tuple[str, ...], frozen: Iterable[nn.Parameter]) -> list[EvalHold]:
-    """Hold each module whose training changes its buffers, if all its parameters are frozen.
+    """Hold each module that has statistics and whose parameters are all frozen.
 
-    One without parameters is held if a pattern matches its buffers, or if what it computes a weight from is frozen.
+    A module without parameters is held if a pattern matches its buffers; a parametrization, if the tensors that it
+    computes its weight from are frozen.
 
-    Found by mechanism are parametrizations with buffers and ``torch.nn.utils.spectral_norm``. For BatchNorm and its
-    kin, those of other libraries among them, the buffers' names are all there is: ``running_mean``, ``running_var``.
+    Parametrizations with buffers and ``torch.nn.utils.spectral_norm`` are found by their classes. BatchNorm and similar
+    modules, also those of other libraries, can only be guessed by the buffer names ``running_mean``, ``running_var``.
     """
     chosen = {id(parameter) for parameter in frozen}
     modules = dict(unwrap_model(model).named_modules(remove_duplicate=False))
@@ -151,6 +152,6 @@ def _install() -> None:
 
 def _uninstall_if_unused() -> None:
     global _is_installed
-    # Where another library has put its own around ours since, ours stays inside it and does nothing.
+    # If another library has wrapped our function since, it stays, and does nothing.
     if not _holds and _Module.train is _train_and_hold:
         _Module.train, _is_installed = _torch_train, False

@@ -24,26 +24,31 @@ _STATE_KEYS = ("frozen", "iteration", "names", "seen")
 
 
 class ParameterFreezer(FreezingHandler):
-    """Keep the parameters that match patterns as they are, from one event to another.
+    """Freeze the parameters that match patterns at one event, and unfreeze them at another.
 
-    Acts at the events that ``attach`` is given, each between two updates, so that no gradient is half made. Frozen
-    parameters have no gradient and are moved by no optimizer, momentum and weight decay included; BatchNorm and its
-    kin among them hold their running statistics through every ``model.train()``. Unfreezing puts all back as it was,
-    and the optimizer goes on with the state that it has for them. A DistributedDataParallel wrapper around them
-    follows on all ranks at the same moment (see ``rewrap_model``).
+    Acts at the events that ``attach`` is given. Frozen parameters lose their gradient, so no optimizer moves them, not
+    even by momentum or weight decay. Frozen modules keep their statistics, BatchNorm's running mean for example,
+    through every ``model.train()`` (see ``freeze_parameters``). Unfreezing restores everything; the optimizer continues
+    with the state it has. A DistributedDataParallel wrapper follows on all ranks (see ``rewrap_model``).
 
-    ``engine.state.metrics["trainable_fraction"]`` is the share of the model's parameter values that train, 0 to 1.
+    ``engine.state.metrics["trainable_fraction"]`` is the fraction of the model's parameter values that train, 0 to 1.
 
     Args:
-        model: bare, or wrapped by DistributedDataParallel, DataParallel, fully_shard or torch.compile.
+        model: the model that the trainer calls: bare, or wrapped by DistributedDataParallel, DataParallel, fully_shard
+            or torch.compile.
         patterns: one shell glob over parameter names or several, as for ``select_parameters``.
-        optimizer: checked to have every parameter that is to be unfrozen; needed for OptimizerEvents.
+        optimizer: checked to have every parameter that will be unfrozen; required for OptimizerEvents.
 
     Raises:
-        TypeError: if an argument is of the wrong type.
-        ValueError: if a pattern matches no parameter, or the optimizer has none of the model's.
+        TypeError: if an argument has the wrong type; in the first forward pass of a run, if the model is wrapped by
+            DistributedDataParallel and this handler got only what is inside. This check misses a wrapper whose
+            ``forward`` is called directly, one that first runs after the model has trained without it, and gradients
+            averaged by anything else: give such code the same freezes on every rank.
+        ValueError: if a pattern matches no parameter, or the optimizer has none of the model's parameters.
 
-    State saved: whether the parameters are frozen, at which iteration, and which events were seen.
+    State saved: whether the parameters are frozen, the iteration, and the last count seen of each event. A resume needs
+    it only if an event has a filter function of your own or no count, or if some events count iterations and others
+    updates. In all other cases the trainer's counts say what is frozen.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
@@ -64,10 +69,10 @@ class ParameterFreezer(FreezingHandler):
         self._events: dict[str, ResumableEvent] = {}
 
     def attach(self, trainer: Engine, freeze: Any = Events.STARTED, unfreeze: Any = None) -> Self:
-        """Freeze at the event ``freeze`` and, unless it is None, unfreeze at the event ``unfreeze``.
+        """Freeze at the event ``freeze`` and unfreeze at the event ``unfreeze``, or never if that is None.
 
-        Both take filters and lists of events; every rank must see them at the same moment. Events.STARTED means the
-        start of a new run, not that of a resumed one. Where both fall together, ``unfreeze`` comes last.
+        Each may have a filter or be a list of events, and must happen on all ranks at the same time. Events.STARTED
+        means the start of a new run; a resume does not freeze again. If both happen at once, ``unfreeze`` comes last.
 
         Args:
             trainer: the engine that makes the updates.
@@ -75,10 +80,10 @@ class ParameterFreezer(FreezingHandler):
             unfreeze: when to unfreeze.
 
         Raises:
-            TypeError: if an argument is of the wrong type, or the model wrapped in FullyShardedDataParallel.
+            TypeError: if an argument has the wrong type, or the model is wrapped in FullyShardedDataParallel.
             ValueError: if the trainer does not know an event, ``unfreeze`` comes before ``freeze``, another attached
                 handler freezes one of the parameters, or ``unfreeze`` is given and the optimizer has no group for one.
-            RuntimeError: if a wrapper has an option that cannot follow a freeze.
+            RuntimeError: if a DistributedDataParallel wrapper has an option that does not allow freezing.
         """
         found = make_resumable_events("freeze", freeze, trainer, self._optimizer, self._freeze)
         if unfreeze is not None:
@@ -97,7 +102,7 @@ class ParameterFreezer(FreezingHandler):
         return self
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of this moment of the run; what was loaded, until the trainer starts from it."""
+        """Return the current state; after ``load_state_dict`` the loaded one, until the run starts."""
         if self._loaded is not None:
             return dict(self._loaded)
         engine = self._engine() if self._engine is not None else None
@@ -109,10 +114,10 @@ class ParameterFreezer(FreezingHandler):
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take a saved state, to be applied when the trainer resumes.
+        """Keep a saved state, and apply it when the run starts.
 
         Raises:
-            TypeError, ValueError: if it is no state of such a handler, or one of other parameters.
+            TypeError, ValueError: if it is not a ParameterFreezer's state, or is one of other parameters.
         """
         state = check_keys("ParameterFreezer state", state_dict, _STATE_KEYS)
         check_instance("the state's frozen", state["frozen"], bool, "True or False")
@@ -132,12 +137,12 @@ class ParameterFreezer(FreezingHandler):
         if loaded is not None:
             self._check_fits(engine, loaded)
         events = list(self._events.values())
-        frozen = self._accounted_for(engine, loaded, events)
+        frozen = self._known_state(engine, loaded, events)
         last = last_of(events, engine) if engine.state.iteration > 0 else None
         return [frozen if last is None else last.action == self._freeze]
 
-    def _accounted_for(self, engine: Engine, loaded: Mapping[str, Any] | None, events: list[ResumableEvent]) -> bool:
-        """Set which counts need no look into the past any more, and return whether they left the part frozen."""
+    def _known_state(self, engine: Engine, loaded: Mapping[str, Any] | None, events: list[ResumableEvent]) -> bool:
+        """Set the count up to which each event is known, and return whether the part was frozen at these counts."""
         seen = dict.fromkeys(self._events, 0)
         frozen = False
         if engine.state.iteration > 0 and needs_saved_state(events):

@@ -1,8 +1,9 @@
-"""An Ignite event that a resume neither loses nor repeats: what it did follows from the run's counts.
+"""An Ignite event that a resume neither loses nor repeats.
 
 Ignite fires ``Events.X(once=k)`` only when the count equals k, so a resume past k loses it, and a resume in the middle
-of an epoch fires EPOCH_STARTED of that epoch a second time. A resumable event therefore listens to the bare event, asks
-the filter itself, and remembers the last count that it asked about.
+of an epoch fires EPOCH_STARTED of that epoch again. A resumable event therefore listens without the filter, calls the
+filter itself, and remembers the last count that it saw. When a run resumes, it can call one of Ignite's own
+filters for all counts of the past, since these filters depend on nothing else.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +27,7 @@ from ignite_tips.distributed import same_on_all_ranks
 
 __all__ = ["Moment", "ResumableEvent", "check_order", "last_of", "make_resumable_events", "needs_saved_state"]
 
-# Where the n-th firing of an event lies in a run: its unit, and its place in (or, from 0 on, after) the n-th of them.
+# When the n-th firing of an event happens: the unit, and its time relative to the end of the n-th epoch or iteration.
 _PLACES: dict[CallableEventWithFilter, tuple[str, float]] = {
     Events.EPOCH_STARTED: ("epoch", -1.0),
     Events.GET_BATCH_STARTED: ("iteration", -0.4),
@@ -35,11 +36,11 @@ _PLACES: dict[CallableEventWithFilter, tuple[str, float]] = {
     Events.ITERATION_COMPLETED: ("iteration", 0.0),
     Events.EPOCH_COMPLETED: ("epoch", 0.0),
 }
-_JUST_AFTER = 0.05  # iterations by which an epoch's event comes after that of the iteration at its edge
+_JUST_AFTER = 0.05  # iterations from an iteration's event to that of the epoch which ends with it
 
 
 class Moment(NamedTuple):
-    """A point in a run, on one of two axes that have no common measure: accumulation makes updates rarer."""
+    """A time in a run, in iterations or in updates. The two cannot be compared: accumulation makes updates rarer."""
 
     axis: str
     time: float
@@ -49,7 +50,7 @@ class ResumableEvent:
     """One event at which ``action(engine)`` is called.
 
     Attributes:
-        seen: the last count of the event that was decided on; what a handler saves, and restores for a resume.
+        seen: the last count of the event for which the filter was called; a handler saves it and restores it.
     """
 
     def __init__(
@@ -86,12 +87,12 @@ class ResumableEvent:
         return self._event == other._event
 
     def hold_counts(self, attachment: Attachment, engine: Engine) -> None:
-        """Let ``engine`` count the updates, if it is about them that the event tells."""
+        """Let ``engine`` count updates, if this is an event of the optimizer."""
         if self._optimizer is not None and self._is_of_optimizer:
             attachment.add_undo(hold_optimizer_events(engine, self._optimizer))
 
     def attach(self, attachment: Attachment, engine: Engine) -> None:
-        """Listen to the bare event on ``engine``."""
+        """Listen to the event on ``engine``, without the filter."""
         bare = CallableEventWithFilter(self._event.value, None, self._event.name)
         if self._optimizer is not None and self._is_of_optimizer:
             attachment.add_step_handler(engine, self._optimizer, bare, self._decide)
@@ -100,7 +101,7 @@ class ResumableEvent:
 
     @property
     def axis(self) -> str | None:
-        """The axis on which the run's counts tell when it passed; None where they do not, as for a user's filter."""
+        """The axis of its moments; None if the run's counts don't say when it passed, as for a user's filter."""
         if not self._is_pure:
             return None
         if self._event == Events.STARTED:
@@ -110,20 +111,18 @@ class ResumableEvent:
         return "iterations" if self._event in _PLACES else None
 
     def check_has_count(self, engine: Engine) -> None:
-        """Raise RuntimeError for an event of the user's, of which no count says whether it happened before a resume."""
+        """Raise RuntimeError for a user's event without a count: nothing says whether it happened before a resume."""
         if self.axis is None and not any(self._event == event for event in Events):
             raise RuntimeError(
-                f"{self.name} has no count in the trainer's state, so that nobody knows whether it happened before "
-                f"iteration {engine.state.iteration}; resume with the handler's saved state"
+                f"{self.name} has no count in the trainer's state, which therefore does not say whether it happened "
+                f"before iteration {engine.state.iteration}; resume with the handler's saved state"
             )
 
     def last_since_seen(self, engine: Engine) -> Moment | None:
-        """Return when it last passed its filter, after the count seen and up to where the run stands; None if never.
-
-        The counts in between are then seen.
+        """Return when it last passed its filter since the count seen; None if it did not. All counts are then seen.
 
         Raises:
-            RuntimeError: if only the user's filter could tell, and it may no longer.
+            RuntimeError: if the filter is the user's, which may depend on more than the count.
         """
         seen, self.seen = self.seen, self._passed(engine)
         if self.seen > seen and not self._is_pure:
@@ -138,7 +137,7 @@ class ResumableEvent:
     def _decide(self, engine: Engine) -> None:
         count = self._count(engine)
         if count <= self.seen:
-            return  # fired again by a resume
+            return  # a resume fires it again
         self.seen = count
         passes = self._passes(engine, count)
         if not self._is_pure and not same_on_all_ranks(int(passes)):
@@ -196,19 +195,19 @@ class ResumableEvent:
 
 
 def needs_saved_state(events: Sequence[ResumableEvent]) -> bool:
-    """Whether the run's counts alone do not tell which of the events passed last."""
+    """Whether the run's counts may not say which of the events passed last."""
     axes = {event.axis for event in events} - {"any"}
     return None in axes or len(axes) > 1
 
 
 def last_of(events: Sequence[ResumableEvent], engine: Engine) -> ResumableEvent | None:
-    """Return the event that passed its filter last, between the counts seen and where the run stands; None if none did.
+    """Return the event that passed its filter last since the counts seen; None if none did.
 
-    Of two that passed at one moment it is the later one in the list.
+    If two passed at the same moment, the later one in the list is returned.
 
     Raises:
-        RuntimeError: if the counts do not tell, because of a user's filter, or because the last one on the axis of
-            iterations and the last one on that of updates have different actions.
+        RuntimeError: if the counts don't say which: because of a user's filter, or because the last event by
+            iterations and the last one by updates have different actions.
     """
     passed = [(event.last_since_seen(engine), index) for index, event in enumerate(events)]
     last: dict[str, tuple[Moment, int]] = {}
@@ -220,13 +219,13 @@ def last_of(events: Sequence[ResumableEvent], engine: Engine) -> ResumableEvent 
     if len(found) > 1 and found[0].action != found[1].action:
         raise RuntimeError(
             f"{found[0].name} and {found[1].name} both lie in the past of iteration {engine.state.iteration}, and the "
-            "counts of iterations and of updates do not say which came last; resume with the handler's saved state"
+            "counts of iterations and of updates don't say which came last; resume with the handler's saved state"
         )
     return found[0] if found else None if start is None else events[start[1]]
 
 
 def check_order(freeze: list[ResumableEvent], unfreeze: list[ResumableEvent]) -> None:
-    """Raise ValueError if the one ``unfreeze`` surely comes when nothing is frozen, or at the moment of ``freeze``."""
+    """Raise ValueError if ``unfreeze`` can only come before ``freeze``, or is the same event."""
     if len(freeze) != 1 or len(unfreeze) != 1 or not freeze[0].is_at_event_of(unfreeze[0]):
         return
     first, last = min(freeze[0].times, default=None), max(unfreeze[0].times, default=None)

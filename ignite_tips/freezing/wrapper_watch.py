@@ -1,4 +1,4 @@
-"""Notice a DistributedDataParallel wrapper of which a handler was given only the module inside."""
+"""Notice that a model runs inside a DistributedDataParallel wrapper which the handler was not given."""
 
 import weakref
 from collections.abc import Iterable
@@ -16,14 +16,14 @@ __all__ = ["WrapperWatch"]
 
 
 class WrapperWatch:
-    """Watches one forward pass of a model, and raises if it comes from a wrapper that is not in the model as given.
+    """Raises if a forward pass of the model starts in a wrapper that the handler does not know.
 
-    A bare module does not know that it was wrapped, but the wrapper's forward pass comes before its own. The watch
-    costs each module's forward pass some microseconds, so it ends with the first one, gradients enabled, of a module
-    that has the parameters, and there is none without a process group.
+    A bare module does not know that it is wrapped, but a forward hook common to all modules sees the wrapper run first.
+    The hook costs some microseconds per module, so it is removed as soon as a known module with the parameters runs
+    with gradients enabled. Without a process group there is no hook.
 
-    Missed: a wrapper whose ``forward`` is called directly, one that runs after the model has run without it, and
-    whatever averages gradients without DistributedDataParallel.
+    Not noticed: a wrapper whose ``forward`` is called directly, one that first runs after the model has run without it,
+    and gradients averaged by anything but DistributedDataParallel.
 
     Args:
         owner: the class of the handler, for the error.
@@ -40,19 +40,19 @@ class WrapperWatch:
 
     @classmethod
     def start(cls, owner: str, model: nn.Module, parameters: Iterable[nn.Parameter]) -> "WrapperWatch | None":
-        """Return a watch, where there is a process group and thus something to watch for."""
+        """Return a watch, or None if there is no process group."""
         return cls(owner, model, parameters) if dist.is_available() and dist.is_initialized() else None
 
     def stop(self) -> None:
-        """End the watch. A second call does nothing."""
+        """Remove the hook. A second call does nothing."""
         self._handle.remove()
 
     def look(self, module: nn.Module) -> None:
-        """Raise TypeError if the module, about to run, is the wrapper or the compiled wrapper; end with our own."""
+        """Raise TypeError if the module that is about to run is an unknown wrapper, or a compiled one."""
         layer: nn.Module | None = module
         while layer is not None:
             if id(layer) in self._own:
-                if torch.is_grad_enabled():  # an evaluation may well go without the wrapper
+                if torch.is_grad_enabled():  # an evaluation may leave out the wrapper
                     self.stop()
                 return
             if isinstance(layer, DistributedDataParallel) and self._has_parameters(layer):
@@ -68,7 +68,7 @@ class WrapperWatch:
 
 
 class _WeakHook:
-    """A hook that keeps no watch alive, and thereby no handler."""
+    """A hook that does not keep the handler alive."""
 
     def __init__(self, watch: WrapperWatch) -> None:
         self._watch = weakref.ref(watch)

@@ -269,7 +269,11 @@ def test_what_is_frozen_is_a_function_of_the_counts(seed: int) -> None:
             OptimizerEvents.STEP_COMPLETED(once=7),
             "=EPOCH_STARTED and unfreeze=STEP_COMPLETED both lie in the past of iteration 10, and the counts of iter",
         ),
-        (OwnEvents.SOMETHING, None, "freeze=SOMETHING has no count in the trainer's state, so that nobody knows"),
+        (
+            OwnEvents.SOMETHING,
+            None,
+            "freeze=SOMETHING has no count in the trainer's state, which therefore",
+        ),
     ],
 )
 def test_a_resume_without_the_state_is_an_error_where_it_matters(freeze: Any, unfreeze: Any, message: str) -> None:
