@@ -1,5 +1,6 @@
 """Base of the freezing handlers: attach, freeze and unfreeze, resume, detach."""
 
+import warnings
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from ignite_tips.core.conflicts import add_checked_role
 from ignite_tips.core.wiring import Attachment, FreezesParameters, annotate
 from ignite_tips.freezing.ddp_reducer import check_rewrappable, find_wrappers, rewrap_model
 from ignite_tips.freezing.frozen_parameters import FreezableParameters
+from ignite_tips.freezing.held_statistics import UnheldBuffers
 from ignite_tips.freezing.wrapper_watch import WrapperWatch
 from ignite_tips.parameters.selection import check_belongs, trainable_fraction
 from ignite_tips.parameters.sharding import check_has_whole_parameters
@@ -44,6 +46,8 @@ class FreezingHandler:
         self._iteration = 0  # the trainer's, as this handler last saw it
         self._is_started = False
         self._watch: WrapperWatch | None = None
+        self._unheld: UnheldBuffers | None = None
+        self._frozen_since = 0  # iteration of the last change
 
     @property
     def frozen(self) -> tuple[str, ...]:
@@ -88,8 +92,9 @@ class FreezingHandler:
         self._is_started = True
         loaded, self._loaded = self._loaded, None
         is_resumed = engine.state.iteration > 0  # then it was annotated before the checkpoint
-        self._set_frozen(engine, self._frozen_at_start(engine, loaded), is_annotated=not is_resumed)
+        frozen = self._frozen_at_start(engine, loaded)
         self._iteration = engine.state.iteration
+        self._set_frozen(engine, frozen, is_annotated=not is_resumed)
         self._watch_next_forward()
         engine.state.metrics["trainable_fraction"] = trainable_fraction(self._model)
 
@@ -97,15 +102,30 @@ class FreezingHandler:
         if not self._is_started:
             raise RuntimeError(f"{type(self).__name__} must be attached before the run starts; attach, then call run()")
         self._iteration = engine.state.iteration
+        if self._unheld is not None and self._iteration > self._frozen_since + 1:  # a whole iteration has passed
+            unheld, self._unheld = self._unheld, None
+            self._warn_of_changes(unheld.changed())
 
-    def _change(self, frozen: Sequence[bool]) -> list[FreezableParameters]:
-        if any(frozen):
+    def _warn_of_changes(self, buffers: list[str]) -> None:
+        if buffers:
+            warnings.warn(
+                f"{type(self).__name__} does not hold the buffers {', '.join(buffers)} of frozen modules, which "
+                "changed in an iteration; call eval() of these modules after each train(), or turn off what updates them",
+                stacklevel=2,
+            )
+
+    def _change(self, wanted: Sequence[bool]) -> list[FreezableParameters]:
+        if any(wanted):
             _check_freezable(self._model, self._named_parameters())  # it may have been wrapped after attach
-        changed = [part for part, is_frozen in zip(self._parts, frozen, strict=True) if part.set_frozen(is_frozen)]
+        changed = [part for part, frozen in zip(self._parts, wanted, strict=True) if part.set_frozen(frozen)]
         if changed:
             for wrapper in find_wrappers(self._model, self._named_parameters().values()):
                 rewrap_model(wrapper)
             self._watch_next_forward()
+            frozen = [part for part in self._parts if part.is_frozen]
+            patterns = tuple(pattern for part in frozen for pattern in part.patterns)
+            parameters = [parameter for part in frozen for parameter in part.parameters]
+            self._unheld, self._frozen_since = UnheldBuffers(self._model, patterns, parameters), self._iteration
         return changed
 
     def _watch_next_forward(self) -> None:

@@ -58,7 +58,7 @@ def freeze_parameters(model: nn.Module, patterns: str | Iterable[str]) -> Frozen
 
     Statistics are: buffers named ``running_mean`` or ``running_var``, both kinds of spectral norm, and any other
     parametrization with buffers. Other buffers that training changes, such as those of ``torch.ao.quantization``'s
-    observers, are not held.
+    observers, are not held; the handlers warn about them after the first iteration.
 
     If DistributedDataParallel already wraps the model, call ``rewrap_model`` too; ``ParameterFreezer`` does.
 

@@ -457,3 +457,45 @@ def test_a_script_module_is_refused() -> None:
         scripted = torch.jit.script(nn.Linear(2, 2))
     with pytest.raises(TypeError, match="model must not be a ScriptModule"):
         ParameterFreezer(scripted, "weight").attach(Engine(lambda engine, batch: None))
+
+
+class Codebook(nn.Module):
+    """A layer that learns without gradients: each forward pass in train mode moves its buffer, and a cache."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.register_buffer("codes", torch.full((4,), torch.nan))
+        self.register_buffer("cache", torch.zeros(4), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.cache += 1
+        if self.training:
+            self.codes = x.detach().mean(dim=0)
+        return self.scale * x
+
+
+@pytest.mark.parametrize("follows_advice", [False, True])
+def test_a_buffer_that_is_not_held_is_told_of(follows_advice: bool) -> None:
+    """A frozen module that changes a buffer that is no cache is warned about once, unless it is in eval mode."""
+    net = nn.Sequential(Codebook(), nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+
+    def update(engine: Engine, batch: Any) -> None:
+        net.train(engine.state.epoch > 1)
+        if follows_advice:
+            net[0].eval()
+        nn.functional.mse_loss(net(batch[0]), batch[1]).backward()
+        optimizer.step()
+
+    trainer = Engine(update)
+    ParameterFreezer(net, "0.*").attach(trainer, Events.EPOCH_STARTED(once=2))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.run(make_batches(), max_epochs=4)
+    texts = [str(warning.message) for warning in caught if "ParameterFreezer" in str(warning.message)]
+    expected = (
+        "ParameterFreezer does not hold the buffers 0.codes of frozen modules, which changed in an iteration; call "
+        "eval() of these modules after each train(), or turn off what updates them"
+    )
+    assert texts == ([] if follows_advice else [expected])
