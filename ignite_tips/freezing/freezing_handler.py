@@ -110,7 +110,8 @@ class FreezingHandler:
         if buffers:
             warnings.warn(
                 f"{type(self).__name__} does not hold the buffers {', '.join(buffers)} of frozen modules, which "
-                "changed in an iteration; call eval() of these modules after each train(), or turn off what updates them",
+                "changed in an iteration; call eval() of these modules after each train(), or turn off what updates "
+                "them",
                 stacklevel=2,
             )
 
