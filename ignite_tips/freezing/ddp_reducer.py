@@ -1,10 +1,9 @@
-"""DistributedDataParallel follows ``requires_grad``: its reducer is rebuilt in place after a freeze or an unfreeze.
+"""Rebuild the reducer of a DistributedDataParallel wrapper in place after a freeze or an unfreeze.
 
-DDP registers the gradients to average when it is built. A parameter frozen later ends the next iteration with an
-error; one unfrozen later is never averaged, and the replicas drift apart without any.
+DDP decides which gradients to average when it is built. A parameter frozen later causes an error in the next
+iteration. The gradient of one unfrozen later is never averaged, and the replicas drift apart without an error.
 """
 
-import gc
 import zlib
 from collections.abc import Iterable
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState
-from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from ignite_tips._checks import check_instance
@@ -24,18 +22,17 @@ __all__ = ["check_rewrappable", "find_wrappers", "rewrap_model"]
 def rewrap_model(ddp_model: nn.Module) -> None:
     """Rebuild the reducer of a DistributedDataParallel wrapper after ``requires_grad`` of its parameters changed.
 
-    Every rank must call it, at the same moment, between an update and the next forward pass. The wrapper stays the
-    object that it was, with its options, its hooks and its communication hook; gradients that are there stay. A
-    PowerSGD hook starts again with two uncompressed iterations, because what it remembers belongs to the old buckets.
-    Where no parameter is left to train, DDP rests until the next call.
+    Call it on every rank, between an update and the next forward pass. The wrapper keeps its options, its hooks and its
+    communication hook, and the gradients that are there. A PowerSGD hook restarts with two uncompressed iterations,
+    because its state belongs to the old buckets. If no parameter is left to train, DDP is idle until the next call.
 
     Args:
         ddp_model: the wrapper, as ``DistributedDataParallel(...)`` or ``wrap_model`` returned it.
 
     Raises:
-        TypeError: if it is no DistributedDataParallel.
-        RuntimeError: if the ranks' parameters to train differ, or the wrapper has an option that cannot be rebuilt:
-            ``mixed_precision``, delayed all-reduces, optimizers in the backward pass.
+        TypeError: if it is not a DistributedDataParallel.
+        RuntimeError: if the ranks train different parameters, or the wrapper has an option with which it cannot be
+            rebuilt: ``mixed_precision``, delayed all-reduces, optimizers in the backward pass.
 
     Example:
         ddp = wrap_model(model)
@@ -47,10 +44,10 @@ def rewrap_model(ddp_model: nn.Module) -> None:
     check_rewrappable(ddp)
     _check_same_on_all_ranks(ddp)
     if not any(parameter.requires_grad for parameter in ddp._module_parameters):
-        return  # a reducer needs a parameter; the old one rests, because nothing calls its hooks
+        return  # a reducer needs a parameter; nothing calls the old one's hooks
     builtin_hook = _builtin_comm_hook(ddp)
-    # The steps by which DDP itself builds a reducer when it is unpickled. Calling its constructor again instead would
-    # lose the wrapper's hooks and whatever the user put on it.
+    # DDP builds its reducer by the same steps when it is unpickled. Calling its constructor again would lose the
+    # wrapper's hooks and the user's attributes.
     parameters, expect_sparse_gradient = ddp._build_params_for_reducer()
     names = ddp._build_debug_param_to_name_mapping(parameters)
     ddp._ddp_init_helper(parameters, expect_sparse_gradient, names, ddp.static_graph)
@@ -63,28 +60,14 @@ def rewrap_model(ddp_model: nn.Module) -> None:
 
 
 def find_wrappers(model: nn.Module, parameters: Iterable[nn.Parameter]) -> list[DistributedDataParallel]:
-    """Return the DistributedDataParallel wrappers that average gradients of any of these parameters of the model.
-
-    The model may be the bare module, a part of what was wrapped, or not have been wrapped until later. Missing the
-    wrapper would let the replicas drift apart in silence, so where the model has none it is looked for among all
-    living objects, which takes some 50 ms; not around a model of fully_shard, which averages gradients itself.
-    """
-    if not (dist.is_available() and dist.is_initialized()):
-        return []
-    modules = list(model.modules())
-    inside = [module for module in modules if isinstance(module, DistributedDataParallel)]
-    if not inside and any(isinstance(module, FSDPModule) for module in modules):
-        return []
+    """Return the DistributedDataParallel wrappers in the model that average gradients of any of these parameters."""
     wanted = {id(parameter) for parameter in parameters}
-    return [
-        wrapper
-        for wrapper in inside or _living_wrappers()
-        if not wanted.isdisjoint(id(parameter) for parameter in getattr(wrapper, "_module_parameters", ()))
-    ]
+    wrappers = [module for module in model.modules() if isinstance(module, DistributedDataParallel)]
+    return [wrapper for wrapper in wrappers if any(id(parameter) in wanted for parameter in wrapper.parameters())]
 
 
 def check_rewrappable(ddp_model: DistributedDataParallel) -> None:
-    """Raise RuntimeError if the wrapper has an option with which its reducer cannot be rebuilt."""
+    """Raise RuntimeError if an option of the wrapper does not allow its reducer to be rebuilt."""
     reasons = {
         "mixed_precision=": ddp_model.mixed_precision is not None,
         "delay_all_reduce_named_params=": bool(ddp_model._delay_all_reduce_params),
@@ -97,17 +80,8 @@ def check_rewrappable(ddp_model: DistributedDataParallel) -> None:
         if holds:
             raise RuntimeError(
                 f"DistributedDataParallel with {reason} cannot follow a freeze or unfreeze; "
-                "freeze before wrapping and leave it so, or wrap without that option"
+                "freeze before wrapping and keep it frozen, or wrap without that option"
             )
-
-
-def _living_wrappers() -> list[DistributedDataParallel]:
-    # isinstance would ask every object for its __class__, and the proxies among them answer with side effects.
-    kinds = [DistributedDataParallel]
-    for kind in kinds:
-        kinds.extend(type.__subclasses__(kind))
-    wanted = frozenset(kinds)
-    return [thing for thing in gc.get_objects() if type(thing) in wanted]
 
 
 def _check_same_on_all_ranks(ddp: Any) -> None:
@@ -134,6 +108,6 @@ def _put_back_comm_hooks(ddp: Any, builtin_hook: Any) -> None:
         if isinstance(state, PowerSGDState):
             for memory in (state.error_dict, state.p_memory_dict, state.q_memory_dict):
                 memory.clear()
-            # It needs two uncompressed iterations before the buckets have their last shapes.
+            # The buckets get their final shapes in the first two iterations, which must be uncompressed.
             state.iter = min(state.iter, max(state.start_powerSGD_iter - 2, 0))
         ddp.register_comm_hook(state, hook)

@@ -1,43 +1,28 @@
-"""Freeze a part of a model, and put it back as it was."""
+"""Freeze a part of a model, and restore it."""
 
-from collections.abc import Iterable, Sequence
-from fnmatch import fnmatchcase
-from typing import Any
+from collections.abc import Iterable
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_instance
-from ignite_tips.core.wiring import FreezesParameters
-from ignite_tips.freezing.ddp_reducer import check_rewrappable, find_wrappers, rewrap_model
-from ignite_tips.parameters.selection import (
-    as_patterns,
-    named_parameters,
-    select_parameters,
-    unwrap_model,
-)
-from ignite_tips.parameters.sharding import check_has_whole_parameters, lay_out_shards
+from ignite_tips.freezing.held_statistics import hold_statistics
+from ignite_tips.parameters.selection import as_patterns, named_parameters, select_parameters
+from ignite_tips.parameters.sharding import lay_out_shards
 
 __all__ = [
     "FreezableParameters",
     "FrozenParameters",
-    "check_freezable",
     "freeze_parameters",
-    "freezing_role",
-    "rebuild_ddp_reducers",
     "unfreeze_parameters",
 ]
 
-# What marks a module that changes buffers in its forward pass while it trains: BatchNorm and its kin, spectral norm.
-_STATISTICS = ("running_mean", "running_var", "_u")
-
 
 class FrozenParameters:
-    """What ``freeze_parameters`` froze, with all that it takes to put it back as it was.
+    """Parameters that ``freeze_parameters`` froze, and what is needed to restore them.
 
     Attributes:
-        names: every parameter selected, those that were frozen before among them.
+        names: all selected parameters, including those that were frozen before.
     """
 
     def __init__(self, model: nn.Module, patterns: str | Iterable[str]) -> None:
@@ -48,29 +33,34 @@ class FrozenParameters:
         self._trained = [name for name, parameter in selected.items() if parameter.requires_grad]
         for parameter in selected.values():
             parameter.requires_grad_(False)
-            # An optimizer updates whatever has a gradient: momentum and decay would go on moving the weights.
+            # An optimizer updates whatever has a gradient, so momentum and weight decay would move the parameter.
             parameter.grad = None
-        self._held = [_HeldInEval(module) for module in _modules_with_statistics(model, wanted, selected)]
+        self._holds = hold_statistics(model, wanted, selected.values())
 
     def unfreeze(self) -> None:
-        """Put all back as it was. A second call does nothing."""
+        """Restore everything. A second call does nothing."""
         trained, self._trained = self._trained, []
-        held, self._held = self._held, []
-        named = named_parameters(self._model)  # sharding may have put others in their place
+        holds, self._holds = self._holds, []
+        for hold in holds:
+            hold.release()
+        named = named_parameters(self._model)  # fully_shard may have replaced the parameters
         for name in trained:
             named[name].requires_grad_(True)
-        for module in held:
-            module.release()
 
 
 def freeze_parameters(model: nn.Module, patterns: str | Iterable[str]) -> FrozenParameters:
-    """Keep parameters, and the running statistics of BatchNorm and its kin among them, as they are.
+    """Freeze parameters, and with them statistics such as BatchNorm's running mean.
 
-    The parameters lose ``requires_grad`` and their gradient, so that no optimizer moves them. A module with running
-    statistics stays in eval mode, whatever ``model.train()`` is called, if all its parameters are frozen, or if it has
-    none, if a pattern matches its buffers. Dropout is left alone.
+    The parameters lose ``requires_grad`` and their gradient, so no optimizer moves them. A module with statistics stays
+    in eval mode through every ``model.train()`` if all its own parameters are frozen; one without parameters, if a
+    pattern matches its buffers. Dropout is left alone. A copy or a pickle of the model is an ordinary model: its
+    ``train()`` trains, only ``requires_grad`` is copied.
 
-    After DistributedDataParallel wrapped the model, call ``rewrap_model`` too; ``ParameterFreezer`` does.
+    Statistics are: buffers named ``running_mean`` or ``running_var``, both kinds of spectral norm, and any other
+    parametrization with buffers. Other buffers that training changes, such as those of ``torch.ao.quantization``'s
+    observers, are not held; the handlers warn about them after the first iteration.
+
+    If DistributedDataParallel already wraps the model, call ``rewrap_model`` too; ``ParameterFreezer`` does.
 
     Args:
         model: any module; the names are those of the module inside a wrapper.
@@ -92,56 +82,12 @@ def freeze_parameters(model: nn.Module, patterns: str | Iterable[str]) -> Frozen
 
 
 def unfreeze_parameters(frozen: FrozenParameters) -> None:
-    """Put back as it was what ``freeze_parameters`` froze; what the user had frozen before stays frozen."""
+    """Undo ``freeze_parameters``; what you had frozen before stays frozen.
+
+    Undo several freezes of one parameter in reverse order.
+    """
     check_instance("frozen", frozen, FrozenParameters, "what freeze_parameters returned")
     frozen.unfreeze()
-
-
-class _HeldInEval:
-    """Takes the place of one module's ``train``, which every ``train()`` of a parent calls, and keeps it in eval mode.
-
-    A mode set once would last until the next ``model.train()``: Ignite's supervised trainer calls it in every
-    iteration. The module's ``training`` is really False, so that torch.compile sees it and compiles anew.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
-        self._asked = module.training
-        self._shadowed = module.__dict__.get("train")
-        module.train(False)
-        module.__dict__["train"] = self
-
-    def __call__(self, mode: bool = True) -> nn.Module:
-        self._asked = mode
-        for child in self._module.children():
-            child.train(mode)
-        return self._module
-
-    def release(self) -> None:
-        del self._module.__dict__["train"]
-        if self._shadowed is not None:
-            self._module.__dict__["train"] = self._shadowed
-        self._module.train(self._asked)
-
-
-def _modules_with_statistics(
-    model: nn.Module, patterns: tuple[str, ...], selected: dict[str, nn.Parameter]
-) -> list[nn.Module]:
-    chosen = {id(parameter) for parameter in selected.values()}
-    found = []
-    for name, module in unwrap_model(model).named_modules():
-        buffers = [key for key in _STATISTICS if module._buffers.get(key) is not None]
-        if not buffers:
-            continue
-        own = list(module.parameters(recurse=False))
-        if own:
-            inside = all(id(parameter) in chosen for parameter in own)
-        else:
-            path = f"{name}.{buffers[0]}".lstrip(".")
-            inside = any(fnmatchcase(path, pattern) for pattern in patterns)
-        if inside:
-            found.append(module)
-    return found
 
 
 class FreezableParameters:
@@ -155,7 +101,7 @@ class FreezableParameters:
     Args:
         model: bare or wrapped.
         patterns: as for ``select_parameters``.
-        argument: what the patterns were given as, for errors.
+        argument: the name of the argument that has the patterns, for errors.
 
     Raises:
         TypeError, ValueError: as ``select_parameters``.
@@ -174,17 +120,16 @@ class FreezableParameters:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """The parameters, as they are in the model now."""
+        """The parameters that are in the model now; ``fully_shard`` may have replaced earlier ones."""
         lay_out_shards(self.model)
         return list(select_parameters(self.model, self.patterns).values())
 
     def set_frozen(self, frozen: bool) -> bool:
-        """Freeze or unfreeze the part; return whether that changed anything. Then call ``rebuild_ddp_reducers``."""
+        """Freeze or unfreeze the part; return whether that changed anything."""
         if frozen == self.is_frozen:
             return False
         lay_out_shards(self.model)
         if self._frozen is None:
-            check_freezable(self.model, self.parameters)
             self._frozen = freeze_parameters(self.model, self.patterns)
         else:
             self._frozen.unfreeze()
@@ -202,30 +147,3 @@ class FreezableParameters:
                 f"optimizer must have a group for each parameter to be unfrozen, but has none for: "
                 f"{', '.join(missing)}; make every group up front, as param_groups(model, ...) does"
             )
-
-
-def freezing_role(handler: object, parts: Sequence[FreezableParameters], *events: Any) -> FreezesParameters:
-    """Return what a handler does that freezes these parts of one model at these events.
-
-    Raises:
-        TypeError, RuntimeError: if the model cannot follow a freeze.
-    """
-    parameters = {name: p for part in parts for name, p in zip(part.names, part.parameters, strict=True)}
-    check_freezable(parts[0].model, parameters.values())
-    return FreezesParameters(handler, parameters, *events)
-
-
-def rebuild_ddp_reducers(parts: Sequence[FreezableParameters]) -> None:
-    """Let every DistributedDataParallel wrapper around the parts follow a freeze or unfreeze. A collective call."""
-    for wrapper in find_wrappers(parts[0].model, [parameter for part in parts for parameter in part.parameters]):
-        rewrap_model(wrapper)
-
-
-def check_freezable(model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
-    """Raise TypeError or RuntimeError for a model that cannot follow a freeze."""
-    check_has_whole_parameters(model)
-    for module in model.modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            raise TypeError("model must not be a ScriptModule, whose modules take no changes; freeze before scripting")
-    for wrapper in find_wrappers(model, parameters):
-        check_rewrappable(wrapper)

@@ -1,6 +1,5 @@
-"""Unfreeze a model from its head down, one stage after another."""
+"""Unfreeze a model from its head down, stage by stage."""
 
-import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
@@ -9,36 +8,35 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_instance, check_integer, check_keys, check_names
-from ignite_tips.core.conflicts import add_checked_role
-from ignite_tips.core.wiring import Attachment, annotate
-from ignite_tips.freezing.frozen_parameters import FreezableParameters, freezing_role, rebuild_ddp_reducers
-from ignite_tips.parameters.selection import check_belongs, trainable_fraction
+from ignite_tips.freezing.freezing_handler import FreezingHandler
+from ignite_tips.freezing.frozen_parameters import FreezableParameters
 
 __all__ = ["GradualUnfreezer"]
 
 _STATE_KEYS = ("epoch", "every", "stages")
 
 
-class GradualUnfreezer:
-    """Train the first stage alone, and one stage more every few epochs, until all train.
+class GradualUnfreezer(FreezingHandler):
+    """Train the first stage alone, then one more stage every few epochs, until all train.
 
-    Acts at EPOCH_STARTED, between two updates: in epoch e the first 1 + ⌊(e − 1) / every⌋ stages train. What is frozen
-    stays as it is as with ``ParameterFreezer``, and a DistributedDataParallel wrapper follows in the same way.
-    Parameters in no stage are left alone.
+    Acts at EPOCH_STARTED, so that a stage trains for whole epochs: in epoch e the first 1 + ⌊(e − 1) / every⌋ stages
+    train. Freezing works as in ``ParameterFreezer``. Parameters in no stage are left alone.
 
-    ``engine.state.metrics["trainable_fraction"]`` is the share of the model's parameter values that train, 0 to 1.
+    ``engine.state.metrics["trainable_fraction"]`` is the fraction of the model's parameter values that train, 0 to 1.
 
     Args:
-        model: bare, or wrapped by DistributedDataParallel, DataParallel, fully_shard or torch.compile.
+        model: the model that the trainer calls: bare, or wrapped by DistributedDataParallel, DataParallel, fully_shard
+            or torch.compile.
         stages: patterns, or lists of patterns, in the order in which they start to train: the head first.
         optimizer: checked to have every parameter of the stages.
 
     Raises:
-        TypeError: if an argument is of the wrong type.
-        ValueError: if there is no stage, a pattern matches no parameter, two stages have the same one, or the
+        TypeError: if an argument has the wrong type, or as ``ParameterFreezer`` in a run's first forward pass.
+        ValueError: if there is no stage, a pattern matches no parameter, two stages share a parameter, or the
             optimizer has no group for one.
 
-    State saved: which epoch it is, and the schedule, to notice a resume with another one.
+    State saved: the epoch and the schedule. A resume does not need it, because the epoch says what is frozen; it is
+    there to refuse a resume with another schedule.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 1))
@@ -64,91 +62,71 @@ class GradualUnfreezer:
         check_instance("stages", stages, (list, tuple), "a list of patterns or of lists of patterns")
         if not stages:
             raise ValueError("stages must have at least one stage, got none")
-        self._stages = [FreezableParameters(model, stage, "each of stages") for stage in stages]
-        _check_disjoint(self._stages)
+        parts = [FreezableParameters(model, stage, "each of stages") for stage in stages]
+        _check_disjoint(parts)
+        super().__init__(model, parts, optimizer)
         if optimizer is not None:
-            check_belongs(optimizer, model)
-            for part in self._stages:
+            for part in parts:
                 part.check_optimizer(optimizer)
-        self._model = model
-        self._optimizer = optimizer
-        self._attachment = Attachment()
-        self._engine: weakref.ref[Engine] | None = None
         self._every = 0
-        self._loaded: Mapping[str, Any] | None = None
-        self._is_started = False
-
-    @property
-    def frozen(self) -> tuple[str, ...]:
-        """The names of the parameters that this handler keeps frozen now, stage after stage."""
-        return tuple(name for stage in self._stages if stage.is_frozen for name in stage.names)
 
     def attach(self, trainer: Engine, every: int = 1) -> Self:
-        """Let one stage more train every ``every`` epochs.
+        """Unfreeze one more stage every ``every`` epochs.
 
         Args:
             trainer: the engine that makes the updates.
-            every: epochs from stage to stage, ≥ 1.
+            every: epochs from one stage to the next, ≥ 1.
 
         Raises:
-            TypeError: if an argument is of the wrong type, or the model wrapped in FullyShardedDataParallel.
+            TypeError: if an argument has the wrong type, or the model is wrapped in FullyShardedDataParallel.
             ValueError: if ``every`` is below 1, or another attached handler freezes one of the parameters.
-            RuntimeError: if a wrapper has an option that cannot follow a freeze.
+            RuntimeError: if a DistributedDataParallel wrapper has an option that does not allow freezing.
         """
         check_instance("trainer", trainer, Engine, "an ignite Engine")
         check_integer("every", every, ge=1)
         with self._attachment.renew():
-            role = freezing_role(self, self._stages, Events.EPOCH_STARTED)
-            add_checked_role(self._attachment, trainer, role)
-            self._attachment.add_undo(self._put_back)
-            self._attachment.add_handler(trainer, Events.STARTED, self._start)
+            self._register(trainer, Events.EPOCH_STARTED)
             self._attachment.add_handler(trainer, Events.EPOCH_STARTED, self._open_stages)
-        self._engine = weakref.ref(trainer)
         self._every = every
         return self
 
-    def detach(self) -> None:
-        """Unfreeze, and let go of the trainer. Under DDP every rank must call it."""
-        self._attachment.clear()
-
     def state_dict(self) -> dict[str, Any]:
-        """Return the schedule, and the epoch of the trainer; what was loaded, until the trainer starts from it."""
+        """Return the schedule and the epoch; after ``load_state_dict`` the loaded ones, until the run starts."""
         if self._loaded is not None:
             return dict(self._loaded)
         engine = self._engine() if self._engine is not None else None
         return {
             "epoch": 0 if engine is None else engine.state.epoch,
             "every": self._every,
-            "stages": [list(stage.names) for stage in self._stages],
+            "stages": [list(stage.names) for stage in self._parts],
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take a saved state; what trains is a matter of the epoch, so the trainer's state restores it.
+        """Keep a saved state, and compare it with the schedule when the run starts.
 
         Raises:
-            TypeError, ValueError: if it is no state of such a handler, or one of other stages.
+            TypeError, ValueError: if it is not a GradualUnfreezer's state, or is one of other stages.
         """
         state = check_keys("GradualUnfreezer state", state_dict, _STATE_KEYS)
         check_integer("the state's epoch", state["epoch"], ge=0)
         check_integer("the state's every", state["every"], ge=0)  # 0 before the first attach
         check_instance("the state's stages", state["stages"], (list, tuple), "a list of lists of names")
         stages = [list(check_names("the state's stages", names)) for names in state["stages"]]
-        for index, stage in enumerate(self._stages):
+        for index, stage in enumerate(self._parts):
             if index >= len(stages) or stages[index] != list(stage.names):
                 raise ValueError(
                     f"GradualUnfreezer state must have {', '.join(stage.names)} as stage {index}, got "
                     f"{', '.join(stages[index]) if index < len(stages) else 'none'}; build it with the stages of the "
                     "run that saved it"
                 )
-        if len(stages) > len(self._stages):
+        if len(stages) > len(self._parts):
             raise ValueError(
-                f"GradualUnfreezer state must have {len(self._stages)} stages, got {len(stages)}; build it with the "
+                f"GradualUnfreezer state must have {len(self._parts)} stages, got {len(stages)}; build it with the "
                 "stages of the run that saved it"
             )
         self._loaded = dict(state)
 
-    def _start(self, engine: Engine) -> None:
-        loaded, self._loaded = self._loaded, None
+    def _frozen_at_start(self, engine: Engine, loaded: Mapping[str, Any] | None) -> list[bool]:
         if loaded is not None and loaded["every"] != self._every:
             raise RuntimeError(
                 f"GradualUnfreezer state is of a run with every={loaded['every']}, "
@@ -159,29 +137,14 @@ class GradualUnfreezer:
                 f"GradualUnfreezer state is of epoch {loaded['epoch']}, but the trainer starts a new run; "
                 "load the states that were saved together, or none for a new run"
             )
-        self._is_started = True
-        self._open_stages(engine, is_resumed=engine.state.iteration > 0)
-        engine.state.metrics["trainable_fraction"] = trainable_fraction(self._model)
+        return self._frozen_in(engine.state.epoch)
 
-    def _open_stages(self, engine: Engine, *, is_resumed: bool = False) -> None:
-        if not self._is_started:
-            raise RuntimeError("GradualUnfreezer must be attached before the run starts; attach, then call run()")
-        opened = 1 + (max(engine.state.epoch, 1) - 1) // self._every
-        changed = [stage for index, stage in enumerate(self._stages) if stage.set_frozen(index >= opened)]
-        if not changed:
-            return
-        rebuild_ddp_reducers(self._stages)
-        engine.state.metrics["trainable_fraction"] = share = trainable_fraction(self._model)
-        if is_resumed:  # announced in the run that is resumed
-            return
-        kind = "freeze" if changed[-1].is_frozen else "unfreeze"
-        patterns = ", ".join(pattern for stage in changed for pattern in stage.patterns)
-        annotate(engine, kind, f"{kind} {patterns}: {share:.1%} of the parameters train")
+    def _open_stages(self, engine: Engine) -> None:
+        self._set_frozen(engine, self._frozen_in(engine.state.epoch))
 
-    def _put_back(self) -> None:
-        self._is_started = False
-        if any([stage.set_frozen(False) for stage in self._stages]):  # noqa: C419  # all of them, not up to the first
-            rebuild_ddp_reducers(self._stages)
+    def _frozen_in(self, epoch: int) -> list[bool]:
+        opened = 1 + (max(epoch, 1) - 1) // self._every
+        return [index >= opened for index in range(len(self._parts))]
 
 
 def _check_disjoint(stages: Sequence[FreezableParameters]) -> None:

@@ -1,4 +1,4 @@
-"""A model's parameters as an optimizer's param groups, with names."""
+"""Sort a model's parameters into named param groups for an optimizer."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import inf
@@ -18,7 +18,7 @@ from ignite_tips.parameters.selection import (
 
 __all__ = ["group_names", "layerwise_lr_groups", "param_group_table", "param_groups"]
 
-# Layers whose parameters are scales and shifts of normalised values; decay would pull them away from identity.
+# Their parameters scale and shift normalised values; weight decay would pull the scales towards 0.
 _NORM_LAYERS: tuple[type[nn.Module], ...] = (
     nn.modules.batchnorm._NormBase,
     nn.LayerNorm,
@@ -36,21 +36,22 @@ def param_groups(
 ) -> list[dict[str, Any]]:
     """Sort a model's parameters into param groups, each parameter into exactly one.
 
-    Frozen parameters are sorted in too, so that they can be unfrozen later: most schedulers refuse a group that is
+    Frozen parameters are included, so that they can be unfrozen later: most schedulers don't accept a group that is
     added after them. A parameter that several layers share appears once, under its first name.
 
     Args:
         model: any module; the names are those of the module inside a wrapper.
-        rules: shell glob over parameter names -> options of that group, such as ``{"lr": 1e-4}``; a group's name is
-            the option ``"name"``, or its glob, ``backbone`` for ``backbone.*``.
-        default: options of the group ``"default"``, which takes what no rule matches.
-        no_decay: what gets a ``weight_decay`` of 0, in sub-groups named like ``"backbone (no decay)"``: globs, and
-            the words ``"biases"`` and ``"norms"`` for parameters named ``bias`` and those of normalisation layers.
+        rules: maps a shell glob over parameter names to the options of its group, such as ``{"lr": 1e-4}``. The
+            option ``"name"`` names the group; without it the name is the glob, for ``backbone.*`` just ``backbone``.
+        default: options of the group ``"default"``, for the parameters that no rule matches.
+        no_decay: parameters that get a ``weight_decay`` of 0, in groups of their own named like ``"backbone (no
+            decay)"``. Globs, ``"biases"`` for parameters named ``bias``, or ``"norms"`` for all parameters of torch's
+            normalisation layers and of classes with "Norm" in their name.
 
     Raises:
-        TypeError: if an argument, a rule's pattern or its options are of the wrong type.
-        ValueError: if a pattern matches nothing, two match the same parameter, a parameter is left over and there is
-            no default, or two groups have the same name.
+        TypeError: if an argument, a rule's pattern or its options have the wrong type.
+        ValueError: if a pattern matches nothing, two match the same parameter, a parameter matches no rule and there
+            is no default, or two groups have the same name.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), nn.Linear(3, 1))
@@ -86,21 +87,21 @@ def layerwise_lr_groups(
     no_decay: str | Iterable[str] = (),
     **options: Any,
 ) -> list[dict[str, Any]]:
-    """Give each layer a rate that shrinks by ``decay`` with every layer further from the output.
+    """Give each layer a learning rate, smaller by the factor ``decay`` with each layer away from the output.
 
-    Layer i of n has the rate lr · decay^(n − i); what no pattern matches, such as the head, has i = n and thus ``lr``.
+    Layer i of n gets lr · decay^(n − i), i = 0 … n − 1; parameters that no pattern matches, such as the head's, get lr.
 
     Args:
         model: any module; the names are those of the module inside a wrapper.
         layers: n patterns, or lists of patterns, from the input on: ``["embedding.*", "blocks.0.*", "blocks.1.*"]``.
-        lr: the rate of the layer at the output, ≥ 0, finite.
-        decay: the factor from a layer to the one before it, in (0, 1].
-        no_decay: as for ``param_groups``; it is about weight decay, not about rates.
-        **options: for every group, such as ``weight_decay``.
+        lr: the learning rate at the output, ≥ 0, finite.
+        decay: the factor from one layer to the layer before it, in (0, 1].
+        no_decay: parameters without weight decay, as for ``param_groups``; their learning rate decays all the same.
+        **options: options of every group, such as ``weight_decay``.
 
     Raises:
         TypeError: as ``param_groups``.
-        ValueError: if a number is out of its bounds, or as ``param_groups``.
+        ValueError: if a number is out of range, or as ``param_groups``.
 
     Example:
         >>> net = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4), nn.Linear(4, 1))
@@ -139,7 +140,7 @@ def layerwise_lr_groups(
 
 
 def group_names(optimizer: Optimizer) -> list[str]:
-    """Return each param group's name: its own ``"name"``, or its index where it has none.
+    """Return the name of each param group: its ``"name"``, or its index if it has none.
 
     Raises:
         ValueError: if two groups have the same name.
@@ -157,15 +158,15 @@ def group_names(optimizer: Optimizer) -> list[str]:
 
 
 def param_group_table(model: nn.Module, optimizer: Optimizer | None = None) -> str:
-    """List every parameter that patterns can match: name, shape, group, rate, and whether it is frozen.
+    """Return a table of all parameters: name, shape, group, learning rate, and whether each is frozen.
 
     Args:
         model: any module; the names are those of the module inside a wrapper.
-        optimizer: whose groups and rates to show; without one these columns are left out.
+        optimizer: its groups and learning rates are shown; without one, the table leaves out these columns.
 
     Raises:
         TypeError: if an argument has the wrong type.
-        ValueError: if the model has no parameters, the optimizer none of them, or two groups have the same name.
+        ValueError: if the model has no parameters, the optimizer has none of them, or two groups have the same name.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
@@ -205,7 +206,7 @@ def _options_by_group(
     by_group: dict[str, dict[str, Any]] = {}
     origins: dict[str, int] = {}
     for name, options in _named_options(rules, default):
-        # Patterns of one layer share one options object, and thereby one group.
+        # The patterns of one layer share one options object, which makes them one group.
         if name in by_group and origins[name] != id(options):
             raise ValueError(f"groups must have different names, got {name!r} twice")
         origins[name] = id(options)
@@ -285,7 +286,7 @@ def _undecayed_names(
 
 
 def _is_norm(module: nn.Module) -> bool:
-    # Libraries write norm layers of their own that share no class with torch's, but the word.
+    # The norm layers of other libraries share no class with torch's; only the name suggests what they are.
     return isinstance(module, _NORM_LAYERS) or "Norm" in type(module).__name__
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "select_parameters",
     "trainable_fraction",
     "unwrap_model",
+    "unwrap_once",
 ]
 
 
@@ -30,20 +31,25 @@ def unwrap_model(model: nn.Module) -> nn.Module:
         True
     """
     check_instance("model", model, nn.Module, "a torch.nn.Module")
-    while True:
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):  # torch.compile
-            model = inner
-        else:
-            return model
+    while (inner := unwrap_once(model)) is not None:
+        model = inner
+    return model
+
+
+def unwrap_once(model: nn.Module) -> nn.Module | None:
+    """Return the module inside the outermost wrapper, or None if ``model`` is not wrapped."""
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        inner = model.module
+    else:
+        inner = getattr(model, "_orig_mod", None)  # torch.compile
+    return inner if isinstance(inner, nn.Module) else None
 
 
 def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters of the module inside any wrapper by name, one that layers share under its first name.
+    """Return the parameters by name, without a wrapper's prefix; a shared parameter appears under its first name.
 
     Raises:
-        TypeError: if the model is no module.
+        TypeError: if the model is not a module.
         ValueError: if it has no parameters.
     """
     named = dict(unwrap_model(model).named_parameters())
@@ -57,12 +63,12 @@ def select_parameters(model: nn.Module, patterns: str | Iterable[str]) -> dict[s
 
     Args:
         model: any module; the names are those of the module inside a wrapper (see ``unwrap_model``).
-        patterns: one glob over ``named_parameters()`` names or several; ``*`` matches dots too. A parameter that
+        patterns: one or several globs over ``named_parameters()`` names; ``*`` matches dots too. A parameter that
             layers share is selected by any of its names, and returned under the first.
 
     Raises:
-        TypeError: if the model is no module, or a pattern no string.
-        ValueError: if a pattern matches no parameter, or there is no pattern or parameter.
+        TypeError: if the model is not a module, or a pattern is not a string.
+        ValueError: if a pattern matches no parameter, or there is no pattern or no parameter.
 
     Example:
         >>> list(select_parameters(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)), "*.bias"))
@@ -74,7 +80,7 @@ def select_parameters(model: nn.Module, patterns: str | Iterable[str]) -> dict[s
 
 
 class ParameterNames:
-    """A model's parameters by name, looked up once for any number of patterns.
+    """A model's parameter names, collected once and matched against any number of patterns.
 
     Attributes:
         named: as ``named_parameters`` returns them.
@@ -90,10 +96,10 @@ class ParameterNames:
         self._first_names = [(name, first_names[id(parameter)]) for name, parameter in every]
 
     def matching(self, pattern: str) -> list[str]:
-        """Return the first names of the parameters any of whose names match the shell glob.
+        """Return the parameters that have a name which matches the shell glob, each by its first name.
 
         Raises:
-            ValueError: if there is none.
+            ValueError: if no parameter matches.
         """
         matches = re.compile(translate(pattern)).match
         found = list(dict.fromkeys(first for name, first in self._first_names if matches(name)))
@@ -103,7 +109,11 @@ class ParameterNames:
 
 
 def as_patterns(patterns: str | Iterable[str], name: str = "patterns") -> tuple[str, ...]:
-    """Return one pattern or several as a tuple, or raise where they are none, or no strings; ``name`` is the argument.
+    """Return one or several patterns as a tuple; raise if there are none, or one is not a string.
+
+    Args:
+        patterns: a string, or an iterable of strings.
+        name: the name of the argument, for errors.
 
     Example:
         >>> as_patterns("body.*"), as_patterns(["a.*", "b.*"])
@@ -116,9 +126,9 @@ def as_patterns(patterns: str | Iterable[str], name: str = "patterns") -> tuple[
 
 
 def check_belongs(optimizer: Optimizer, model: nn.Module) -> None:
-    """Raise unless ``optimizer`` is an Optimizer that has a parameter of ``model``, rather than of another one.
+    """Raise unless ``optimizer`` is an Optimizer with at least one parameter of ``model``.
 
-    What ``fully_shard`` keeps in the modules may be whole copies of the parameters, so that nothing is known of it.
+    A model of ``fully_shard`` is not checked: its modules may have copies in place of the optimizer's parameters.
     """
     check_instance("optimizer", optimizer, Optimizer, "a torch Optimizer")
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
@@ -132,7 +142,7 @@ def check_belongs(optimizer: Optimizer, model: nn.Module) -> None:
 
 
 def trainable_fraction(model: nn.Module) -> float:
-    """Return the share of the model's parameter values that require a gradient, from 0 to 1.
+    """Return the fraction of the model's parameter values that require a gradient, from 0 to 1.
 
     Example:
         >>> trainable_fraction(nn.Linear(1, 1).requires_grad_(False))

@@ -1,4 +1,4 @@
-"""Models whose parameters are sharded: by ``fully_shard``, or by the older FullyShardedDataParallel."""
+"""Models sharded by ``fully_shard`` (FSDP2) or FullyShardedDataParallel (FSDP1)."""
 
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
@@ -7,7 +7,7 @@ __all__ = ["check_has_whole_parameters", "lay_out_shards"]
 
 
 def check_has_whole_parameters(model: nn.Module) -> None:
-    """Raise TypeError where the model's parameters are pieces that do not say what they are pieces of."""
+    """Raise TypeError if FullyShardedDataParallel has merged parameters of the model into one tensor."""
     if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
         raise TypeError(
             "model must not be wrapped in FullyShardedDataParallel, which makes one tensor of many parameters; "
@@ -16,9 +16,9 @@ def check_has_whole_parameters(model: nn.Module) -> None:
 
 
 def lay_out_shards(model: nn.Module) -> bool:
-    """Put the shards back into modules that hold whole copies of their parameters, as they may after a forward pass.
+    """Let each module sharded by ``fully_shard`` have its shards as parameters.
 
-    What happens to the copies is forgotten; the shards are the parameters.
+    After a forward pass it may have whole copies instead, and changes to these are lost.
 
     Returns:
         Whether any part of the model is sharded.

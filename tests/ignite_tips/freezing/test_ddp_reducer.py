@@ -1,7 +1,6 @@
 """A DDP wrapper that follows requires_grad in place: gradients averaged, hooks and options kept, misuse refused."""
 
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,10 +9,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
-from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from ignite_tips.freezing import ddp_reducer
 from ignite_tips.freezing.ddp_reducer import find_wrappers, rewrap_model
 from ignite_tips.freezing.frozen_parameters import freeze_parameters, unfreeze_parameters
 from tests.settings import seeded
@@ -295,29 +292,17 @@ class _OwnDDP(DistributedDataParallel):
 
 def _search(rank: int, world_size: int) -> list[bool]:
     net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-    other = DistributedDataParallel(nn.Linear(2, 2))
-    wrapper = _OwnDDP(net)
-    searches: list[Callable[[], list[DistributedDataParallel]]] = [
-        lambda: find_wrappers(net, net.parameters()),
-        lambda: find_wrappers(net[1], net[1].parameters()),
-        lambda: find_wrappers(wrapper, net.parameters()),
-        lambda: find_wrappers(nn.Sequential(wrapper, nn.Linear(2, 2)), net.parameters()),
+    wrapper, other = _OwnDDP(net), DistributedDataParallel(nn.Linear(2, 2))
+    both = nn.Sequential(wrapper, other)
+    return [
+        find_wrappers(wrapper, net[1].parameters()) == [wrapper],
+        find_wrappers(torch.compile(wrapper), net.parameters()) == [wrapper],
+        find_wrappers(both, net.parameters()) == [wrapper],
+        find_wrappers(both, both.parameters()) == [wrapper, other],
+        find_wrappers(net, net.parameters()) == [],
     ]
-    found = [search() == [wrapper] for search in searches]
-    return [*found, find_wrappers(nn.Linear(2, 2), []) == [], find_wrappers(other, other.parameters()) == [other]]
 
 
-def test_wrappers_are_found_wherever_they_are() -> None:
-    """The wrapper is found from the bare module, from a part of it, and from what contains it; others are not."""
-    assert run_distributed(_search, 1) == [[True] * 6]
-
-
-def _look_around_shards(rank: int, world_size: int) -> int:
-    model = fully_shard(nn.Sequential(nn.Linear(2, 2)))
-    ddp_reducer._living_wrappers = lambda: 1 / 0
-    return len(find_wrappers(model, model.parameters()))
-
-
-def test_nothing_is_looked_for_around_shards() -> None:
-    """A model of fully_shard has no wrapper, and is spared the search among all objects."""
-    assert run_distributed(_look_around_shards, 1) == [0]
+def test_wrappers_are_found_in_the_model() -> None:
+    """The wrapper is found in itself and in what contains it, if it has one of the parameters."""
+    assert run_distributed(_search, 1) == [[True] * 5]

@@ -1,6 +1,5 @@
 """Freezing parameters and statistics, and getting all of it back."""
 
-import copy
 from typing import Any
 
 import pytest
@@ -95,17 +94,6 @@ def test_the_mode_asked_for_meanwhile_is_there_after_unfreezing(asked: bool) -> 
     assert not net[1].training
     unfreeze_parameters(frozen)
     assert net[1].training is asked
-
-
-def test_a_copy_of_a_frozen_model_holds_on_its_own() -> None:
-    """A deep copy, such as an average of weights keeps, holds its statistics and does not reach into the original."""
-    net = make_net()
-    frozen = freeze_parameters(net, "1.*")
-    twin = copy.deepcopy(net)
-    unfreeze_parameters(frozen)
-    assert twin.train() is twin
-    assert not twin[1].training
-    assert net.train()[1].training
 
 
 def test_nested_freezes_unfreeze_in_reverse() -> None:

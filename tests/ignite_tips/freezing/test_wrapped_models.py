@@ -1,7 +1,5 @@
 """A part of a model under each wrapper: DDP wherever it is, DataParallel, FSDP and torch.compile."""
 
-from typing import Any
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -41,7 +39,7 @@ def weights(model: nn.Module) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
-WAYS = ("wrapped", "bare", "part", "wrapped later", "compiled", "compiled inside")
+WAYS = ("wrapped", "compiled", "compiled inside", "inside another")
 
 
 def _freeze_by_each_way(rank: int, world_size: int) -> dict[str, torch.Tensor]:
@@ -50,33 +48,22 @@ def _freeze_by_each_way(rank: int, world_size: int) -> dict[str, torch.Tensor]:
 
 def _freeze_by_what_was_given(rank: int, way: str) -> torch.Tensor:
     net = make_net()
-    given: nn.Module = net
-    if way == "part":
-        given = net[0]
-    wrapped: nn.Module = net if way == "wrapped later" else DistributedDataParallel(net)
-    if way == "wrapped":
-        given = wrapped
+    wrapped: nn.Module = DistributedDataParallel(net)
     if way == "compiled":
-        wrapped = given = torch.compile(wrapped, backend="aot_eager")
+        wrapped = torch.compile(wrapped, backend="aot_eager")
     if way == "compiled inside":
-        wrapped = given = DistributedDataParallel(torch.compile(net, backend="aot_eager"))
-    freezer = ParameterFreezer(given, "*" if way == "part" else "0.*")
-    if way != "wrapped later":
-        trainer = make_trainer(wrapped, rank)
-        freezer.attach(trainer, Events.EPOCH_STARTED(once=2), Events.EPOCH_STARTED(once=3))
-    else:
-        holder: list[Any] = []
-        trainer = Engine(lambda engine, batch: holder[0]._process_function(engine, batch))
-        freezer.attach(trainer, Events.EPOCH_STARTED(once=2), Events.EPOCH_STARTED(once=3))
-        wrapped = DistributedDataParallel(net)
-        holder.append(make_trainer(wrapped, rank))
+        wrapped = DistributedDataParallel(torch.compile(net, backend="aot_eager"))
+    given = nn.Sequential(wrapped) if way == "inside another" else wrapped
+    freezer = ParameterFreezer(given, "0.module.0.*" if way == "inside another" else "0.*")
+    trainer = make_trainer(given, rank)
+    freezer.attach(trainer, Events.EPOCH_STARTED(once=2), Events.EPOCH_STARTED(once=3))
     trainer.run(range(3), max_epochs=4)
     return weights(net)
 
 
 @pytest.mark.distributed
-def test_replicas_stay_equal_whatever_the_freezer_was_given() -> None:
-    """The wrapper, the bare module, a part of it, one wrapped after attach, and compiled ones all train as one."""
+def test_replicas_stay_equal_whatever_wrapper_the_freezer_was_given() -> None:
+    """The wrapper, a compiled one, one of a compiled module, and what contains one all train as one."""
     firsts, seconds = run_distributed(_freeze_by_each_way, 2)
     expected = firsts["wrapped"]
     for way in WAYS:
@@ -86,6 +73,86 @@ def test_replicas_stay_equal_whatever_the_freezer_was_given() -> None:
             assert torch.allclose(first, expected, rtol=0, atol=TRAINED_IN_DOUBLE), way
         else:
             assert torch.equal(first, expected), way
+
+
+BARE_WAYS = ("bare", "part", "wrapped later", "compiled", "compiled inside", "inside another", "evaluated first")
+
+
+def _give_what_is_inside(rank: int, world_size: int) -> dict[str, tuple[str, int]]:
+    return {way: _give_bare(rank, way) for way in BARE_WAYS}
+
+
+def _give_bare(rank: int, way: str) -> tuple[str, int]:
+    net = make_net()
+    given: nn.Module = net[0] if way == "part" else net
+    models: list[nn.Module] = []
+    trainer = Engine(lambda engine, batch: make_trainer(models[-1], rank)._process_function(engine, batch))
+    patterns = "*" if way == "part" else "0.*"
+    if way == "wrapped later":
+        ParameterFreezer(given, patterns).attach(trainer, Events.EPOCH_STARTED(once=2))
+    wrapped: nn.Module = DistributedDataParallel(torch.compile(net, backend="eager") if "inside" in way else net)
+    if way == "compiled":
+        wrapped = torch.compile(wrapped, backend="eager")
+    models.append(nn.Sequential(wrapped) if way == "inside another" else wrapped)
+    if way != "wrapped later":
+        freezer = GradualUnfreezer(given, [patterns]) if way == "part" else ParameterFreezer(given, patterns)
+        freezer.attach(trainer)
+    if way == "evaluated first":
+        net.eval()
+        trainer.add_event_handler(Events.STARTED, torch.no_grad()(lambda: net(torch.ones(1, 4).double())))
+    try:
+        trainer.run(range(3), max_epochs=2)
+    except TypeError as error:
+        return str(error), trainer.state.iteration
+    return "no error", trainer.state.iteration
+
+
+@pytest.mark.distributed
+def test_a_module_inside_the_wrapper_is_refused_before_the_first_update() -> None:
+    """Whatever was given of what the wrapper holds, its first forward pass asks for the wrapper, on every rank."""
+    for answers in run_distributed(_give_what_is_inside, 2):
+        for way, (error, iteration) in answers.items():
+            owner = "GradualUnfreezer" if way == "part" else "ParameterFreezer"
+            assert error == (
+                "model must be the DistributedDataParallel wrapper that averages its gradients, got a module inside "
+                f"it; give {owner} the wrapped model"
+            ), way
+            assert iteration == 1
+
+
+def _look_for_leftovers(rank: int, world_size: int) -> list[int]:
+    found: list[int] = []
+    for make in (lambda: DistributedDataParallel(make_net()), make_net):
+        model = make()
+        trainer = make_trainer(model, rank)
+        freezer = ParameterFreezer(model, "0.*").attach(trainer, unfreeze=Events.EPOCH_STARTED(once=2))
+        for event in (Events.EPOCH_STARTED, Events.ITERATION_COMPLETED):
+            trainer.add_event_handler(event, lambda: found.append(count_global_hooks()))
+        trainer.run(range(1), max_epochs=2)
+        freezer.detach()
+        found.append(count_global_hooks())
+    return found
+
+
+def count_global_hooks() -> int:
+    return len(nn.modules.module._global_forward_pre_hooks)
+
+
+@pytest.mark.distributed
+def test_each_change_is_watched_for_one_forward_pass() -> None:
+    """There is a hook on all modules from a run's start or a change to the next forward pass, and none after detach.
+
+    The model is the wrapper, and then one that nothing wraps.
+    """
+    assert run_distributed(_look_for_leftovers, 1) == [[1, 0, 1, 0, 0] * 2]
+
+
+def test_without_a_process_group_nothing_is_watched() -> None:
+    """One process alone has no hook on all modules."""
+    trainer = Engine(lambda engine, batch: None)
+    ParameterFreezer(make_net(), "0.*").attach(trainer)
+    trainer.run(range(1))
+    assert count_global_hooks() == 0
 
 
 def _unfreeze_gradually(rank: int, world_size: int) -> tuple[torch.Tensor, list[int]]:

@@ -1,0 +1,152 @@
+"""Base of the freezing handlers: attach, freeze and unfreeze, resume, detach."""
+
+import warnings
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+from torch.optim import Optimizer
+
+from ignite_tips.core.conflicts import add_checked_role
+from ignite_tips.core.wiring import Attachment, FreezesParameters, annotate
+from ignite_tips.freezing.ddp_reducer import check_rewrappable, find_wrappers, rewrap_model
+from ignite_tips.freezing.frozen_parameters import FreezableParameters
+from ignite_tips.freezing.held_statistics import UnheldBuffers
+from ignite_tips.freezing.wrapper_watch import WrapperWatch
+from ignite_tips.parameters.selection import check_belongs, trainable_fraction
+from ignite_tips.parameters.sharding import check_has_whole_parameters
+
+__all__ = ["FreezingHandler"]
+
+
+class FreezingHandler:
+    """Base of the handlers that freeze parts of a model while a trainer runs.
+
+    A subclass registers on the trainer with ``_register``, returns from ``_frozen_at_start`` what is frozen when a run
+    starts or resumes, and calls ``_set_frozen`` for each change during the run.
+
+    Args:
+        model: bare or wrapped, as it trains.
+        parts: the parts of the model that are frozen and unfrozen.
+        optimizer: checked to have parameters of the model.
+    """
+
+    def __init__(self, model: nn.Module, parts: Sequence[FreezableParameters], optimizer: Optimizer | None) -> None:
+        if optimizer is not None:
+            check_belongs(optimizer, model)
+        self._model = model
+        self._parts = parts
+        self._optimizer = optimizer
+        self._attachment = Attachment()
+        self._engine: weakref.ref[Engine] | None = None
+        self._loaded: Mapping[str, Any] | None = None
+        self._iteration = 0  # the trainer's, as this handler last saw it
+        self._is_started = False
+        self._watch: WrapperWatch | None = None
+        self._unheld: UnheldBuffers | None = None
+        self._frozen_since = 0  # iteration of the last change
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """The names of the parameters that this handler has frozen now."""
+        return tuple(name for part in self._parts if part.is_frozen for name in part.names)
+
+    def detach(self) -> None:
+        """Unfreeze, and remove the handler from the trainer. Under DDP call it on every rank."""
+        self._attachment.clear()
+
+    def _frozen_at_start(self, engine: Engine, loaded: Mapping[str, Any] | None) -> list[bool]:
+        """Return for each part whether it is frozen when the run starts; ``loaded`` is the state from a checkpoint."""
+        raise NotImplementedError
+
+    def _register(self, trainer: Engine, *events: Any) -> None:
+        """Add what both handlers need to ``trainer``, within ``self._attachment.renew()``.
+
+        Raises:
+            TypeError, RuntimeError: if the model does not allow freezing.
+            ValueError: if another attached handler freezes one of the parameters.
+        """
+        parameters = self._named_parameters()
+        _check_freezable(self._model, parameters)
+        add_checked_role(self._attachment, trainer, FreezesParameters(self, parameters, *events))
+        self._attachment.add_undo(self._put_back)
+        self._attachment.add_handler(trainer, Events.STARTED, self._start)
+        self._attachment.add_handler(trainer, Events.ITERATION_STARTED, self._follow)
+        self._engine = weakref.ref(trainer)
+
+    def _set_frozen(self, engine: Engine, frozen: Sequence[bool], *, is_annotated: bool = True) -> None:
+        """Freeze or unfreeze each part, and annotate the run if that changed anything."""
+        changed = self._change(frozen)
+        if not changed:
+            return
+        engine.state.metrics["trainable_fraction"] = share = trainable_fraction(self._model)
+        if is_annotated:
+            kind = "freeze" if changed[-1].is_frozen else "unfreeze"
+            patterns = ", ".join(pattern for part in changed for pattern in part.patterns)
+            annotate(engine, kind, f"{kind} {patterns}: {share:.1%} of the parameters train")
+
+    def _start(self, engine: Engine) -> None:
+        self._is_started = True
+        loaded, self._loaded = self._loaded, None
+        is_resumed = engine.state.iteration > 0  # then it was annotated before the checkpoint
+        frozen = self._frozen_at_start(engine, loaded)
+        self._iteration = engine.state.iteration
+        self._set_frozen(engine, frozen, is_annotated=not is_resumed)
+        self._watch_next_forward()
+        engine.state.metrics["trainable_fraction"] = trainable_fraction(self._model)
+
+    def _follow(self, engine: Engine) -> None:
+        if not self._is_started:
+            raise RuntimeError(f"{type(self).__name__} must be attached before the run starts; attach, then call run()")
+        self._iteration = engine.state.iteration
+        if self._unheld is not None and self._iteration > self._frozen_since + 1:  # a whole iteration has passed
+            unheld, self._unheld = self._unheld, None
+            self._warn_of_changes(unheld.changed())
+
+    def _warn_of_changes(self, buffers: list[str]) -> None:
+        if buffers:
+            warnings.warn(
+                f"{type(self).__name__} does not hold the buffers {', '.join(buffers)} of frozen modules, which "
+                "changed in an iteration; call eval() of these modules after each train(), or turn off what updates "
+                "them",
+                stacklevel=2,
+            )
+
+    def _change(self, wanted: Sequence[bool]) -> list[FreezableParameters]:
+        if any(wanted):
+            _check_freezable(self._model, self._named_parameters())  # it may have been wrapped after attach
+        changed = [part for part, frozen in zip(self._parts, wanted, strict=True) if part.set_frozen(frozen)]
+        if changed:
+            for wrapper in find_wrappers(self._model, self._named_parameters().values()):
+                rewrap_model(wrapper)
+            self._watch_next_forward()
+            frozen = [part for part in self._parts if part.is_frozen]
+            patterns = tuple(pattern for part in frozen for pattern in part.patterns)
+            parameters = [parameter for part in frozen for parameter in part.parameters]
+            self._unheld, self._frozen_since = UnheldBuffers(self._model, patterns, parameters), self._iteration
+        return changed
+
+    def _watch_next_forward(self) -> None:
+        if self._watch is not None:
+            self._watch.stop()
+        self._watch = WrapperWatch.start(type(self).__name__, self._model, self._named_parameters().values())
+
+    def _put_back(self) -> None:
+        self._is_started, self._iteration = False, 0
+        self._change([False] * len(self._parts))
+        if self._watch is not None:
+            self._watch.stop()
+
+    def _named_parameters(self) -> dict[str, nn.Parameter]:
+        return {name: p for part in self._parts for name, p in zip(part.names, part.parameters, strict=True)}
+
+
+def _check_freezable(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:
+    check_has_whole_parameters(model)
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise TypeError("model must not be a ScriptModule, whose modules take no changes; freeze before scripting")
+    for wrapper in find_wrappers(model, parameters.values()):
+        check_rewrappable(wrapper)
