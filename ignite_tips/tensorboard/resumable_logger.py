@@ -14,7 +14,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from torch.utils.tensorboard import SummaryWriter
 
 from ignite_tips._checks import check_instance
-from ignite_tips.tensorboard.event_files import RecordFile, event_files, keep_until, position_event
+from ignite_tips.tensorboard.event_files import RecordFile, event_files, position_event, truncate_after
 
 __all__ = ["ResumableTensorboardLogger"]
 
@@ -81,7 +81,7 @@ class ResumableTensorboardLogger(TensorboardLogger):
         if iteration > 0:
             epoch = ceil(iteration / epoch_length)
             for path in self._earlier:
-                keep_until(path, epoch=epoch, iteration=iteration)
+                truncate_after(path, epoch=epoch, iteration=iteration)
             if iteration % epoch_length:
                 self._events.restart = (epoch, iteration)
         elif self._earlier:
