@@ -102,7 +102,7 @@ def process_group(**options: Any) -> Iterator[Strategy]:
     unknown = sorted(set(options) - _GROUP_OPTIONS)
     if unknown:
         raise TypeError(
-            f"process_group() takes the options of init_process_group() except backend, got {unknown[0]!r}; they are: "
+            f"process_group() takes init_process_group()'s options except backend, got {unknown[0]!r}; they are: "
             f"{', '.join(sorted(_GROUP_OPTIONS))}"
         )
     strategy = strategy_from_environment()
@@ -151,7 +151,7 @@ def wrap_model(model: nn.Module, *, sync_bn: bool = False, **ddp_options: Any) -
     unknown = sorted(set(ddp_options) - _DDP_OPTIONS)
     if unknown:
         raise TypeError(
-            f"wrap_model() takes the options of DistributedDataParallel except device_ids, got {unknown[0]!r}; they are: "
+            f"wrap_model() takes DistributedDataParallel's options except device_ids, got {unknown[0]!r}; they are: "
             f"{', '.join(sorted(_DDP_OPTIONS))}"
         )
     check_instance("sync_bn", sync_bn, bool, "True or False")

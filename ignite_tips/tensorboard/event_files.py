@@ -1,4 +1,4 @@
-"""TensorBoard's event files as bytes: append records, and keep what a resumed run needs."""
+"""TensorBoard's event files as bytes: append records, keep what a resumed run needs."""
 
 import functools
 import os
