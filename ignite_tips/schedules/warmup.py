@@ -8,7 +8,7 @@ import torch
 from torch.optim.lr_scheduler import ChainedScheduler, LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
 
 from ignite_tips._checks import check_choice, check_instance, check_integer, check_number
-from ignite_tips.schedules.torch_internals import milestones_of, parts_of, start_anew
+from ignite_tips.schedules.torch_internals import milestones_of, parts_of, restart_parts
 
 __all__ = ["linear_warmup", "warmup_stable_decay", "with_warmup"]
 
@@ -170,7 +170,7 @@ class _LateStart(ChainedScheduler):
                 group["lr"].fill_(group["initial_lr"])
             else:
                 group["lr"] = group["initial_lr"]
-        start_anew(self, parts_of(self))
+        restart_parts(self, parts_of(self))
 
 
 @dataclass(frozen=True)

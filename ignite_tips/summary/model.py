@@ -36,7 +36,7 @@ def summarize_model(
     """Run ``model`` once, in eval mode and without gradients, and return a summary of its layers.
 
     Afterwards the model is as before, bit for bit (flags, buffers, gradients, hooks, lazy parameters), and so are the
-    random number generators. Wrappers (DDP, DataParallel, ``torch.compile``) are removed first.
+    random number generators. A model in a wrapper (DDP, DataParallel, ``torch.compile``) is summarized without it.
 
     Args:
         model: any module, on any device; inputs are moved to it.

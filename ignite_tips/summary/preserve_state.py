@@ -86,9 +86,7 @@ class _SavedTensor:
 
     @torch.no_grad()
     def restore(self) -> None:
-        if not torch.equal(
-            self._tensor, self._contents
-        ):  # an expanded tensor cannot be written to; if unchanged it need not be
+        if not torch.equal(self._tensor, self._contents):  # an expanded tensor cannot be written to
             self._tensor.copy_(self._contents)
 
 

@@ -178,9 +178,7 @@ def _no_group(layer: LayerSummary) -> str:
 
 
 def _compact(shapes: str) -> str:
-    return re.sub(
-        r"\[([\d, ]+)\]", lambda match: match[1].replace(", ", "\u00d7"), shapes
-    )  # 64x32, with a real multiplication sign
+    return re.sub(r"\[([\d, ]+)\]", lambda match: match[1].replace(", ", "\u00d7"), shapes)  # 64x32, with a real sign
 
 
 def _fit(widths: list[int], least: Sequence[int], width: int) -> list[int]:

@@ -155,7 +155,7 @@ def test_the_group_is_gone_after_an_error_and_after_the_users_own_end() -> None:
 @pytest.mark.usefixtures("one_process_ddp")
 def test_wrong_orders_of_calls_are_errors() -> None:
     """Strategy ddp without its group, two blocks in each other, and a second group are refused."""
-    with pytest.raises(RuntimeError, match="call it within `with process_group"):
+    with pytest.raises(RuntimeError, match="call it inside `with process_group"):
         wrap_model(nn.Linear(2, 2))
     with process_group():
         with pytest.raises(RuntimeError, match="must not be entered twice"), process_group():
@@ -170,7 +170,7 @@ def test_wrong_orders_of_calls_are_errors() -> None:
     [
         (3, {}, r"model must be a torch.nn.Module, got 3 \(int\)"),
         (nn.Linear(2, 2), {"find_unused": True}, "got 'find_unused'"),
-        (nn.Linear(2, 2), {"device_ids": [0]}, "but device_ids, got 'device_ids'"),
+        (nn.Linear(2, 2), {"device_ids": [0]}, "except device_ids, got 'device_ids'"),
     ],
 )
 def test_bad_arguments_are_errors_under_every_strategy(model: Any, options: dict[str, Any], message: str) -> None:

@@ -57,7 +57,7 @@ def test_one_that_is_stepped_already_is_refused() -> None:
     optimizer = _optimizer()
     scheduler, trainer = StepLR(optimizer, 3), _trainer(optimizer)
     SchedulerStepper(scheduler).attach(trainer).attach(trainer)
-    with pytest.raises(ValueError, match="another one attached to the trainer steps this StepLR already"):
+    with pytest.raises(ValueError, match="another handler of the trainer already steps this StepLR"):
         SchedulerStepper(scheduler).attach(trainer)
     del trainer
     SchedulerStepper(scheduler).attach(_trainer(optimizer))
@@ -70,7 +70,7 @@ def test_a_plateau_has_one_handler() -> None:
     plateau = ReduceLROnPlateau(optimizer)
     PlateauStepper(plateau).attach(trainer, evaluator)
     PlateauStepper(ReduceLROnPlateau(optimizer), "accuracy").attach(trainer, evaluator)
-    with pytest.raises(ValueError, match="steps this ReduceLROnPlateau already"):
+    with pytest.raises(ValueError, match="already steps this ReduceLROnPlateau"):
         PlateauStepper(plateau).attach(trainer, evaluator)
 
 
@@ -80,7 +80,7 @@ def test_two_schedulers_of_one_class_compose_and_are_told_of_once() -> None:
     trainer = _trainer(optimizer)
     for gamma in (0.5, 0.1):
         SchedulerStepper(StepLR(optimizer, 2, gamma=gamma)).attach(trainer)
-    sentence = "SchedulerStepper steps a second StepLR of the trainer's SGD, so that both change its learning rates; if"
+    sentence = "SchedulerStepper steps a second StepLR of the trainer's SGD, and both change its learning rates; if"
     with pytest.warns(UserWarning, match=sentence) as caught:
         trainer.run(range(2), max_epochs=2)
     assert len(caught) == 1
@@ -112,7 +112,7 @@ def test_parameters_have_one_freezer_on_any_trainer() -> None:
     first, second = ParameterFreezer(model, "weight"), ParameterFreezer(model, "*")
     trainer, later = (Engine(lambda engine, batch: None) for _ in range(2))
     first.attach(trainer).attach(trainer)
-    with pytest.raises(ValueError, match="'weight' must have one handler that freezes it, but an attached Parameter"):
+    with pytest.raises(ValueError, match="'weight' must be frozen by one handler, but an attached Parameter"):
         second.attach(later)
     first.detach()
     second.attach(later)
@@ -145,6 +145,6 @@ def test_one_that_sets_the_same_rates_is_refused(grouped: bool, kind: str) -> No
     trainer.add_event_handler(Events.ITERATION_STARTED, cosine("lr"))
     name = "ParamGroupScheduler" if grouped else "CosineAnnealingScheduler"
     with pytest.raises(
-        ValueError, match=f"{kind} must be alone in setting the rates of its SGD, but .* Ignite's {name}"
+        ValueError, match=f"{kind} must be the only one to set the learning rates of its SGD, but .* Ignite's {name}"
     ):
         trainer.run(range(2), max_epochs=2)

@@ -249,7 +249,7 @@ def test_a_state_that_was_loaded_too_early_is_refused() -> None:
     optimizer = _sgd(model)
     early = create_supervised_trainer(model, optimizer, nn.MSELoss())
     early.load_state_dict(trainer.state_dict())
-    with pytest.raises(RuntimeError, match="loaded after its handlers are attached, got one at iteration 6 already"):
+    with pytest.raises(RuntimeError, match="loaded after its handlers are attached, but it is at iteration 6 already"):
         attach_optimizer_events(early, optimizer)
 
 
@@ -420,7 +420,8 @@ def test_optimizers_that_evaluate_a_closure_again_are_refused() -> None:
     optimizer = Twice([weight], lr=0.1)
     trainer = Engine(lambda engine, batch: optimizer.step(lambda: weight.sum()))
     attach_optimizer_events(trainer, optimizer)
-    with pytest.raises(RuntimeError, match="closure that is evaluated once in an update, but Twice evaluated it again"):
+    with pytest.raises(RuntimeError, match="must be evaluated once in an update with OptimizerEvents, but Twice
+    evaluated it again"):
         trainer.run(range(1))
 
 

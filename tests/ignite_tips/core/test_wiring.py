@@ -73,9 +73,7 @@ def test_an_attached_handler_is_not_copied(duplicate: Callable[[object], object]
     for handler in (GradientNormClipper(optimizer, 1.0), LearningRateLogger(optimizer)):
         duplicate(handler)
         handler.attach(_engine())
-        message = (
-            "must be detached to be copied or pickled, got an attached one; save its state_dict\\(\\), or call its"
-        )
+        message = "must be detached to be copied or pickled, got an attached one; save its state_dict\\(\\), or call"
         with pytest.raises(TypeError, match=message):
             duplicate(handler)
         handler.detach()

@@ -119,7 +119,7 @@ def test_wrong_arguments() -> None:
     """A scheduler of another kind and a metric that is neither name nor function are refused."""
     plateau = ReduceLROnPlateau(_optimizer())
     _must_not_construct(
-        StepLR(_optimizer(), 1), "loss", TypeError, "got an instance of StepLR; SchedulerStepper steps others"
+        StepLR(_optimizer(), 1), "loss", TypeError, "got an instance of StepLR; SchedulerStepper steps other"
     )
     _must_not_construct("plateau", "loss", TypeError, r"ReduceLROnPlateau, got 'plateau' \(str\)")
     _must_not_construct(plateau, 3, TypeError, "metric must be a metric's name or a function of the evaluator, got 3")
@@ -167,7 +167,7 @@ def test_ranks_cannot_diverge() -> None:
     """Ranks that differ by rounding keep one rate, rank 0's; ranks that differ by more all end with an error."""
     noisy = [[1.0, 1.0 - 1e-7, 0.5, 0.6], [1.0, 1.0, 0.5, 0.6]]
     assert run_distributed(_validate_on_ranks, 2, noisy, "loss") == 2 * [([[1.0], [0.5], [0.5], [0.25]], [])]
-    message = "RuntimeError: PlateauStepper needs one metric 'loss' on all ranks, but they have 1, 2"
+    message = "RuntimeError: PlateauStepper needs the same metric 'loss' on all ranks, but they have 1, 2"
     for answer in run_distributed(_validate_on_ranks, 2, [[1.0], [2.0]], "loss"):
         assert answer.startswith(message)
 
@@ -277,7 +277,7 @@ def test_only_validations_during_the_training_count() -> None:
 
 def test_no_validation_in_a_run_is_said() -> None:
     """A run in which nothing counted, as when all of it was over the training data, ends with a warning."""
-    with pytest.warns(UserWarning, match="counted no validation.*, over other data than the training's, and"):
+    with pytest.warns(UserWarning, match="counted no validation.*, over other data than the training data, and"):
         _train(_stepper(), lambda trainer, evaluator: evaluator.run(TRAINING))
     with pytest.warns(UserWarning, match="counted no validation.*, over the very object given as data, and"):
         _train(_stepper(), lambda trainer, evaluator: evaluator.run(TRAINING), data=VALIDATION)

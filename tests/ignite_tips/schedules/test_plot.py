@@ -45,9 +45,9 @@ def test_draws_into_given_axes() -> None:
 @pytest.mark.parametrize(
     ("rates", "error", "message"),
     [
-        ([0.1, 0.2], TypeError, "rates must be a mapping from names to rates, got"),
-        ({}, ValueError, "rates must have at least one name with at least one rate, got none"),
-        ({"a": []}, ValueError, "rates must have at least one name with at least one rate, got none"),
+        ([0.1, 0.2], TypeError, "learning_rates must be a mapping from names to lists of numbers, got"),
+        ({}, ValueError, "learning_rates must have at least one name with at least one number, got none"),
+        ({"a": []}, ValueError, "learning_rates must have at least one name with at least one number, got none"),
     ],
 )
 def test_nothing_to_draw(rates: Any, error: type[Exception], message: str) -> None:

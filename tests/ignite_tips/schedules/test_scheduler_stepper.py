@@ -512,7 +512,7 @@ def test_a_resumed_run_needs_the_schedulers_state() -> None:
         trainer.run(range(4))
         return trainer
 
-    with pytest.raises(RuntimeError, match="needs its saved state to resume from iteration 8, or its StepLR begins"):
+    with pytest.raises(RuntimeError, match="needs its saved state to resume from iteration 8, or its StepLR starts"):
         resume(StepLR(_optimizer(), 3))
     resumed = StepLR(_optimizer(), 3)
     resumed.load_state_dict({**resumed.state_dict(), "last_epoch": 2})
@@ -529,7 +529,8 @@ def test_a_scheduler_that_others_step_too_is_said_once() -> None:
     trainer = _trainer(scheduler.optimizer)
     SchedulerStepper(scheduler).attach(trainer)
     trainer.add_event_handler(PER_EPOCH, lambda: scheduler.step())
-    with pytest.warns(UserWarning, match="must be alone in stepping its StepLR, but other code does too") as caught:
+    with pytest.warns(UserWarning, match="must be the only one to step its StepLR, but other code also steps it") as
+    caught:
         trainer.run(range(4), max_epochs=4)
     assert len(caught) == 1
 

@@ -116,17 +116,17 @@ def _twins() -> LRScheduler:
         (
             lambda: ((StepLR(_optimizer(), 1),), {}),
             TypeError,
-            "steps must be given, and no metrics, for StepLR, got neither",
+            "steps must be given instead of metrics for StepLR, got neither",
         ),
         (
             lambda: ((StepLR(_optimizer(), 1), 3), {"metrics": [1]}),
             TypeError,
-            "and no metrics, for StepLR, got metrics",
+            "instead of metrics for StepLR, got metrics",
         ),
         (
             lambda: ((ReduceLROnPlateau(_optimizer()), 3), {}),
             TypeError,
-            "metrics must be given, and no steps, for ReduceLROnPlateau, got steps 3",
+            "metrics must be given instead of steps for ReduceLROnPlateau, got steps 3",
         ),
         (lambda: ((ReduceLROnPlateau(_optimizer()),), {"metrics": []}), ValueError, "at least one metric, got none"),
         (lambda: ((ReduceLROnPlateau(_optimizer()),), {"metrics": ["1"]}), TypeError, "metrics must be a number"),

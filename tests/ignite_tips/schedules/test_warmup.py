@@ -98,7 +98,7 @@ def test_one_function_for_each_group() -> None:
         (lambda: warmup_stable_decay(-1, 1, 1), ValueError, "warmup must be >= 0, got -1"),
         (lambda: warmup_stable_decay(1, True, 1), TypeError, "stable must be an integer, got True"),
         (lambda: warmup_stable_decay(1, 1, "3"), TypeError, "decay must be an integer, got '3'"),
-        (lambda: warmup_stable_decay(0, 0, 0), ValueError, "must be > 0 together, got 0, 0 and 0"),
+        (lambda: warmup_stable_decay(0, 0, 0), ValueError, "must not all be 0, got 0, 0 and 0"),
         (lambda: warmup_stable_decay(1, 1, 1, shape="cubic"), ValueError, "shape must be .*'sqrt', got 'cubic'"),
         (lambda: warmup_stable_decay(1, 1, 1, min_factor=-0.1), ValueError, "min_factor must be .*, got -0.1"),
     ],
@@ -200,7 +200,7 @@ def _stepped() -> LRScheduler:
         (
             lambda: with_warmup(ChainedScheduler([SCHEDULERS["SequentialLR"](_optimizer())]), 3),
             TypeError,
-            "scheduler must hold schedulers that torch can start anew",
+            "scheduler must have parts that torch can restart",
         ),
     ],
 )

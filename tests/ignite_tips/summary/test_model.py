@@ -76,7 +76,7 @@ def _torchsummary_total(model: nn.Module, arguments: dict[str, Any]) -> str:
     try:
         text = summarize_model(model, backend="torchsummary", **arguments).text
     except RuntimeError as error:
-        found = re.search(r"torchsummary (fails on this model \((\w+)|takes nothing but tensors of floats)", str(error))
+        found = re.search(r"torchsummary (fails on this model \((\w+)|takes only tensors of floats)", str(error))
         return found[2] or "no table" if found else str(error)
     found = re.search(r"Total params: ([\d,]+)", text)
     return found[1] if found else text
@@ -207,7 +207,7 @@ def test_no_model_is_kept_alive() -> None:
         (
             nn.Linear(3, 2),
             {"example": torch.ones(3), "input_size": (3,)},
-            "input_size must be None where there is an example, got (3,) (tuple)",
+            "input_size must be None if an example is given, got (3,) (tuple)",
         ),
         *(
             (

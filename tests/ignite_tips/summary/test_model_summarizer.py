@@ -144,7 +144,7 @@ def test_bad_arguments_are_refused(tmp_path: Path) -> None:
         ModelSummarizer(_model()).attach(trainer, unknown)
     tb_logger = TensorboardLogger(log_dir=tmp_path)
     tb_logger.close()
-    with pytest.raises(RuntimeError, match="writer must be open, got one that was closed"):
+    with pytest.raises(RuntimeError, match="writer must be open, got a closed one"):
         ModelSummarizer(_model()).attach(trainer, tb_logger)
 
 

@@ -309,8 +309,8 @@ def test_a_second_one_of_the_same_names_is_refused(tmp_path: Path) -> None:
     optimizer, other = _optimizer(), _optimizer()
     trainer = _trainer(optimizer, other)
     sentence = (
-        "each LearningRateLogger must write names of its own, but another one attached to the trainer writes "
-        "'lr/backbone' to {} already; give one of them tag=..., or keep the first and call its detach()"
+        "each LearningRateLogger must write its own names, but another one attached to the trainer already writes "
+        "'lr/backbone' to {}; give one of the two a tag=..., or detach() the first"
     )
     with TensorboardLogger(log_dir=tmp_path) as tb_logger:
         first = LearningRateLogger(optimizer).attach(trainer, tb_logger)
@@ -351,9 +351,7 @@ def test_an_optimizer_that_is_never_stepped_is_told_of_once(event: Any) -> None:
     stepped, other = _optimizer(), _optimizer()
     trainer = _trainer(stepped)
     LearningRateLogger(other).attach(trainer, event=event)
-    sentence = (
-        "found no update of its AdamW in a whole epoch, and so no rate in use; log the optimizer that the trainer"
-    )
+    sentence = "found no update of its AdamW in a whole epoch, so there is no learning rate in use to log; log the optimizer that the trainer"
     with pytest.warns(UserWarning, match=sentence) as caught:
         trainer.run(range(2), max_epochs=3)
     assert len(caught) == 1
@@ -490,7 +488,7 @@ def test_a_closed_or_unknown_logger_is_refused(tmp_path: Path) -> None:
     tb_logger = TensorboardLogger(log_dir=tmp_path)
     LearningRateLogger(optimizer).attach(trainer, tb_logger)
     tb_logger.close()
-    expected = f"the TensorBoard writer must be open, got one that was closed: {tmp_path}; close it after the run"
+    expected = f"the TensorBoard writer must be open, got a closed one: {tmp_path}; close it after the run"
     with pytest.raises(RuntimeError, match=re.escape(expected)):
         trainer.run(range(1))
     with pytest.raises(RuntimeError, match=re.escape(expected)):

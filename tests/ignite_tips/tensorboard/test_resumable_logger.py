@@ -119,7 +119,7 @@ def test_a_new_run_wants_a_folder_of_its_own(tmp_path: Path) -> None:
     """It is refused when it starts, and leaves the folder as it was."""
     _train(tmp_path)
     before = sorted(tmp_path.iterdir())
-    expected = f"log_dir must be a new folder for a new run, got {str(tmp_path)!r}, which holds events.out"
+    expected = f"log_dir must be a new folder for a new run, got {str(tmp_path)!r}, which contains events.out"
     with pytest.raises(RuntimeError, match=re.escape(expected)):
         _train(tmp_path)
     assert sorted(tmp_path.iterdir()) == before

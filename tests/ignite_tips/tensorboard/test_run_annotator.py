@@ -152,7 +152,7 @@ def test_bad_arguments_are_refused(tmp_path: Path) -> None:
         RunAnnotator(model, optimizer).attach(trainer, unknown)
     tb_logger = TensorboardLogger(log_dir=tmp_path)
     tb_logger.close()
-    with pytest.raises(RuntimeError, match="writer must be open, got one that was closed"):
+    with pytest.raises(RuntimeError, match="writer must be open, got a closed one"):
         RunAnnotator(model, optimizer).attach(trainer, tb_logger)
 
 

@@ -79,6 +79,6 @@ def test_a_closed_writer_is_refused(tmp_path: Path) -> None:
         lambda: write_text(writer, "a", "text", 1),
         lambda: write_charts(writer),
     ):
-        with pytest.raises(RuntimeError, match="the TensorBoard writer must be open, got one that was closed"):
+        with pytest.raises(RuntimeError, match="the TensorBoard writer must be open, got a closed one"):
             write()
     assert len(list(tmp_path.iterdir())) == 1
