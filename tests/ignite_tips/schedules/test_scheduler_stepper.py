@@ -529,8 +529,7 @@ def test_a_scheduler_that_others_step_too_is_said_once() -> None:
     trainer = _trainer(scheduler.optimizer)
     SchedulerStepper(scheduler).attach(trainer)
     trainer.add_event_handler(PER_EPOCH, lambda: scheduler.step())
-    with pytest.warns(UserWarning, match="must be the only one to step its StepLR, but other code also steps it") as
-    caught:
+    with pytest.warns(UserWarning, match="must be the only one to step its StepLR, but other code also") as caught:
         trainer.run(range(4), max_epochs=4)
     assert len(caught) == 1
 
