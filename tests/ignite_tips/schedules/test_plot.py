@@ -1,4 +1,4 @@
-"""plot_schedule: a line and a legend entry for each group, on no screen."""
+"""plot_schedule: a line and a legend entry per group, without a window."""
 
 import sys
 from pathlib import Path
@@ -18,7 +18,7 @@ def _groups(count: int) -> SGD:
 
 
 def test_draws_every_group_by_name(tmp_path: Path) -> None:
-    """The figure has each group's rates under its name, and can be saved."""
+    """The figure has each group's learning rates under its name, and can be saved."""
     rates = simulate_schedule(StepLR(_groups(2), 2), 5)
     figure = plot_schedule(rates, title="two groups", xlabel="epoch")
     (axes,) = figure.axes
@@ -30,12 +30,12 @@ def test_draws_every_group_by_name(tmp_path: Path) -> None:
 
 
 def test_one_group_needs_no_legend() -> None:
-    """A single line stands without a legend."""
+    """A single line has no legend."""
     assert plot_schedule({"0": [1.0, 0.5]}).axes[0].get_legend() is None
 
 
 def test_draws_into_given_axes() -> None:
-    """With ``axes`` it draws there and returns their figure."""
+    """With ``axes`` it draws there and returns the figure of these axes."""
     figure = Figure()
     axes = figure.subplots(1, 2)
     assert plot_schedule({"a": [1.0, 0.1]}, axes=axes[1], log_scale=True) is figure
@@ -51,13 +51,13 @@ def test_draws_into_given_axes() -> None:
     ],
 )
 def test_nothing_to_draw(rates: Any, error: type[Exception], message: str) -> None:
-    """Rates that are none are refused."""
+    """Empty or wrong learning rates are refused."""
     with pytest.raises(error, match=message):
         plot_schedule(rates)
 
 
 def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where matplotlib is missing the error says how to get it."""
+    """If matplotlib is missing, the error says how to install it."""
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install ignite-tips\[plot\]"):
         plot_schedule({"a": [1.0]})

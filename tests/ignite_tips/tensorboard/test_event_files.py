@@ -1,4 +1,4 @@
-"""Records against TensorBoard's own writer and reader."""
+"""Records, against TensorBoard's own writer and reader."""
 
 from pathlib import Path
 
