@@ -1,6 +1,6 @@
-"""What importing takes, in whole processes: ours on top of what it is made for, the launcher beside torchrun.
+"""Import time in whole processes: ours compared with torch and Ignite alone, the launcher compared with torchrun.
 
-Each row is a process from its start to its end, in alternation with the one that it is compared with.
+Each row is a process from start to end, alternating with the one it is compared with.
 """
 
 import sys

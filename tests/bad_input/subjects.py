@@ -260,7 +260,7 @@ SUBJECTS = {
     ),
     "plot_schedule": _public(
         "plot_schedule",
-        {"rates": {"a": [0.1]}},
+        {"learning_rates": {"a": [0.1]}},
         learning_rates=some(
             {"a": [0.1]}, {"a": (1, 0.5), "b": [0.2]}, but=({"a": []}, {1: [0.1]}, {"a": ["1"]}, {"a": 0.1})
         ),
