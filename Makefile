@@ -6,7 +6,7 @@ CONSTRAINTS := constraints.txt
 READY := $(VENV)/ready
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
-.PHONY: demo test test-lowest test-newest soak check bench gpu gpu-dry-run docs screenshots clean
+.PHONY: demo test test-shaken test-lowest test-newest soak check bench gpu gpu-dry-run docs screenshots clean
 
 demo: $(READY)
 	$(BIN)/ignite-launch --nproc 2 examples/digits.py
@@ -16,6 +16,10 @@ JOBS ?= 3
 
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
+
+# Five times, under what may make tests pass by luck; takes five times as long.
+test-shaken: $(READY)
+	JOBS=$(JOBS) $(BIN)/python -m tools.shaken
 
 # The oldest of all that setup.cfg admits, and the newest. Off CPU-only indexes each downloads gigabytes of torch.
 test-lowest:

@@ -1,5 +1,6 @@
 """Set-up for every test and doctest."""
 
+import os
 import random
 import signal
 from typing import Any
@@ -31,6 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Pass the options to every process, and keep nothing between runs."""
     publish(seed=config.getoption("--seed"), number_of_threads=config.getoption("--threads"))
+    os.environ.pop("COLUMNS", None)  # tables are as wide as the terminal, on which tests must not depend
     # A seed reproduces a failure; hypothesis' folder of failures may not be writable.
     hypothesis.settings.register_profile("seeded", database=None)
     hypothesis.settings.load_profile("seeded")

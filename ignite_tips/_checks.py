@@ -6,6 +6,7 @@ The sentence is always: argument, requirement, value got. TypeError for a type, 
 import operator
 import sys
 from collections.abc import Mapping
+from enum import Enum
 from math import inf
 from numbers import Real
 from typing import Any
@@ -45,15 +46,26 @@ def describe(value: object) -> str:
 
 
 def _shorten(value: object) -> str | None:
+    text: str | None
     try:
         text = repr(value)
-    except Exception:  # a user's own repr, or an int with thousands of digits
-        return None
+    except Exception:  # a user's own repr, an int with thousands of digits, an event under Python 3.11.0 to 3.11.3
+        text = _repr_of_events(value)
+        if text is None:
+            return None
     plain = isinstance(value, str | list | tuple | dict)
     if not plain and ("\n" in text or " at 0x" in text):
         return None
     text = " ".join(text.split())
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _repr_of_events(value: object) -> str | None:
+    """Return the repr that one of Ignite's events, or a list of them, has under any Python."""
+    if isinstance(value, list):
+        parts = [_repr_of_events(part) for part in value]
+        return None if None in parts else f"[{', '.join(map(str, parts))}]"
+    return f"{type(value).__name__}.{value.name}" if isinstance(value, Enum) else None
 
 
 def _describe_kind(value: object) -> str:

@@ -57,7 +57,7 @@ def _steps(scheduler: LRScheduler) -> int:
         (OptimizerEvents.STEP_COMPLETED(every=2), 2),
         (OptimizerEvents.STEP_COMPLETED(every=2) | Events.EPOCH_COMPLETED(once=2), 3),
     ],
-    ids=str,
+    ids=["the default", "epoch", "iteration, filtered", "update", "update, filtered", "update or epoch"],
 )
 def test_steps_on_any_event(event: Any, expected: int) -> None:
     """Two epochs of four batches with an update every other batch: one step whenever the event fires."""
