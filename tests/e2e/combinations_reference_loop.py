@@ -1,4 +1,4 @@
-"""The oracle of the combinations: their job as a hand-written loop in bare PyTorch, without Ignite and ignite_tips."""
+"""The reference loop of the combinations: their job in plain PyTorch, without Ignite and ignite_tips."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ from tests.e2e.combinations import (
 
 
 def train_by_hand(point: Point, rank: int = 0) -> dict[str, Any]:
-    """Train, and return what is left of it on this rank."""
+    """Train, and return the result on this rank."""
     network = make_network(point)
     model: nn.Module = network
     body = {"params": list(network.body.parameters()), "lr": 0.05}
@@ -66,7 +66,7 @@ def train_by_hand(point: Point, rank: int = 0) -> dict[str, Any]:
 
 
 def _update(optimizer: torch.optim.Optimizer, scaler: GradScaler, rates: list[list[float]]) -> bool:
-    """Clip and update; return whether GradScaler let the update be made."""
+    """Clip and update; return whether GradScaler made the update."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if all(parameter.grad is None for parameter in parameters):
         return False

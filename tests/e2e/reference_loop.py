@@ -1,4 +1,4 @@
-"""The demo's job as a hand-written PyTorch loop: no Ignite, and nothing of ours."""
+"""The demo's job as a hand-written PyTorch loop, without Ignite and ignite_tips."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ def network_by_hand() -> nn.Module:
 
 
 def train_digits_by_hand(rank: int, world_size: int, epochs: int, unfreeze_epoch: int, accumulation: int) -> Any:
-    """Return the final weights and buffers, and the rates in use for each update."""
+    """Return the final weights and buffers, and the learning rates of each update."""
     torch.manual_seed(seeded())
     digits = load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16

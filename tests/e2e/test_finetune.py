@@ -1,4 +1,4 @@
-"""The example of fine-tuning, run as a user would, in one process and in two."""
+"""The fine-tuning example, run as a user would, in one process and in two."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ ROW = re.compile(r"^ *(\d+) to +(\d+) +([\d.]+)% +([\d.]+) +[\d.]+ ms +([\d.]+) 
 @pytest.mark.distributed
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_fine_tuning_learns_faster_than_from_scratch(world_size: int, tmp_path: Path) -> None:
-    """Stage after stage trains, each phase is printed, and the pre-trained network is ahead after the first of them."""
+    """The stages train in turn, each phase is printed, and the pre-trained network is ahead after the first."""
     done = run_script(SCRIPT, *SHORT, folder=tmp_path, world_size=world_size)[0]
     assert done.code == 0, done.err
     rows = ROW.findall(done.out)

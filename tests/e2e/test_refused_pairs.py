@@ -1,4 +1,4 @@
-"""Pairs that cannot be right: each ends in a sentence, whoever says it, and never in wrong weights without a word."""
+"""Pairs that cannot be correct: each gets a message, from us or from torch, and never silently wrong weights."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -280,14 +280,14 @@ REFUSED: dict[Callable[[Job], None], str] = {
 @pytest.mark.parametrize("pair", REFUSED, ids=lambda pair: pair.__name__.strip("_"))
 @pytest.mark.filterwarnings("ignore:`torch.jit")
 def test_a_pair_is_refused(pair: Callable[[Job], None]) -> None:
-    """In this very sentence."""
+    """With exactly this sentence."""
     with pytest.raises(Exception) as caught:  # noqa: PT011  # its kind and text are compared whole
         pair(Job())
     assert f"{caught.type.__name__}: {caught.value}" == REFUSED[pair]
 
 
 def test_the_page_on_combinations_has_each_sentence() -> None:
-    """Up to its remedy."""
+    """Each sentence is on the page, up to its remedy."""
     page = (Path(__file__).parents[2] / "docs" / "combinations.md").read_text().replace("\\", "")
     for sentence in REFUSED.values():
         assert f" | {sentence.split('; ')[0]} |" in page
