@@ -126,17 +126,17 @@ BY_HAND: dict[str, Callable[[Run], Calls]] = {
     "value clipping": clip_value,
     "adaptive clipping": clip_adaptively,
     "schedule": schedule,
-    "rate logging": log,
+    "learning-rate logging": log,
 }
 OURS: dict[str, Callable[[Run, Engine], object]] = {
     "norm clipping": lambda run, trainer: GradientNormClipper(run.optimizer, WIDE).attach(trainer),
     "value clipping": lambda run, trainer: GradientValueClipper(run.optimizer, WIDE).attach(trainer),
     "adaptive clipping": lambda run, trainer: AdaptiveGradientClipper(run.optimizer).attach(trainer),
     "schedule": schedule_ours,
-    "rate logging": log_ours,
+    "learning-rate logging": log_ours,
     "freezing": freeze_ours,
 }
-TOGETHER = ("norm clipping", "schedule", "rate logging", "freezing")
+TOGETHER = ("norm clipping", "schedule", "learning-rate logging", "freezing")
 
 
 def tips() -> dict[str, tuple[Callable[[Run], Calls] | None, Callable[[Run, Engine], object]]]:

@@ -52,9 +52,9 @@ def _compare(row: str, mode: Mode, attach: Attach) -> str:
     except Exception as error:  # Ignite's error is a cell of the table
         return type(error).__name__
     for iteration, (mine, theirs) in enumerate(zip(used, expected[:-1], strict=True), start=1):
-        for (rate, momentum), (expected_rate, expected_momentum) in zip(mine, theirs, strict=True):
-            if rate != expected_rate:
-                return f"{iteration}: {rate:.4g}, not {expected_rate:.4g}"
+        for (lr, momentum), (expected_lr, expected_momentum) in zip(mine, theirs, strict=True):
+            if lr != expected_lr:
+                return f"{iteration}: {lr:.4g}, not {expected_lr:.4g}"
             if momentum != expected_momentum:
                 return f"{iteration}: momentum {momentum:.4g}, not {expected_momentum:.4g}"
     return "equal"

@@ -105,10 +105,10 @@ def loss_of(point: Point, output: torch.Tensor, target: torch.Tensor, iteration:
     return loss * float("inf") if point.precision == "fp16" and iteration == POISONED and last_rank else loss
 
 
-def outcome(model: nn.Module, optimizers: list[torch.optim.Optimizer], rates: list[list[float]]) -> dict[str, Any]:
+def outcome(model: nn.Module, optimizers: list[torch.optim.Optimizer], lrs: list[list[float]]) -> dict[str, Any]:
     """The result of training on this rank."""
     state = [optimizer.state_dict()["state"] for optimizer in optimizers]
-    return {"model": _own(dict(model.state_dict())), "optimizers": _own(state), "rates": rates}
+    return {"model": _own(dict(model.state_dict())), "optimizers": _own(state), "lrs": lrs}
 
 
 def difference(path: str, left: Any, right: Any) -> list[str]:

@@ -34,7 +34,7 @@ class Job:
 
     def __init__(self, point: Point, rank: int) -> None:
         self.point, self.rank = point, rank
-        self.rates: list[list[float]] = []
+        self.lrs: list[list[float]] = []
         self.network = make_network(point)
         self.model: nn.Module = DistributedDataParallel(self.network) if point.strategy == "DDP" else self.network
         rules = {"body.*": {"lr": 0.05}, "head.*": {"lr": 0.1}}
@@ -107,7 +107,7 @@ class Job:
             self.to_save |= {f"optimizer {tag}": optimizer, f"decay {tag}": decay, f"plateau {tag}": plateau}
 
     def _note_rates(self, engine: Engine, optimizer: torch.optim.Optimizer) -> None:
-        self.rates.append([group["lr"] for group in optimizer.param_groups])
+        self.lrs.append([group["lr"] for group in optimizer.param_groups])
 
     def save(self, folder: Path) -> None:
         """Let Ignite save everything after the second epoch of the next run.
@@ -129,7 +129,7 @@ class Job:
         """Train to the end; return the result on this rank."""
         self.trainer.run(self.train, max_epochs=EPOCHS)
         assert self.trainer.state.metrics["0/grad_clip_coef"] < 1, "the threshold must take effect"
-        return outcome(self.network, self.optimizers, self.rates) | {"scaler": self.scaler.state_dict()}
+        return outcome(self.network, self.optimizers, self.lrs) | {"scaler": self.scaler.state_dict()}
 
 
 def checkpoint_folder(folder: Path, point: Point, rank: int) -> Path:

@@ -39,7 +39,7 @@ def _train_resumed(rank: int, world_size: int, strategy: str, precision: str, fo
         job = Job(point, rank)
         job.load(folder)
         ended = job.run()
-        expected["rates"] = expected["rates"][-len(ended["rates"]) :]
+        expected["lrs"] = expected["lrs"][-len(ended["lrs"]) :]
         found += difference(f"{point}, resumed", ended, expected)
     return found
 

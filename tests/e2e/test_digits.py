@@ -80,8 +80,8 @@ def test_the_run_prints_summary_accuracy_and_logs(finished: tuple[Path, str]) ->
 @pytest.fixture(scope="module")
 def by_hand() -> tuple[dict[str, torch.Tensor], list[list[float]]]:
     """The hand-written loop's weights, and the learning rates of each update."""
-    weights, rates = run_distributed(train_digits_by_hand, 2, EPOCHS, UNFREEZE, 1)[0]
-    return weights, rates
+    weights, lrs = run_distributed(train_digits_by_hand, 2, EPOCHS, UNFREEZE, 1)[0]
+    return weights, lrs
 
 
 def test_weights_equal_a_hand_written_loop(finished: tuple[Path, str], by_hand: tuple[Any, Any]) -> None:
@@ -100,13 +100,13 @@ def test_event_files_have_the_lrs_in_use(finished: tuple[Path, str], by_hand: tu
     """TensorBoard's own reader finds, for each named group, the learning rate of every update."""
     (run,) = finished[0].iterdir()
     events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
-    _, rates = by_hand
-    frozen = len(rates) * (UNFREEZE - 1) // EPOCHS
+    _, lrs = by_hand
+    frozen = len(lrs) * (UNFREEZE - 1) // EPOCHS
     for index, (name, first) in enumerate({"stem": 0, "body": frozen, "head": 0}.items()):
         series = events.Scalars(f"lr/{name}")  # a frozen group has no learning rate in use
-        assert [event.step for event in series] == list(range(first + 1, len(rates) + 1))
-        assert [event.value for event in series] == pytest.approx([step[index] for step in rates[first:]], rel=1e-6)
-    per_epoch = len(rates) // EPOCHS
+        assert [event.step for event in series] == list(range(first + 1, len(lrs) + 1))
+        assert [event.value for event in series] == pytest.approx([step[index] for step in lrs[first:]], rel=1e-6)
+    per_epoch = len(lrs) // EPOCHS
     assert [event.step for event in events.Scalars("validation/accuracy")] == [
         per_epoch * epoch for epoch in range(1, EPOCHS + 1)
     ]

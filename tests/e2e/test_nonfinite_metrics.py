@@ -55,7 +55,7 @@ class Validated:
     """A training run that is validated after each epoch, with these losses."""
 
     def __init__(self, losses: list[float], options: dict[str, Any]) -> None:
-        self.rates: list[float] = []
+        self.lrs: list[float] = []
         self.optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1.0)
         self.trainer = Engine(lambda engine, batch: self.optimizer.step())
         evaluator = Engine(lambda engine, batch: None)
@@ -68,7 +68,7 @@ class Validated:
         @self.trainer.on(Events.EPOCH_COMPLETED)
         def validate() -> None:
             evaluator.run([0])
-            self.rates.append(self.optimizer.param_groups[0]["lr"])
+            self.lrs.append(self.optimizer.param_groups[0]["lr"])
 
         self.plateau.attach(self.trainer, evaluator)
 
@@ -101,12 +101,12 @@ def test_a_plateau_of_metrics_that_are_not_finite(
         if not (math.isnan(loss) or loss == {"min": -math.inf, "max": math.inf}[mode]):
             native.step(loss)
         expected.append(native.optimizer.param_groups[0]["lr"])
-    assert whole.rates == expected
+    assert whole.lrs == expected
 
     stop = data.draw(st.integers(1, len(losses) - 1))
     first, second = Validated(losses, options).run(stop), Validated(losses, options)
     Checkpoint.load_objects(second.parts(), saved(first.parts()))
-    assert first.rates + second.run(len(losses)).rates == expected
+    assert first.lrs + second.run(len(losses)).lrs == expected
     assert saved(second.parts()) == saved(whole.parts())
 
 

@@ -53,8 +53,8 @@ def backward(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor], accumul
 
 
 def left(model: nn.Module, optimizer: Any) -> dict[str, Any]:
-    rates = [group["lr"] for group in optimizer.param_groups]
-    return copy.deepcopy({"model": dict(model.state_dict()), "state": optimizer.state_dict()["state"], "rates": rates})
+    lrs = [group["lr"] for group in optimizer.param_groups]
+    return copy.deepcopy({"model": dict(model.state_dict()), "state": optimizer.state_dict()["state"], "lrs": lrs})
 
 
 def assert_same(one: tuple[nn.Module, Any], other: tuple[nn.Module, Any]) -> None:

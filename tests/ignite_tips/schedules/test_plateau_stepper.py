@@ -45,24 +45,24 @@ def _run(scheduler: ReduceLROnPlateau, metrics: Sequence[float], **kwargs: Any) 
     trainer = _trainer(optimizer)
     evaluator = _evaluator(trainer, metrics)
     PlateauStepper(scheduler, **kwargs).attach(trainer, evaluator)
-    rates: list[list[float]] = []
+    lrs: list[list[float]] = []
 
     @trainer.on(Events.EPOCH_COMPLETED)
     def _validate() -> None:
         evaluator.run([0])
-        rates.append([group["lr"] for group in optimizer.param_groups])
+        lrs.append([group["lr"] for group in optimizer.param_groups])
 
     trainer.run(range(EPOCH_LENGTH), max_epochs=len(metrics))
-    return rates
+    return lrs
 
 
 def _native(scheduler: ReduceLROnPlateau, metrics: Sequence[float]) -> list[list[float]]:
-    rates = []
+    lrs = []
     for metric in metrics:
         scheduler.optimizer.step()
         scheduler.step(metric)
-        rates.append([group["lr"] for group in scheduler.optimizer.param_groups])
-    return rates
+        lrs.append([group["lr"] for group in scheduler.optimizer.param_groups])
+    return lrs
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def _native(scheduler: ReduceLROnPlateau, metrics: Sequence[float]) -> list[list
 )
 def test_known_cases(metrics: list[float], options: dict[str, Any], expected: list[float]) -> None:
     """The learning rates after each validation are those computed by hand."""
-    assert _run(ReduceLROnPlateau(_optimizer(), **options), metrics) == [[rate] for rate in expected]
+    assert _run(ReduceLROnPlateau(_optimizer(), **options), metrics) == [[lr] for lr in expected]
 
 
 @pytest.mark.parametrize(
@@ -106,8 +106,8 @@ def test_every_argument_of_torch(options: dict[str, Any]) -> None:
 def test_metric_by_function() -> None:
     """A function of the evaluator may return the metric, also as a tensor."""
     scheduler = ReduceLROnPlateau(_optimizer(), factor=0.5, patience=0)
-    rates = _run(scheduler, [1.0, 2.0], metric=lambda evaluator: torch.tensor(evaluator.state.metrics["loss"]))
-    assert rates == [[1.0], [0.5]]
+    lrs = _run(scheduler, [1.0, 2.0], metric=lambda evaluator: torch.tensor(evaluator.state.metrics["loss"]))
+    assert lrs == [[1.0], [0.5]]
 
 
 def _must_not_construct(scheduler: Any, metric: Any, error: type[Exception], message: str) -> None:
@@ -156,10 +156,10 @@ def _validate_on_ranks(rank: int, world_size: int, metrics: list[list[Any]], nam
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            rates = _run(scheduler, metrics[rank], metric=name)
+            lrs = _run(scheduler, metrics[rank], metric=name)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
-    return rates, [str(warning.message) for warning in caught]
+    return lrs, [str(warning.message) for warning in caught]
 
 
 @pytest.mark.distributed
@@ -176,8 +176,8 @@ def test_ranks_cannot_diverge() -> None:
 def test_nan_and_failure_on_ranks() -> None:
     """NaN on all ranks steps none; NaN or an error on one rank ends all ranks, and none hangs."""
     nan = float("nan")
-    for rates, warned in run_distributed(_validate_on_ranks, 2, [[1.0, nan]] * 2, "loss"):
-        assert rates == [[1.0], [1.0]]
+    for lrs, warned in run_distributed(_validate_on_ranks, 2, [[1.0, nan]] * 2, "loss"):
+        assert lrs == [[1.0], [1.0]]
         assert len(warned) == 1
     answers = run_distributed(_validate_on_ranks, 2, [[1.0], [nan]], "loss")
     assert all("on all ranks, but they have 1, nan" in answer for answer in answers)
@@ -287,8 +287,8 @@ def test_nan_warns_and_does_not_step() -> None:
     """A NaN metric gives a warning and is not a bad epoch; the next metric counts as usual."""
     scheduler = ReduceLROnPlateau(_optimizer(), factor=0.5, patience=1)
     with pytest.warns(UserWarning, match="got nan for metric 'loss' in epoch [23]; the scheduler was not") as caught:
-        rates = _run(scheduler, [1.0, float("nan"), float("nan"), 2.0, 3.0])
-    assert rates == [[1.0], [1.0], [1.0], [1.0], [0.5]]
+        lrs = _run(scheduler, [1.0, float("nan"), float("nan"), 2.0, 3.0])
+    assert lrs == [[1.0], [1.0], [1.0], [1.0], [0.5]]
     assert len(caught) == 2
     assert scheduler.last_epoch == 3
 
@@ -299,8 +299,8 @@ def test_an_infinitely_good_metric_warns(mode: str, sign: int) -> None:
     inf = float("inf")
     scheduler = ReduceLROnPlateau(_optimizer(), mode=mode, factor=0.5, patience=0)
     with pytest.warns(UserWarning, match=f"got {-sign * inf:g} for metric 'loss' in epoch 2; the scheduler") as caught:
-        rates = _run(scheduler, [sign * value for value in (2.0, -inf, 1.0, inf, 0.5)])
-    assert rates == [[1.0], [1.0], [1.0], [0.5], [0.5]]
+        lrs = _run(scheduler, [sign * value for value in (2.0, -inf, 1.0, inf, 0.5)])
+    assert lrs == [[1.0], [1.0], [1.0], [0.5], [0.5]]
     assert len(caught) == 1
     assert scheduler.best == sign * 0.5
 
@@ -414,10 +414,10 @@ def test_a_warmup_may_run_beside_it() -> None:
     SchedulerStepper(LinearLR(optimizer, 0.5, total_iters=2)).attach(trainer)
     trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run([0]))
     PlateauStepper(ReduceLROnPlateau(optimizer, factor=0.5, patience=0)).attach(trainer, evaluator)
-    rates: list[float] = []
-    trainer.add_event_handler(Events.EPOCH_STARTED, lambda: rates.append(optimizer.param_groups[0]["lr"]))
+    lrs: list[float] = []
+    trainer.add_event_handler(Events.EPOCH_STARTED, lambda: lrs.append(optimizer.param_groups[0]["lr"]))
     trainer.run(range(EPOCH_LENGTH), max_epochs=6)
-    assert [*rates, optimizer.param_groups[0]["lr"]] == [0.5, 0.75, 1.0, 1.0, 0.5, 0.5, 0.25]
+    assert [*lrs, optimizer.param_groups[0]["lr"]] == [0.5, 0.75, 1.0, 1.0, 0.5, 0.5, 0.25]
 
 
 def test_a_resumed_run_needs_the_plateaus_state() -> None:

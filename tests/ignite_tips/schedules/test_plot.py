@@ -19,10 +19,10 @@ def _groups(count: int) -> SGD:
 
 def test_draws_every_group_by_name(tmp_path: Path) -> None:
     """The figure has each group's learning rates under its name, and can be saved."""
-    rates = simulate_schedule(StepLR(_groups(2), 2), 5)
-    figure = plot_schedule(rates, title="two groups", xlabel="epoch")
+    lrs = simulate_schedule(StepLR(_groups(2), 2), 5)
+    figure = plot_schedule(lrs, title="two groups", xlabel="epoch")
     (axes,) = figure.axes
-    assert {line.get_label(): list(line.get_ydata()) for line in axes.lines} == rates
+    assert {line.get_label(): list(line.get_ydata()) for line in axes.lines} == lrs
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["g0", "g1"]
     assert (axes.get_title(), axes.get_xlabel(), axes.get_ylabel()) == ("two groups", "epoch", "learning rate")
     figure.savefig(tmp_path / "schedule.png")
@@ -43,17 +43,17 @@ def test_draws_into_given_axes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rates", "error", "message"),
+    ("lrs", "error", "message"),
     [
         ([0.1, 0.2], TypeError, "learning_rates must be a mapping from names to lists of numbers, got"),
         ({}, ValueError, "learning_rates must have at least one name with at least one number, got none"),
         ({"a": []}, ValueError, "learning_rates must have at least one name with at least one number, got none"),
     ],
 )
-def test_nothing_to_draw(rates: Any, error: type[Exception], message: str) -> None:
+def test_nothing_to_draw(lrs: Any, error: type[Exception], message: str) -> None:
     """Empty or wrong learning rates are refused."""
     with pytest.raises(error, match=message):
-        plot_schedule(rates)
+        plot_schedule(lrs)
 
 
 def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:

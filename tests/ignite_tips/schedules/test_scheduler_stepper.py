@@ -362,8 +362,8 @@ def test_a_new_length_after_loading_holds() -> None:
 
 def _checkpointed(event: Any, *, saved_first: bool, epochs: int, state: dict[str, Any] | None = None) -> Any:
     """Train, with a checkpoint before or after the step at each event; return the states and the learning rates."""
-    optimizer, rates, states = _optimizer(), [], []
-    trainer = Engine(lambda engine, batch: (rates.append(optimizer.param_groups[0]["lr"]), optimizer.step()))
+    optimizer, lrs, states = _optimizer(), [], []
+    trainer = Engine(lambda engine, batch: (lrs.append(optimizer.param_groups[0]["lr"]), optimizer.step()))
     stepper = SchedulerStepper(ExponentialLR(optimizer, 0.9))
     parts = {"trainer": trainer, "optimizer": optimizer, "stepper": stepper}
 
@@ -378,17 +378,17 @@ def _checkpointed(event: Any, *, saved_first: bool, epochs: int, state: dict[str
     for name, loaded in (state or {}).items():
         parts[name].load_state_dict(loaded)
     trainer.run(range(4), max_epochs=epochs)
-    return states, rates
+    return states, lrs
 
 
 @pytest.mark.parametrize("event", [PER_EPOCH, PER_EPOCH(every=2), PER_BATCH, PER_BATCH(every=3), PER_BATCH(every=4)])
 @pytest.mark.parametrize("saved_first", [True, False], ids=["saved, then stepped", "stepped, then saved"])
 def test_a_checkpoint_may_be_written_before_or_after_the_step(event: Any, saved_first: bool) -> None:
     """Resumed from any checkpoint, the run continues like the one that wrote it, in either order of attachment."""
-    states, rates = _checkpointed(event, saved_first=saved_first, epochs=4)
+    states, lrs = _checkpointed(event, saved_first=saved_first, epochs=4)
     for state in states[:-1]:
         _, resumed = _checkpointed(event, saved_first=saved_first, epochs=4, state=state)
-        assert resumed == rates[len(rates) - len(resumed) :]
+        assert resumed == lrs[len(lrs) - len(resumed) :]
         assert resumed
 
 

@@ -22,15 +22,15 @@ def _optimizer(kind: type[Optimizer] = SGD, **options: Any) -> Optimizer:
 def _train(scheduler: LRScheduler, steps: int) -> dict[str, list[float]]:
     """Return each group's learning rates in the hand-written loop."""
     groups = scheduler.optimizer.param_groups
-    rates: dict[str, list[float]] = {group["name"]: [] for group in groups}
+    lrs: dict[str, list[float]] = {group["name"]: [] for group in groups}
     for _ in range(steps):
         for group in groups:
-            rates[group["name"]].append(float(group["lr"]))
+            lrs[group["name"]].append(float(group["lr"]))
         for parameter in (parameter for group in groups for parameter in group["params"]):
             parameter.grad = torch.ones_like(parameter)
         scheduler.optimizer.step()
         scheduler.step()
-    return rates
+    return lrs
 
 
 BUILDERS: dict[str, Callable[[Optimizer], LRScheduler]] = {
@@ -50,9 +50,9 @@ def test_equals_the_run_and_changes_nothing(name: str, done: int) -> None:
     scheduler = BUILDERS[name](optimizer)
     _train(scheduler, done)
     before = copy.deepcopy((optimizer.state_dict(), scheduler.state_dict()))
-    rates = simulate_schedule(scheduler, 12)
+    lrs = simulate_schedule(scheduler, 12)
     assert str((optimizer.state_dict(), scheduler.state_dict())) == str(before)
-    assert rates == _train(scheduler, 12)
+    assert lrs == _train(scheduler, 12)
 
 
 @pytest.mark.parametrize(
@@ -64,9 +64,9 @@ def test_any_optimizer(options: dict[str, Any]) -> None:
     for group in optimizer.param_groups:
         group["lr"] = torch.tensor(group["lr"]) if "lr" in options else group["lr"]
     scheduler = StepLR(optimizer, 2)
-    rates = simulate_schedule(scheduler, 5)
-    assert rates == _train(scheduler, 5)
-    assert all(type(rate) is float for line in rates.values() for rate in line)
+    lrs = simulate_schedule(scheduler, 5)
+    assert lrs == _train(scheduler, 5)
+    assert all(type(lr) is float for line in lrs.values() for lr in line)
 
 
 def test_no_memory_of_the_parameters_size() -> None:
@@ -92,8 +92,8 @@ def test_no_memory_of_the_parameters_size() -> None:
 def test_plateau(metrics: list[float], options: dict[str, Any], expected: list[float]) -> None:
     """Given the metric after each epoch, it returns the learning rate of each epoch and of the next one."""
     optimizer = _optimizer()
-    rates = simulate_schedule(ReduceLROnPlateau(optimizer, **options), metrics=iter(metrics))
-    assert rates == {"body": [0.1 * rate for rate in expected], "head": expected}
+    lrs = simulate_schedule(ReduceLROnPlateau(optimizer, **options), metrics=iter(metrics))
+    assert lrs == {"body": [0.1 * lr for lr in expected], "head": expected}
     assert [group["lr"] for group in optimizer.param_groups] == [0.1, 1.0]
 
 

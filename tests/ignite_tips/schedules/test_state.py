@@ -79,10 +79,10 @@ def test_a_tensor_lr_stays_the_same_tensor() -> None:
     """A learning rate that a captured graph may use is filled, not replaced."""
     saved, built = (StepLR(_optimizer(lr=torch.tensor(0.5), foreach=False), 1) for _ in range(2))
     _step(saved, 1)
-    rate = built.optimizer.param_groups[0]["lr"]
+    lr = built.optimizer.param_groups[0]["lr"]
     load_scheduler(built, save_scheduler(saved))
-    assert built.optimizer.param_groups[0]["lr"] is rate
-    assert rate == saved.optimizer.param_groups[0]["lr"] == torch.tensor(0.05)
+    assert built.optimizer.param_groups[0]["lr"] is lr
+    assert lr == saved.optimizer.param_groups[0]["lr"] == torch.tensor(0.05)
 
 
 class _Picky(StepLR):

@@ -34,12 +34,12 @@ def _optimizer(lrs: tuple[float, ...] = (1.0, 0.1)) -> SGD:
 
 def _lrs(scheduler: LRScheduler, steps: int) -> list[list[float]]:
     """Return the groups' learning rates at each step of the hand-written loop."""
-    optimizer, rates = scheduler.optimizer, []
+    optimizer, lrs = scheduler.optimizer, []
     for _ in range(steps):
-        rates.append([float(group["lr"]) for group in optimizer.param_groups])
+        lrs.append([float(group["lr"]) for group in optimizer.param_groups])
         optimizer.step()
         scheduler.step()
-    return rates
+    return lrs
 
 
 @given(
@@ -155,11 +155,11 @@ def test_warmup_before_any_scheduler(name: str) -> None:
     expected = _lrs(SCHEDULERS[name](_optimizer()), 9)
     scheduler = with_warmup(SCHEDULERS[name](_optimizer()), 4, start_factor=0.2)
     assert isinstance(scheduler, SequentialLR)
-    rates = _lrs(scheduler, 13)
+    lrs = _lrs(scheduler, 13)
     starts = [group["initial_lr"] for group in scheduler.optimizer.param_groups]
     for step in range(4):
-        assert rates[step] == pytest.approx([start * (0.2 + 0.8 * step / 4) for start in starts], rel=1e-12)
-    assert rates[4:] == expected
+        assert lrs[step] == pytest.approx([start * (0.2 + 0.8 * step / 4) for start in starts], rel=1e-12)
+    assert lrs[4:] == expected
 
 
 def test_warmup_is_saved_and_continues() -> None:
@@ -175,12 +175,12 @@ def test_warmup_is_saved_and_continues() -> None:
 
 def test_warmup_keeps_tensor_lrs() -> None:
     """A learning rate that is a tensor stays the same tensor, as a captured optimizer needs."""
-    rate = torch.tensor(1.0)
-    optimizer = AdamW([torch.nn.Parameter(torch.ones(1))], lr=rate, capturable=False, foreach=False)
+    lr = torch.tensor(1.0)
+    optimizer = AdamW([torch.nn.Parameter(torch.ones(1))], lr=lr, capturable=False, foreach=False)
     scheduler = with_warmup(ChainedScheduler([StepLR(optimizer, 2), ExponentialLR(optimizer, 0.5)]), 2)
     _lrs(scheduler, 4)
-    assert optimizer.param_groups[0]["lr"] is rate
-    assert rate.item() == pytest.approx(0.025)
+    assert optimizer.param_groups[0]["lr"] is lr
+    assert lr.item() == pytest.approx(0.025)
 
 
 def _stepped() -> LRScheduler:

@@ -28,8 +28,8 @@ _Series = dict[str, list[tuple[int, float]]]
 
 def _optimizer(cls: Any = torch.optim.AdamW, **options: Any) -> Any:
     model = nn.ModuleDict({"backbone": nn.Linear(2, 3), "head": nn.Linear(3, 1)})
-    rates = {"backbone": 0.01, "head": 0.1}
-    return cls([{"params": model[name].parameters(), "name": name, "lr": lr} for name, lr in rates.items()], **options)
+    lrs = {"backbone": 0.01, "head": 0.1}
+    return cls([{"params": model[name].parameters(), "name": name, "lr": lr} for name, lr in lrs.items()], **options)
 
 
 def _step(optimizer: torch.optim.Optimizer) -> None:
@@ -145,8 +145,8 @@ def test_each_series_has_the_lrs_in_use_in_any_order_of_attachment(
     by_epoch = len(steps) == 2
     used = _hand_written(stepped_at, 2, 3)
     assert _series(tmp_path) == {
-        f"lr/{name}": [(index + 1 if by_epoch else step, rates[step - 1]) for index, step in enumerate(steps)]
-        for name, rates in used.items()
+        f"lr/{name}": [(index + 1 if by_epoch else step, lrs[step - 1]) for index, step in enumerate(steps)]
+        for name, lrs in used.items()
     }
 
 
@@ -271,9 +271,9 @@ def test_only_changes_are_drawn_as_steps(tmp_path: Path) -> None:
     with TensorboardLogger(log_dir=tmp_path) as tb_logger:
         LearningRateLogger(optimizer, only_changes=True).attach(trainer, tb_logger)
         trainer.run(range(10))
-    rates = [_float32(0.1), _float32(0.01), _float32(0.001)]
-    expected = list(zip([1, 4, 5, 8, 9, 10], [rate for rate in rates for _ in range(2)], strict=True))
-    assert _series(tmp_path)["lr/head"] == [(step, pytest.approx(rate)) for step, rate in expected]
+    lrs = [_float32(0.1), _float32(0.01), _float32(0.001)]
+    expected = list(zip([1, 4, 5, 8, 9, 10], [lr for lr in lrs for _ in range(2)], strict=True))
+    assert _series(tmp_path)["lr/head"] == [(step, pytest.approx(lr)) for step, lr in expected]
 
 
 def test_all_groups_are_in_one_chart_that_is_written_once(tmp_path: Path) -> None:
@@ -408,8 +408,8 @@ def test_other_loggers_of_ignite_write_it_under_their_own_rules() -> None:
     logger = _KeepingPolyaxonLogger()
     LearningRateLogger(optimizer, param_names=("lr", "eps")).attach(trainer, logger)
     trainer.run(range(2))
-    rates, eps = {"lr/backbone": 0.01, "lr/head": 0.1}, {"eps/backbone": 1e-8, "eps/head": 1e-8}
-    assert logger.kept == [(rates, 1), (eps, 1), (rates, 2), (eps, 2)]
+    lrs, eps = {"lr/backbone": 0.01, "lr/head": 0.1}, {"eps/backbone": 1e-8, "eps/head": 1e-8}
+    assert logger.kept == [(lrs, 1), (eps, 1), (lrs, 2), (eps, 2)]
 
 
 @pytest.mark.parametrize("name", ["clearml", "mlflow", "neptune", "polyaxon", "visdom", "wandb"])

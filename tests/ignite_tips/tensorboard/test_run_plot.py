@@ -62,9 +62,9 @@ def test_each_panel_draws_its_curves_by_name(tmp_path: Path) -> None:
     _train(tmp_path)
     panels = {axes.get_ylabel(): axes for axes in plot_runs(tmp_path).axes}
     assert list(panels) == ["learning rate", "loss", "metric", "gradient norm"]
-    rates = _lines(panels["learning rate"])
-    assert list(rates) == ["layer0", "layer1"]
-    assert list(rates["layer0"].get_ydata()) == pytest.approx([0.1] * 3 + [0.001] * 3)
+    lrs = _lines(panels["learning rate"])
+    assert list(lrs) == ["layer0", "layer1"]
+    assert list(lrs["layer0"].get_ydata()) == pytest.approx([0.1] * 3 + [0.001] * 3)
     assert panels["learning rate"].get_yscale() == "log"
     assert list(_lines(panels["loss"])) == ["train/loss", "validation/loss"]
     assert list(_lines(panels["loss"])["train/loss"].get_ydata()) == [3.0, 2.0, 1.0] * 2
