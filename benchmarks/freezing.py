@@ -64,7 +64,7 @@ def frozen_fraction(quick: bool) -> Table:
         steps[str(count)] = make_step(model)
     seconds = interleaved(steps, rounds=rounds_of(quick), number=NUMBER)
     table = Table(
-        "frozen share",
+        "frozen fraction",
         {"layers frozen": "", "step, ms": ".2f", "÷ unfrozen": ".2f", "gradients, MB": ".2f"},
         caption=f"One process, {LAYERS} layers of {WIDTH} x {WIDTH}, batch {BATCH}, SGD with momentum.",
     )
@@ -154,7 +154,7 @@ def act_times(layers: int, quick: bool) -> Times:
 
 def measure(quick: bool) -> list[Table]:
     torch.set_num_threads(1)
-    share = frozen_fraction(quick)
+    fraction = frozen_fraction(quick)
     ddp = two_processes(quick)
     act = Table(
         "act",
@@ -173,4 +173,4 @@ def measure(quick: bool) -> list[Table]:
         times = act_times(layers, quick)
         act.add(2 * layers, *(median(values) * 1e3 for values in times.values()))
         add_peers(peers, f"freezing and unfreezing {2 * layers:,} layers, once", times)
-    return [share, under_ddp(ddp), act, peers]
+    return [fraction, under_ddp(ddp), act, peers]

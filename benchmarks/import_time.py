@@ -30,7 +30,7 @@ CASES: dict[str, tuple[list[str], str, list[str]]] = {
 def measure(quick: bool) -> list[Table]:
     table = Table(
         "processes",
-        {"process": "", "s": ".3f", "beside": "", "its s": ".3f", "more, ms": ",.0f", "ratio": ".2f"},
+        {"process": "", "s": ".3f", "compared with": "", "its s": ".3f", "more, ms": ",.0f", "ratio": ".2f"},
         note="Medians of processes in alternation, files in the system's cache; the ratio with its quartiles.",
     )
     for name, (ours, beside, theirs) in CASES.items():

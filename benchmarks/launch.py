@@ -27,7 +27,7 @@ if "RANK" in os.environ:
 def measure(quick: bool) -> list[Table]:
     table = Table(
         "seconds",
-        {"processes": "", "ignite-launch, s": ".2f", "beside": "", "its time, s": ".2f", "ratio": ".2f"},
+        {"processes": "", "ignite-launch, s": ".2f", "compared with": "", "its time, s": ".2f", "ratio": ".2f"},
         note="Medians of processes in alternation; the ratio, taken round by round, with its quartiles.",
     )
     peers = peer_table()
@@ -35,7 +35,7 @@ def measure(quick: bool) -> list[Table]:
         middles = [median(times[one]) for one in ("ours", "theirs")]
         table.add(processes, middles[0], beside, middles[1], ratio(times["ours"], times["theirs"]))
         theirs = "by hand" if processes == 1 else beside
-        case = "1 process beside python" if processes == 1 else f"{processes} processes"
+        case = "1 process, compared with python" if processes == 1 else f"{processes} processes"
         add_peers(peers, case, {"ours": times["ours"], theirs: times["theirs"]})
     return [table, peers]
 

@@ -139,13 +139,13 @@ def main(options: argparse.Namespace) -> None:
     pretrained = train(wrap_model(network), many, many, [options.pretrain_epochs], options)
     network.head = nn.Linear(512, 5).to(idist.device())
     tuned = train(wrap_model(network), few, rest, phases, options, tune=True)
-    afresh = train(wrap_model(build_network()), few, rest, phases, options)
+    from_scratch = train(wrap_model(build_network()), few, rest, phases, options)
 
     if idist.get_rank() == 0:
         print(f"pre-trained on the digits 0 to 4: accuracy there {pretrained[-1].accuracy:.3f}")
         print(f"then {options.examples} examples of 5 to 9, tested on the other {len(rest)}:\n")
         print("epochs   fine-tuned: trains  accuracy   step      from scratch: accuracy   step")
-        for index, (ours, theirs) in enumerate(zip(tuned, afresh, strict=True)):
+        for index, (ours, theirs) in enumerate(zip(tuned, from_scratch, strict=True)):
             first, last = index * options.every + 1, (index + 1) * options.every
             print(
                 f"{first:2d} to {last:2d} {ours.fraction:17.1%} {ours.accuracy:9.3f} {ours.seconds * 1e3:6.2f} ms"

@@ -35,7 +35,7 @@ def add_checked_role(attachment: Attachment, engine: Engine, role: Role) -> None
     """Record the role of a handler that is being attached to ``engine``, unless it conflicts with another handler.
 
     Raises:
-        ValueError: if a rule refuses the role beside those of the handlers already attached.
+        ValueError: if a rule refuses the role together with that of a handler already attached.
     """
     everywhere = isinstance(role, FreezesParameters)  # parameters outlive an engine and may be used by another
     for other in roles_of(type(role), None if everywhere else engine):

@@ -1,4 +1,4 @@
-"""Write what happened in a run beside its TensorBoard curves, to explain jumps in them."""
+"""Write what happened in a run next to its TensorBoard curves, to explain jumps in them."""
 
 import re
 from typing import Any, Self

@@ -187,7 +187,7 @@ def test_batchnorm_statistics_of_a_nan_batch_stay(on_nonfinite: str) -> None:
     trainer = create_supervised_trainer(model, optimizer, nn.functional.mse_loss)
     GradientNormClipper(optimizer, 0.3, on_nonfinite=on_nonfinite, model=model).attach(trainer)
     told: list[str] = []
-    on_annotation(trainer, lambda engine, notice: told.append(notice.text))
+    on_annotation(trainer, lambda engine, annotation: told.append(annotation.text))
     try:
         assert trainer.run(batches).metrics["skipped_steps"] == 1
     except RuntimeError as error:

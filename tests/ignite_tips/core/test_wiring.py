@@ -128,7 +128,7 @@ def test_an_annotation_carries_the_moment_of_the_run() -> None:
     """Listeners get kind, text, epoch and iteration, and nothing after they stop listening."""
     trainer, other = (Engine(lambda engine, batch: None) for _ in range(2))
     heard: list[Annotation] = []
-    stop = on_annotation(trainer, lambda engine, notice: heard.append(notice))
+    stop = on_annotation(trainer, lambda engine, annotation: heard.append(annotation))
     trainer.add_event_handler(Events.ITERATION_COMPLETED(once=3), lambda engine: annotate(engine, "freeze", "body"))
     trainer.run(range(2), max_epochs=2)
     annotate(other, "freeze", "not heard")
@@ -140,7 +140,7 @@ def test_an_annotation_carries_the_moment_of_the_run() -> None:
 def test_listening_keeps_no_engine_alive() -> None:
     """An engine with a listener is still freed."""
     trainer = Engine(lambda engine, batch: None)
-    on_annotation(trainer, lambda engine, notice: None)
+    on_annotation(trainer, lambda engine, annotation: None)
     gone = weakref.ref(trainer)
     del trainer
     gc.collect()

@@ -313,9 +313,9 @@ def test_reductions_are_annotated() -> None:
     PlateauStepper(scheduler).attach(trainer, evaluator)
     trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run([0]))
     told: list[Annotation] = []
-    on_annotation(trainer, lambda engine, notice: told.append(notice))
+    on_annotation(trainer, lambda engine, annotation: told.append(annotation))
     trainer.run(range(EPOCH_LENGTH), max_epochs=4)
-    assert [(notice.kind, notice.epoch) for notice in told] == [("plateau", 3), ("plateau", 4)]
+    assert [(annotation.kind, annotation.epoch) for annotation in told] == [("plateau", 3), ("plateau", 4)]
     assert told[0].text == "metric 'loss' is 0.3, its best was 0.2: learning rate 1, 0.1 -> 0.5, 0.05"
     assert told[1].text == "metric 'loss' is 0.4, its best was 0.2: learning rate 0.5, 0.05 -> 0.5, 0.025"
 

@@ -157,16 +157,16 @@ def test_a_skipped_update_is_not_written(tmp_path: Path, skipper_first: bool) ->
     trainer = _trainer(optimizer)
     attach_optimizer_events(trainer, optimizer)
 
-    def drop(engine: Engine) -> None:
+    def skip(engine: Engine) -> None:
         if engine.state.iteration in (2, 3):
             current_step(engine).skip()
 
     with TensorboardLogger(log_dir=tmp_path) as tb_logger:
         if skipper_first:
-            trainer.add_event_handler(OptimizerEvents.STEP_STARTED, drop)
+            trainer.add_event_handler(OptimizerEvents.STEP_STARTED, skip)
         LearningRateLogger(optimizer).attach(trainer, tb_logger)
         if not skipper_first:
-            trainer.add_event_handler(OptimizerEvents.STEP_STARTED, drop)
+            trainer.add_event_handler(OptimizerEvents.STEP_STARTED, skip)
         trainer.run(range(5))
     assert _steps(tmp_path) == {"lr/backbone": [1, 2, 3], "lr/head": [1, 2, 3]}
 

@@ -72,7 +72,7 @@ def _series(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(point.step, point.value) for point in reader.Scalars(tag)] for tag in reader.Tags()["scalars"]}
 
 
-def _without_share(series: dict[str, Any]) -> dict[str, Any]:
+def _without_fraction(series: dict[str, Any]) -> dict[str, Any]:
     # Its points are at the ends of what one process wrote.
     return {tag: points for tag, points in series.items() if tag != "trainable_fraction"}
 
@@ -83,15 +83,15 @@ def test_a_resumed_run_reads_like_an_uninterrupted_one(tmp_path: Path, checkpoin
     state = _train(tmp_path / "resumed", checkpoint=checkpoint)
     _train(tmp_path / "resumed", state)
     _train(tmp_path / "whole")
-    assert _without_share(_series(tmp_path / "resumed")) == _without_share(_series(tmp_path / "whole"))
-    marks = (
+    assert _without_fraction(_series(tmp_path / "resumed")) == _without_fraction(_series(tmp_path / "whole"))
+    annotations = (
         EventAccumulator(str(tmp_path / "resumed")).Reload().Tensors("annotations/text_summary")
         if checkpoint > 4
         else []
     )
-    assert [mark.step * 2 for mark in marks] == [step for step in (4, 8, 12, 16, 20) if step <= checkpoint][
-        : len(marks)
-    ]
+    assert [annotation.step * 2 for annotation in annotations] == [
+        step for step in (4, 8, 12, 16, 20) if step <= checkpoint
+    ][: len(annotations)]
 
 
 def test_it_may_be_resumed_again_and_again(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_it_may_be_resumed_again_and_again(tmp_path: Path) -> None:
     _train(tmp_path / "resumed", late, epochs=6)
     _train(tmp_path / "resumed", early)
     _train(tmp_path / "whole")
-    assert _without_share(_series(tmp_path / "resumed")) == _without_share(_series(tmp_path / "whole"))
+    assert _without_fraction(_series(tmp_path / "resumed")) == _without_fraction(_series(tmp_path / "whole"))
 
 
 def test_the_original_file_is_kept(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_annotations_are_texts_that_repeat_the_earlier_ones(tmp_path: Path) -> N
         "- **step 6**, epoch 3, unfreeze: unfreeze 0.\\*, head\\_1",
         "- **step 3**, epoch 2, freeze: freeze 0.\\*, head\\_1",
     ]
-    assert [(mark.kind, mark.text, mark.step) for mark in read_run(tmp_path).annotations] == [
+    assert [(annotation.kind, annotation.text, annotation.step) for annotation in read_run(tmp_path).annotations] == [
         ("freeze", "freeze 0.*, head_1", 3),
         ("unfreeze", "unfreeze 0.*, head_1", 6),
     ]
@@ -108,8 +108,8 @@ def test_a_clippers_norms_and_skipped_updates_are_written(tmp_path: Path) -> Non
     for (_, norm), (_, coefficient) in zip(norms, coefficients, strict=True):
         assert coefficient == pytest.approx(min(1.0, 0.5 / norm), rel=1e-5)
     assert _scalars(tmp_path, "skipped_steps") == [(1, 0.0), (2, 2.0), (3, 2.0)]
-    marks = reader.Tensors("annotations/text_summary")[-1].tensor_proto.string_val[0].decode()
-    assert marks.count("skipped step") == 2
+    annotations = reader.Tensors("annotations/text_summary")[-1].tensor_proto.string_val[0].decode()
+    assert annotations.count("skipped step") == 2
 
 
 def test_the_last_entry_has_at_most_a_hundred_annotations(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def _train(folder: Path, *, groups: int = 2) -> None:
         tb_logger.attach_output_handler(trainer, Events.EPOCH_COMPLETED, "validation", output_transform=_accuracy)
 
         @trainer.on(Events.EPOCH_COMPLETED(once=1))
-        def mark(engine: Engine) -> None:
+        def annotate_all(engine: Engine) -> None:
             for group in optimizer.param_groups:
                 group["lr"] /= 100
             for kind in ("freeze", "unfreeze", "plateau", "skipped_step"):
@@ -176,8 +176,8 @@ def test_a_run_is_read_completely(tmp_path: Path) -> None:
             writer.add_scalar("x", step, step)
     assert len(read_run(tmp_path / "long").series["x"].steps) == 3000
     _train(tmp_path / "marked")
-    marks = read_run(tmp_path / "marked").annotations
-    assert [(mark.kind, mark.text, mark.step) for mark in marks] == [
+    annotations = read_run(tmp_path / "marked").annotations
+    assert [(annotation.kind, annotation.text, annotation.step) for annotation in annotations] == [
         ("freeze", "a freeze", 3),
         ("unfreeze", "a unfreeze", 3),
         ("plateau", "a plateau", 3),
