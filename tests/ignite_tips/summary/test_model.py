@@ -96,7 +96,7 @@ TORCHSUMMARY = {
     "nested containers": ("35", "30"),
     "bare parameters": ("28", "14"),
     "frozen part": ("106", "106"),
-    "quantised part": ("72", "72"),
+    "quantized part": ("72", "72"),
     "two inputs": ("65", "AttributeError"),
     "empty": ("0", "AttributeError"),
     "odd output": ("10", "10"),
