@@ -201,7 +201,7 @@ def _attach(engine: Engine, optimizer: Optimizer) -> AttachedOptimizer:
     check_instance("engine", engine, Engine, "an ignite Engine")
     check_optimizer(optimizer)
     if engine not in trackers:
-        if engine.state.iteration > 0 and engine.last_event_name is None:  # Ignite ignored our keys
+        if engine.state.iteration > 0 and engine.last_event_name is None:  # loaded without our keys
             raise RuntimeError(
                 f"the trainer's state must be loaded after its handlers are attached, but it is at iteration "
                 f"{engine.state.iteration} already and its count of updates is lost; attach first, then load"

@@ -160,7 +160,7 @@ class StepHooks:
         )
 
     @property
-    def is_under_way(self) -> bool:
+    def is_in_progress(self) -> bool:
         """Whether an update has started and is not completed."""
         return self._step is not None
 

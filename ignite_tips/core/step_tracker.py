@@ -166,7 +166,7 @@ def remove_if_unused(engine: Engine, optimizer: Optimizer) -> None:
 
 def _remove_after_update(engine: Engine, optimizer: Optimizer) -> None:
     attached = trackers[engine].attached.get(optimizer) if engine in trackers else None
-    if attached is not None and attached.hooks.is_under_way:  # only a base class's step() has returned
+    if attached is not None and attached.hooks.is_in_progress:  # only a base class's step() has returned
         after_update(lambda: _remove_after_update(engine, optimizer))
     else:
         remove_if_unused(engine, optimizer)

@@ -74,7 +74,7 @@ class PlateauStepper:
         self.scheduler = scheduler
         self.metric = metric
         self._iteration = 0  # of the last validation counted; 0 excludes one before the first iteration
-        self._can_resume = False  # a started run: it ran in this process, or a state was loaded
+        self._can_resume = False  # after a run in this process, or once a state was loaded
         self._validations = 0  # counted in the current run
         self._validated_on: Any = None
         self._attachment = Attachment()

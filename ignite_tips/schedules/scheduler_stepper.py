@@ -70,7 +70,7 @@ class SchedulerStepper:
         self.scheduler = scheduler
         self._steps = 0  # in the current run
         self._iteration: int | None = None  # of the last step or of the run's start, if known
-        self._can_resume = False  # a started run: it ran in this process, or a state was loaded
+        self._can_resume = False  # after a run in this process, or once a state was loaded
         self._made_elsewhere: int | None = None  # steps of the scheduler that this handler did not make
         self._epoch_is_whole = False  # whether the run started at the beginning of its first epoch
         self._attachment = Attachment()
