@@ -1,4 +1,4 @@
-# Two commands do all the set-up: `make demo` and `make test`. Each makes .venv itself when it is missing.
+# Start with `make demo` or `make test`. Each creates .venv itself if it is missing.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,17 +11,17 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constra
 demo: $(READY)
 	$(BIN)/ignite-launch --nproc 2 examples/digits.py
 
-# As many processes as tests run in at once; three keep two cores busy, for many tests wait for processes of their own.
+# The number of test processes. Three keep two cores busy, because many tests wait for processes that they start.
 JOBS ?= 3
 
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
-# Five times, under what may make tests pass by luck; takes five times as long.
+# Five runs with other seeds, kernels, threads and orders; takes five times as long.
 test-shaken: $(READY)
 	JOBS=$(JOBS) $(BIN)/python -m tools.shaken
 
-# The oldest of all that setup.cfg admits, and the newest. Off CPU-only indexes each downloads gigabytes of torch.
+# The oldest versions that setup.cfg admits, and the newest. Unless the index is CPU-only, each downloads gigabytes.
 test-lowest:
 	mkdir -p build
 	$(PYTHON) -m tools.lowest > build/lowest.txt
@@ -42,8 +42,8 @@ bench: $(READY)
 	$(PIP) --editable '.[bench]'
 	$(BIN)/python -m benchmarks
 
-# All that waits for a GPU; writes benchmarks/RESULTS-GPU.md. With WHEELS=folder it runs in $(PYTHON)'s own environment,
-# beside which it puts the folder's wheels, and asks no network.
+# Everything that needs a GPU; writes benchmarks/RESULTS-GPU.md. With WHEELS=folder it runs in $(PYTHON)'s own
+# environment plus the folder's wheels, without a network.
 gpu:
 	$(PYTHON) -m tools.gpu --check
 ifdef WHEELS
@@ -54,7 +54,7 @@ else
 	$(BIN)/python -m tools.gpu
 endif
 
-# The same without a GPU, on what stands in for one; writes to build/gpu/.
+# The same without a GPU, on a substitute; writes to build/gpu/.
 gpu-dry-run: $(READY)
 	$(PIP) --editable '.[bench]'
 	$(BIN)/python -m tools.gpu --dry-run

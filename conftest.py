@@ -1,4 +1,4 @@
-"""What every test and doctest starts from."""
+"""Set-up for every test and doctest."""
 
 import os
 import random
@@ -13,7 +13,7 @@ from ignite.engine import Engine, Events
 
 from tests.settings import publish, seeded, threads
 
-# A shell that starts the tests in the background has them ignore Ctrl-C, nohup a hang-up, and so all that they start.
+# A shell's background jobs ignore Ctrl-C, and nohup's a hang-up; so would all processes that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
@@ -30,16 +30,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Pass the options on to every process, and keep nothing from one run to the next."""
+    """Pass the options to every process, and keep nothing between runs."""
     publish(seed=config.getoption("--seed"), number_of_threads=config.getoption("--threads"))
-    os.environ.pop("COLUMNS", None)  # tables are as wide as the terminal, which is not the tests' affair
-    # A seed reproduces what failed; a folder of failures may not be there to be written to.
+    os.environ.pop("COLUMNS", None)  # tables are as wide as the terminal, on which tests must not depend
+    # A seed reproduces a failure; hypothesis' folder of failures may not be writable.
     hypothesis.settings.register_profile("seeded", database=None)
     hypothesis.settings.load_profile("seeded")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Draw hypothesis' examples from the seed."""
+    """Seed hypothesis' examples."""
     for item in items:
         if isinstance(item, pytest.Function) and hasattr(item.obj, "hypothesis"):
             hypothesis.seed(seeded())(item.obj)
@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _same_numbers() -> None:
-    """Give every test the same random numbers, and as many threads, so that sums are taken in one order."""
+    """Give every test the same random numbers and threads, so sums are always added in the same order."""
     torch.set_num_threads(threads())
     torch.manual_seed(seeded())
     random.seed(seeded())

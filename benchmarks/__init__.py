@@ -1,1 +1,1 @@
-"""Side-by-side measurements: ratios within one run, never absolute bars."""
+"""Side-by-side measurements: ratios within one run, no absolute bars."""

@@ -1,8 +1,8 @@
-"""Run the benchmarks, each in a process of its own, and keep their figures in benchmarks/: RESULTS.md and its picture.
+"""Run the benchmarks, each in its own process, and save the results in benchmarks/: RESULTS.md and its picture.
 
 python -m benchmarks                 all of them; writes RESULTS.md, results.png and results.json, which has the data
-python -m benchmarks clipping ...    only these, and writes nothing
-python -m benchmarks --quick ...     a few rounds of each, to see that they run; writes nothing
+python -m benchmarks clipping ...    only these; writes nothing
+python -m benchmarks --quick ...     a few rounds of each, to check that they run; writes nothing
 """
 
 import argparse
@@ -23,7 +23,7 @@ from benchmarks.report import Results, report
 from benchmarks.tables import Table, dumps, loads
 
 FOLDER = Path(__file__).parent
-# The order in which a reader meets them.
+# The order in the report.
 BENCHMARKS = (
     "training",
     "clipping",
@@ -41,7 +41,7 @@ BENCHMARKS = (
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Run the benchmarks.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(BENCHMARKS)}; all by default")
-    parser.add_argument("--quick", action="store_true", help="a few rounds of each, to see that they run")
+    parser.add_argument("--quick", action="store_true", help="a few rounds of each, to check that they run")
     options = parser.parse_args(arguments)
     unknown = sorted(set(options.names) - set(BENCHMARKS))
     if unknown:
@@ -57,18 +57,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(name: str, *, quick: bool = False) -> list[Table]:
-    """Return the tables of one benchmark, measured in a process of its own."""
+    """Return the tables of one benchmark, measured in its own process."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "tables.json")
         command = [sys.executable, "-m", "benchmarks.worker", name, str(file), *(["--quick"] if quick else [])]
-        # What the peers print is no result.
+        # Drop what the peers print.
         subprocess.run(command, check=True, stdout=sys.stderr, cwd=FOLDER.parent)
         tables: list[Table] = loads(file.read_text())
     return tables
 
 
 def write(results: Results, machine: str, folder: Path) -> None:
-    """Write the data, the report and its picture."""
+    """Write the data, the report and the picture."""
     (folder / "results.json").write_text(dumps({"machine": machine, "benchmarks": results}))
     (folder / "RESULTS.md").write_text(report(results, machine, picture="results.png"))
     draw(results, machine).savefig(folder / "results.png", dpi=150)

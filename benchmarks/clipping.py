@@ -1,7 +1,7 @@
-"""What a GradientNormClipper adds to an update, beside torch's clip_grad_norm_ by hand, Lightning and Accelerate.
+"""The cost of a GradientNormClipper per update, compared with clip_grad_norm_ by hand, Lightning and Accelerate.
 
-Each is measured against the same loop of its own framework without clipping. Where clipping is active, all put the
-gradients back first, which costs all the same.
+Each is compared with the same loop of its own framework without clipping. If clipping is active, all of them restore
+the gradients first, at the same cost.
 """
 
 import math
@@ -19,7 +19,7 @@ from benchmarks.tables import Bar, Table
 from benchmarks.timing import added, interleaved, ratio
 from ignite_tips import GradientNormClipper
 
-# name: shapes of the tensors, updates in a run, rounds, the most that the ratio may be (inactive, active, active fused)
+# name: shapes of the tensors, updates in a run, rounds, bars of the ratio (inactive, active, active fused)
 CASES: dict[str, tuple[list[tuple[int, ...]], int, int, tuple[float, float, float]]] = {
     "4 small tensors": ([(128,), (16,), (64,), (4,)], 200, 30, (0.4, 0.7, 0.7)),
     "161 of 155,000": ([(155_000,)] * 161, 3, 21, (0.5, 1.05, 0.45)),
@@ -36,8 +36,8 @@ def measure(quick: bool) -> list[Table]:
         "added",
         columns,
         note="Medians over the rounds. The ratio, with its quartiles, is ours over clip_grad_norm_ by hand, both in "
-        "Ignite trainers whose step without clipping is the fourth column. Lightning and Accelerate call "
-        "clip_grad_norm_ too: what they add to it shows where tensors are few. AdamW, foreach unless fused.",
+        "Ignite trainers whose step without clipping is the fourth column. Lightning and Accelerate also call "
+        "clip_grad_norm_: their own cost shows with few tensors. AdamW, foreach unless fused.",
     )
     peers = peer_table()
     for name, (shapes, steps, rounds, bars) in CASES.items():
@@ -66,7 +66,7 @@ def clipping_loops(
     device: str = "cpu",
     modes: Sequence[str] = ("raise",),
 ) -> dict[str, Loop]:
-    """Return runs without clipping, by hand, with ours in each mode, and for few tensors the peers' two each."""
+    """Return runs without clipping, by hand, and with ours in each mode; for few tensors also the peers' two each."""
     max_norm = math.sqrt(sum(map(math.prod, shapes))) * (0.5 if active else 100)
 
     def make(framework: Callable[..., Loop], **options: Any) -> Loop:

@@ -1,7 +1,7 @@
-"""What a frozen layer saves: the time of a step, alone and under DDP, and the memory of gradients.
+"""What frozen layers save: the time of a step, in a single process and under DDP, and the memory of gradients.
 
-Under DDP two gloo processes train 7 layers of which 5 are frozen: by ``freeze_parameters`` and ``rewrap_model``, and
-by ``requires_grad = False`` alone, which needs ``find_unused_parameters=True``. Freezing itself is measured beside
+Under DDP two gloo processes train 7 layers, 5 of them frozen: with ``freeze_parameters`` and ``rewrap_model``, or with
+``requires_grad = False`` alone, which needs ``find_unused_parameters=True``. Freezing itself is compared with
 Lightning's BaseFinetuning.
 """
 
@@ -54,7 +54,7 @@ def gradient_bytes(model: nn.Module) -> int:
     return sum(p.grad.numel() * p.grad.element_size() for p in model.parameters() if p.grad is not None)
 
 
-def frozen_share(quick: bool) -> Table:
+def frozen_fraction(quick: bool) -> Table:
     steps: dict[str, Callable[[], None]] = {}
     models = {}
     for count in range(LAYERS):
@@ -64,7 +64,7 @@ def frozen_share(quick: bool) -> Table:
         steps[str(count)] = make_step(model)
     seconds = interleaved(steps, rounds=rounds_of(quick), number=NUMBER)
     table = Table(
-        "frozen share",
+        "frozen fraction",
         {"layers frozen": "", "step, ms": ".2f", "÷ unfrozen": ".2f", "gradients, MB": ".2f"},
         caption=f"One process, {LAYERS} layers of {WIDTH} x {WIDTH}, batch {BATCH}, SGD with momentum.",
     )
@@ -126,7 +126,7 @@ def under_ddp(seconds: Times) -> Table:
 
 
 def act_times(layers: int, quick: bool) -> Times:
-    """Time freezing and unfreezing of so many layers, BatchNorm among them."""
+    """Time freezing and unfreezing ``layers`` layers, including BatchNorm."""
     from lightning.pytorch.callbacks import BaseFinetuning
 
     def network() -> nn.Sequential:
@@ -154,14 +154,14 @@ def act_times(layers: int, quick: bool) -> Times:
 
 def measure(quick: bool) -> list[Table]:
     torch.set_num_threads(1)
-    share = frozen_share(quick)
+    fraction = frozen_fraction(quick)
     ddp = two_processes(quick)
     act = Table(
         "act",
         {"layers": ""} | dict.fromkeys(("by hand", "Lightning's BaseFinetuning", "ours"), ".2f"),
         caption="Freezing and unfreezing, once, ms: Linear and BatchNorm layers. By hand it is requires_grad and "
-        "eval(), which the next model.train() undoes; Lightning sets track_running_stats, with which BatchNorm "
-        "normalises by each batch.",
+        "eval(), which the next model.train() undoes; Lightning sets track_running_stats, which makes BatchNorm "
+        "normalize by each batch.",
     )
     peers = peer_table()
     add_peers(
@@ -173,4 +173,4 @@ def measure(quick: bool) -> list[Table]:
         times = act_times(layers, quick)
         act.add(2 * layers, *(median(values) * 1e3 for values in times.values()))
         add_peers(peers, f"freezing and unfreezing {2 * layers:,} layers, once", times)
-    return [share, under_ddp(ddp), act, peers]
+    return [fraction, under_ddp(ddp), act, peers]

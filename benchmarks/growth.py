@@ -1,8 +1,8 @@
-"""What handlers add to an update as parameter tensors and param groups grow, beside the same written by hand.
+"""The cost of handlers per update as parameter tensors and param groups grow, compared with hand-written code.
 
-The optimizer's update does nothing here (``loops.Still``): a real one takes a hundred times what some handlers do, and
-its noise alone would hide them. What is measured is what an engine's update takes more with the handler than without;
-what a handler does once when a run starts is left out.
+The optimizer's update does nothing here (``loops.Still``): a real one takes a hundred times as long as some handlers,
+and its noise would hide them. The cost is the difference of an engine's update with and without the handler. What a
+handler does once when a run starts is not counted.
 """
 
 import itertools
@@ -38,13 +38,13 @@ TENSORS = (10, 30, 100, 300, 1_000, 3_000, 10_000)
 GROUPS = (1, 3, 10, 30, 100, 300, 1_000)
 ROUNDS = 7
 VALUES = 16  # in a tensor
-WIDE = 1e6  # no gradient comes near: what is measured is to look, not to multiply
+WIDE = 1e6  # no gradient comes near: this measures the check, not the multiply
 Calls = list[Callable[[], object]]
 
 
 @dataclass
 class Run:
-    """What a tip acts on: a network whose every tensor has a gradient, and an optimizer of its groups."""
+    """What a tip acts on: tensors that all have a gradient, and an optimizer of their groups."""
 
     model: nn.Module
     optimizer: Still
@@ -52,7 +52,7 @@ class Run:
 
     @property
     def parameters(self) -> list[Tensor]:
-        """Every group's."""
+        """The parameters of all groups."""
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
 
@@ -78,7 +78,7 @@ def clip_value(run: Run) -> Calls:
 
 
 def clip_adaptively(run: Run) -> Calls:
-    """As the paper's equation is usually written down: a unit's norms, for one tensor after another."""
+    """Write the paper's equation as usual: unit-wise norms, one tensor after another."""
     parameters = run.parameters
 
     @torch.no_grad()
@@ -120,27 +120,27 @@ def freeze_ours(run: Run, trainer: Engine) -> None:
     ParameterFreezer(run.model, "layers.0").attach(trainer, freeze=Events.EPOCH_STARTED(once=10**6))
 
 
-# By hand a frozen parameter costs nothing in a step: there is nothing to compare with.
+# By hand a frozen parameter costs nothing in a step, so there is nothing to compare with.
 BY_HAND: dict[str, Callable[[Run], Calls]] = {
     "norm clipping": clip_norm,
     "value clipping": clip_value,
     "adaptive clipping": clip_adaptively,
     "schedule": schedule,
-    "rate logging": log,
+    "learning-rate logging": log,
 }
 OURS: dict[str, Callable[[Run, Engine], object]] = {
     "norm clipping": lambda run, trainer: GradientNormClipper(run.optimizer, WIDE).attach(trainer),
     "value clipping": lambda run, trainer: GradientValueClipper(run.optimizer, WIDE).attach(trainer),
     "adaptive clipping": lambda run, trainer: AdaptiveGradientClipper(run.optimizer).attach(trainer),
     "schedule": schedule_ours,
-    "rate logging": log_ours,
+    "learning-rate logging": log_ours,
     "freezing": freeze_ours,
 }
-TOGETHER = ("norm clipping", "schedule", "rate logging", "freezing")
+TOGETHER = ("norm clipping", "schedule", "learning-rate logging", "freezing")
 
 
 def tips() -> dict[str, tuple[Callable[[Run], Calls] | None, Callable[[Run, Engine], object]]]:
-    """Return each tip by hand and ours, the last all together."""
+    """Return each tip by hand and ours; the last entry is all of them together."""
 
     def all_by_hand(run: Run) -> Calls:
         return [call for name in TOGETHER if name in BY_HAND for call in BY_HAND[name](run)]
@@ -155,13 +155,13 @@ def tips() -> dict[str, tuple[Callable[[Run], Calls] | None, Callable[[Run, Engi
 
 def measure(quick: bool) -> list[Table]:
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore")  # torch's, which takes no step of an optimizer of our own for one
+    warnings.simplefilter("ignore")  # torch does not see the steps of our own optimizer
     tables = []
     for what, sizes in (("tensors", TENSORS), ("groups", GROUPS)):
         costs = Table(
             what,
             {"tip": "", what: ",", "by hand, µs": ",.1f", "ours, µs": ",.1f", "ours ÷ by hand": ".2f"},
-            caption=f"What a tip adds to an update, by the number of {what}"
+            caption=f"The cost of a tip per update, by the number of {what}"
             + (", in one group." if what == "tensors" else " of ten tensors each."),
             note="Medians; the ratio, taken round by round, with its quartiles.",
         )
@@ -207,7 +207,7 @@ def _slopes(costs: Table, what: str) -> Table:
     columns: dict[str, Any] = {"tip": ""}
     for who in ("by hand", "ours"):
         columns |= {f"{who}: fixed, µs": ",.1f", f"{who}: a further {one}, ns": ",.1f"}
-    table = Table(f"slopes by {what}", columns, caption=f"Lines fitted to what a tip adds to an update, by {what}.")
+    table = Table(f"slopes by {what}", columns, caption=f"Lines fitted to the cost of a tip per update, by {what}.")
     for tip in dict.fromkeys(row[0] for row in costs.rows):
         cells: list[float | None] = []
         for who in ("by hand", "ours"):

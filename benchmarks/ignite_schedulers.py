@@ -1,6 +1,6 @@
-"""Which of torch's schedulers Ignite's own wrappers get wrong, and ours: against the hand-written loop, every rate.
+"""Which of torch's schedulers Ignite's own wrappers and ours get wrong, compared with the hand-written loop.
 
-Not a measurement of time: the table shows, for each scheduler, the first iteration that used another rate than the
+This does not measure time: for each scheduler the table shows the first iteration with another learning rate than the
 hand-written loop. The rows, the loop and the ways of updating are those of the tests.
 """
 
@@ -23,14 +23,14 @@ Attach = Callable[[Setup, Mode, Engine, Engine], None]
 
 
 def measure(quick: bool) -> list[Table]:
-    warnings.simplefilter("ignore")  # torch's, about the order of step calls, where Ignite takes another
+    warnings.simplefilter("ignore")  # torch warns about the order of Ignite's step calls
     names = [mode.name for mode in MODES_SHOWN]
     table = Table(
-        "first wrong rate",
+        "first wrong learning rate",
         dict.fromkeys(["scheduler", *names, "SchedulerStepper, PlateauStepper"], ""),
         caption="Ignite's LRScheduler and ReduceLROnPlateauScheduler against the hand-written loop, in five ways of "
         "updating; ours in the last column, all five together. A wrong cell shows "
-        "the first iteration with a wrong rate.",
+        "the first iteration with a wrong learning rate.",
     )
     right = dict.fromkeys([*names, "ours"], 0)
     for row in list(ROWS)[:2] if quick else ROWS:
@@ -45,16 +45,16 @@ def measure(quick: bool) -> list[Table]:
 
 
 def _compare(row: str, mode: Mode, attach: Attach) -> str:
-    """Return "equal", or where the rates first differ, or what was raised."""
+    """Return "equal", or where the learning rates first differ, or what was raised."""
     expected, _ = native_loop(row, mode)
     try:
         used = _train(Setup(row, mode), mode, attach)
-    except Exception as error:  # that Ignite raises, and what, is a cell of the table
+    except Exception as error:  # Ignite's error is a cell of the table
         return type(error).__name__
     for iteration, (mine, theirs) in enumerate(zip(used, expected[:-1], strict=True), start=1):
-        for (rate, momentum), (expected_rate, expected_momentum) in zip(mine, theirs, strict=True):
-            if rate != expected_rate:
-                return f"{iteration}: {rate:.4g}, not {expected_rate:.4g}"
+        for (lr, momentum), (expected_lr, expected_momentum) in zip(mine, theirs, strict=True):
+            if lr != expected_lr:
+                return f"{iteration}: {lr:.4g}, not {expected_lr:.4g}"
             if momentum != expected_momentum:
                 return f"{iteration}: momentum {momentum:.4g}, not {expected_momentum:.4g}"
     return "equal"
@@ -81,7 +81,7 @@ def _train(setup: Setup, mode: Mode, attach: Attach) -> list[Options]:
 
 
 def _attach_ignite(setup: Setup, mode: Mode, trainer: Engine, evaluator: Engine) -> None:
-    """As Ignite's documentation attaches them."""
+    """Attach them as in Ignite's documentation."""
     scheduler = setup.scheduler
     if isinstance(scheduler, ReduceLROnPlateau):
         options = {"factor": scheduler.factor, "patience": scheduler.patience, "min_lr": scheduler.default_min_lr}

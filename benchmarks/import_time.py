@@ -1,6 +1,6 @@
-"""What importing takes, in whole processes: ours on top of what it is made for, the launcher beside torchrun.
+"""Import time in whole processes: ours compared with torch and Ignite alone, the launcher compared with torchrun.
 
-Each row is a process from its start to its end, in alternation with the one that it is compared with.
+Each row is a process from start to end, alternating with the one it is compared with.
 """
 
 import sys
@@ -30,7 +30,7 @@ CASES: dict[str, tuple[list[str], str, list[str]]] = {
 def measure(quick: bool) -> list[Table]:
     table = Table(
         "processes",
-        {"process": "", "s": ".3f", "beside": "", "its s": ".3f", "more, ms": ",.0f", "ratio": ".2f"},
+        {"process": "", "s": ".3f", "compared with": "", "its s": ".3f", "more, ms": ",.0f", "ratio": ".2f"},
         note="Medians of processes in alternation, files in the system's cache; the ratio with its quartiles.",
     )
     for name, (ours, beside, theirs) in CASES.items():

@@ -1,7 +1,7 @@
-"""What starting costs: ``ignite-launch`` beside plain ``python`` for one process, beside ``torchrun`` for two.
+"""Start-up cost: ``ignite-launch`` compared with plain ``python`` for one process, and with ``torchrun`` for two.
 
-The script does what every training script does first: it imports torch and, where it is one of several, joins the
-process group; then it ends. The times are those from the command to its end, so that the end is in them too.
+The script does what every training script does first: it imports torch and, if there are several processes, joins the
+process group. Then it ends. The time is that of the whole command, including its end.
 """
 
 import os
@@ -27,7 +27,7 @@ if "RANK" in os.environ:
 def measure(quick: bool) -> list[Table]:
     table = Table(
         "seconds",
-        {"processes": "", "ignite-launch, s": ".2f", "beside": "", "its time, s": ".2f", "ratio": ".2f"},
+        {"processes": "", "ignite-launch, s": ".2f", "compared with": "", "its time, s": ".2f", "ratio": ".2f"},
         note="Medians of processes in alternation; the ratio, taken round by round, with its quartiles.",
     )
     peers = peer_table()
@@ -35,7 +35,7 @@ def measure(quick: bool) -> list[Table]:
         middles = [median(times[one]) for one in ("ours", "theirs")]
         table.add(processes, middles[0], beside, middles[1], ratio(times["ours"], times["theirs"]))
         theirs = "by hand" if processes == 1 else beside
-        case = "1 process beside python" if processes == 1 else f"{processes} processes"
+        case = "1 process, compared with python" if processes == 1 else f"{processes} processes"
         add_peers(peers, case, {"ours": times["ours"], theirs: times["theirs"]})
     return [table, peers]
 
@@ -52,7 +52,7 @@ def _times(rounds: int) -> dict[tuple[int, str], Times]:
     with tempfile.TemporaryDirectory() as folder:
         script = str(Path(folder, "script.py"))
         Path(script).write_text(SCRIPT)
-        # Threads as the launcher sets them, so that the script's own start is the same.
+        # The same number of threads as the launcher sets, so the script itself starts equally fast.
         threads = str(max(1, len(os.sched_getaffinity(0)) // 2))
         environment = os.environ | {"OMP_NUM_THREADS": threads, "TMPDIR": folder}
         times = {}

@@ -1,6 +1,6 @@
-"""Runs of several frameworks that do nothing but make updates on given gradients, so that a tip's cost shows.
+"""Runs in several frameworks that only make updates with given gradients, so a tip's cost is visible.
 
-Each function returns a run of ``steps`` updates, to be called again and again. The peers come with the extra ``bench``.
+Each function returns a run of ``steps`` updates that can be called repeatedly. The extra ``bench`` installs the peers.
 """
 
 import logging
@@ -22,17 +22,17 @@ Attach = Callable[[Engine], object] | None
 
 
 class Still(Optimizer):
-    """An optimizer whose update does nothing, so that nothing hides what is done around it."""
+    """An optimizer whose update does nothing, so it does not hide the cost of what happens around it."""
 
     def __init__(self, params: Any, lr: float = 0.1) -> None:
         super().__init__(params, {"lr": lr})
 
     def step(self, closure: Any = None) -> None:
-        """Leave everything as it is."""
+        """Do nothing."""
 
 
 def parameters_of(sizes: Iterable[int | tuple[int, ...]], device: str = "cpu") -> list[torch.nn.Parameter]:
-    """Return parameters of these sizes or shapes with a gradient each, the same at every call."""
+    """Return parameters of these sizes or shapes, each with a gradient; the same in every call."""
     torch.manual_seed(0)
     parameters = [torch.nn.Parameter((torch.randn(size) * 0.01).to(device)) for size in sizes]
     for parameter in parameters:
@@ -41,7 +41,7 @@ def parameters_of(sizes: Iterable[int | tuple[int, ...]], device: str = "cpu") -
 
 
 def groups_of(count: int) -> list[dict[str, Any]]:
-    """Return so many named param groups of one small parameter each, without gradients."""
+    """Return ``count`` named param groups with one small parameter each, without gradients."""
     return [{"params": [torch.nn.Parameter(torch.ones(1))], "name": f"block{index}"} for index in range(count)]
 
 
@@ -71,7 +71,7 @@ def in_ignite(
 
 
 def one_epoch(optimizer: Optimizer, steps: int, *, before: Calls = (), attach: Attach = None) -> Callable[[], float]:
-    """As ``in_ignite``; the run returns the seconds of its epoch alone, without what is done once when it starts."""
+    """As ``in_ignite``, but the run returns the seconds of its epoch only, without what happens once at its start."""
     stamps: list[float] = []
 
     def stamp() -> None:
@@ -96,11 +96,11 @@ def one_epoch(optimizer: Optimizer, steps: int, *, before: Calls = (), attach: A
 def in_lightning(
     optimizer: Optimizer, steps: int, *, before: Calls = (), scheduler: Any = None, **options: Any
 ) -> Loop:
-    """A Lightning trainer with these options, whose training step makes the calls ``before``."""
+    """A Lightning trainer with these options; its training step makes the calls ``before``."""
     import lightning.pytorch as pl
 
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")  # of the number of workers, and of few steps
+    warnings.simplefilter("ignore")  # about the number of workers and the few steps
     before = tuple(before)
     loss = torch.zeros(())
 
@@ -112,7 +112,7 @@ def in_lightning(
             self.gradients = [parameter.grad for parameter in weights]
 
         def on_train_start(self) -> None:
-            for parameter, gradient in zip(self.weights, self.gradients, strict=True):  # fit() dropped them
+            for parameter, gradient in zip(self.weights, self.gradients, strict=True):  # fit() removed them
                 parameter.grad = gradient
 
         def training_step(self, batch: Any, index: int) -> Tensor:
@@ -121,10 +121,10 @@ def in_lightning(
             return loss
 
         def backward(self, loss: Tensor) -> None:
-            """The gradients are there."""
+            """Do nothing: the gradients exist already."""
 
         def optimizer_zero_grad(self, *_: Any) -> None:
-            """They stay there."""
+            """Do nothing: keep the gradients."""
 
         def configure_optimizers(self) -> Any:
             if scheduler is None:
@@ -147,7 +147,7 @@ def in_lightning(
 def in_accelerate(
     optimizer: Optimizer, steps: int, *, before: Calls = (), max_norm: float | None = None, scheduler: Any = None
 ) -> Loop:
-    """The loop that Accelerate's users write, clipping and scheduling where they are asked for."""
+    """The loop that Accelerate's users write, with clipping and scheduling on request."""
     from accelerate import Accelerator
 
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]

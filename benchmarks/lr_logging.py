@@ -1,7 +1,7 @@
-"""What logging learning rates adds to a step: ours, Ignite's OptimizerParamsHandler, Lightning's LearningRateMonitor.
+"""The cost of logging learning rates: ours, Ignite's OptimizerParamsHandler, Lightning's LearningRateMonitor.
 
-All are loops whose update is ``optimizer.step()`` alone. A run's time ends when all that it logged is in the file.
-By hand it is torch's ``add_scalar``.
+In all loops the update is ``optimizer.step()`` alone. A run ends when everything it logged is in the file. By hand
+means torch's ``add_scalar``.
 """
 
 import tempfile
@@ -26,7 +26,7 @@ from benchmarks.tables import Bar, Table
 from benchmarks.timing import added, interleaved, ratio
 from ignite_tips import LearningRateLogger, ResumableTensorboardLogger
 
-STEPS = {1: 400, 10: 200, 100: 40, 1000: 8}  # in a run, so that a run's start and end do not count
+STEPS = {1: 400, 10: 200, 100: 40, 1000: 8}  # per run: enough to hide the run's start and end
 BARS = {1: 1.0, 10: 0.2, 100: 0.06, 1000: 0.03}
 ROUNDS = 15
 PEERS = ("by hand", "Ignite", "Lightning")
@@ -39,7 +39,7 @@ def measure(quick: bool) -> list[Table]:
     table = Table(
         "added",
         columns,
-        note="What logging adds to a step: medians; the ratios, taken round by round, with their quartiles. The same "
+        note="The cost of logging per step: medians; the ratios, taken round by round, with their quartiles. The same "
         "logger is Ignite's TensorboardLogger; ours by itself is with ResumableTensorboardLogger.",
     )
     peers = peer_table()
@@ -112,6 +112,6 @@ def _in_lightning(steps: int, logs: bool, optimizer: SGD, folder: str) -> Loop:
 
     logger = TensorBoardLogger(folder)
     callbacks = [LearningRateMonitor("step")] if logs else []
-    scheduler = StepLR(optimizer, 10**9)  # the monitor logs the rates of schedulers alone
+    scheduler = StepLR(optimizer, 10**9)  # the monitor logs only learning rates of schedulers
     run = in_lightning(optimizer, steps, scheduler=scheduler, logger=logger, callbacks=callbacks, log_every_n_steps=1)
     return lambda: (run(), logger.experiment.flush())

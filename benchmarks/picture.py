@@ -1,4 +1,4 @@
-"""The picture beside RESULTS.md: all tips on, each tip alone, and how costs grow."""
+"""The picture in RESULTS.md: all tips on, each tip alone, and how costs grow."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ LEFT = {"ha": "left", "va": "center", "fontsize": 9}
 
 
 def draw(results: dict[str, list[Table]], machine: str = "") -> "Figure":
-    """Draw what is there of the results of ``training``, of every benchmark's peers, and of ``growth``."""
+    """Draw the results of ``training``, of every benchmark's peers, and of ``growth``, as far as they exist."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -41,7 +41,7 @@ def draw(results: dict[str, list[Table]], machine: str = "") -> "Figure":
 def _draw_training(part: "SubFigure", table: Table | None) -> None:
     if table is None:
         return
-    _title(part, "All tips on: an update over the hand-written one", "less is better")
+    _title(part, "All tips on: the time of an update over the hand-written one", "less is better")
     kinds = list(dict.fromkeys((row[0], row[1]) for row in table.rows))
     loops = list(dict.fromkeys(str(row[2]) for row in table.rows))
     tasks = list(dict.fromkeys(task for task, _ in kinds))
@@ -59,14 +59,14 @@ def _draw_training(part: "SubFigure", table: Table | None) -> None:
     axes.invert_yaxis()
     axes.plot([], [], "o", color=SOFT, label="AdamW")
     axes.plot([], [], "o", color=SOFT, markerfacecolor="white", label="AdamW, fused")
-    axes.plot([], [], "--", color=OURS, label="the most that ours may take")
+    axes.plot([], [], "--", color=OURS, label="bar for ours")
     _legend(part, axes)
 
 
 def _draw_peers(part: "SubFigure", peers: list[tuple[str, Table]]) -> None:
     if not peers:
         return
-    _title(part, "Each tip alone: our cost over theirs", "left of the line ours is less; quartiles")
+    _title(part, "Each tip alone: our cost over theirs", "left of the line ours costs less; quartiles")
     axes: Axes = part.subplots()
     names, place = [], 0.0
     for benchmark, table in peers:
@@ -97,21 +97,21 @@ def _draw_peers(part: "SubFigure", peers: list[tuple[str, Table]]) -> None:
     axes.set_ylim(place - 0.4, -0.6)
     _bar_line(axes)
     axes.plot([], [], "o", color=HAND, label="÷ by hand")
-    axes.plot([], [], "o", color=OTHERS, label="÷ best toolkit (at the right)")
+    axes.plot([], [], "o", color=OTHERS, label="÷ best toolkit (named at the right)")
     _legend(part, axes)
 
 
 def _draw_growth(part: "SubFigure", tables: dict[str, Table]) -> None:
     if not tables:
         return
-    _title(part, "Growth: what a tip adds to an update, µs", "by tensors above, by param groups of ten below")
+    _title(part, "Growth: the cost of a tip per update, µs", "by tensors above, by param groups of ten below")
     tips = list(dict.fromkeys(row[0] for row in tables["tensors"].rows))
     grid: Any = part.subplots(2, len(tips), sharey="row", squeeze=False)
     for line, what in zip(grid, ("tensors", "groups"), strict=True):
         for axes, tip in zip(line, tips, strict=True):
             records = tables[what].records(tip=tip)
             for column, color, style in (("by hand, µs", HAND, "--"), ("ours, µs", OURS, "-")):
-                # What is less than a microsecond is noise.
+                # Less than a microsecond is noise.
                 points = [(record[what], max(record[column], 1)) for record in records if record[column] is not None]
                 if points:
                     axes.plot(*zip(*points, strict=True), style, color=color, marker="o", markersize=3, linewidth=1.6)

@@ -1,4 +1,4 @@
-"""RESULTS.md: what a reader wants at a glance, then every table."""
+"""RESULTS.md: a summary, then every table."""
 
 from benchmarks.tables import Bar, Table
 
@@ -8,7 +8,7 @@ Results = dict[str, list[Table]]  # by benchmark
 
 _OPENING = """# Benchmark results
 
-Written by `make bench`. Each table compares its rows within one run, in alternation; ratios carry over to other
+Written by `make bench`. Each table compares its rows within one run, in alternation. Ratios carry over to other
 machines, microseconds do not. A figure with two more in parentheses is a median with its quartiles.
 """
 
@@ -25,7 +25,7 @@ def report(results: Results, machine: str, *, picture: str) -> str:
 
 
 def bars(results: Results) -> Table:
-    """Return a table of all bars: how many are met, and each that is missed."""
+    """Return a table of all bars: how many are met, and which are missed."""
     table = Table("bars", {"benchmark": "", "bars met": "", "missed": ""})
     for name, tables in results.items():
         found = [(_label(record), cell) for one in tables for record in one.records() for cell in _bars_of(record)]

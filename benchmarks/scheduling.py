@@ -1,7 +1,7 @@
-"""What a schedule adds to a step: ours beside ``scheduler.step()`` by hand, Ignite's LRScheduler and other frameworks.
+"""The cost of a schedule per step: ours, ``scheduler.step()`` by hand, Ignite's LRScheduler and other frameworks.
 
-All rows are loops whose update is ``optimizer.step()`` alone, each measured against its own framework's without a
-schedule, so that what remains is the scheduling.
+In all loops the update is ``optimizer.step()`` alone. Each is compared with its own framework's loop without a
+schedule, so the difference is the scheduling.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from benchmarks.tables import Table
 from benchmarks.timing import added, interleaved, spread
 from ignite_tips import OptimizerEvents, SchedulerStepper
 
-STEPS = 200  # in a run, so that a run's start and end do not count
+STEPS = 200  # per run: enough to hide the run's start and end
 ROUNDS = 30
 PAIRS = {
     "by hand": ("by hand", "without"),
@@ -37,10 +37,9 @@ def measure(quick: bool) -> list[Table]:
     table = Table(
         "added",
         {"groups": "", "no scheduler": ".1f"} | dict.fromkeys(PAIRS, ".1f") | {"ours, more than by hand": ".1f"},
-        note="Microseconds a step, medians with the quartiles: of a trainer without a scheduler; what each way of "
-        "stepping adds to it; what ours, per update, costs more than the hand-written loop. Ignite's is "
-        "no peer: it calls get_lr() in the place of step(), and the rates of many schedulers are wrong by it "
-        "(ignite_schedulers).",
+        note="Microseconds per step, medians with quartiles: a trainer without a scheduler; what each way of stepping "
+        "adds to it; what ours, per update, costs more than the hand-written loop. Ignite's is not a peer: it calls "
+        "get_lr() instead of step(), which gives wrong learning rates for many schedulers (ignite_schedulers).",
     )
     peers = peer_table()
     for groups in (1, 10, 100):
@@ -49,7 +48,7 @@ def measure(quick: bool) -> list[Table]:
         more = added(seconds, {"more": ("ours", "by hand")}, STEPS)["more"]
         bare = median(seconds["without"]) / STEPS * 1e6
         table.add(groups, bare, *(spread(values) for values in cost.values()), spread(more))
-        # Ignite's does another work, a schedule per epoch next to none.
+        # Ignite's does other work; a schedule per epoch does almost none.
         same = {name: cost[name] for name in ("by hand", "Lightning", "Accelerate", "ours")}
         add_peers(peers, f"{groups} group{'s' * (groups > 1)}", same)
     return [table, peers]

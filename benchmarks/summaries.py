@@ -1,7 +1,7 @@
-"""What it takes to summarize a model: ours beside torchinfo, torchsummary and Lightning's ModelSummary.
+"""The time to summarize a model: ours, torchinfo, torchsummary and Lightning's ModelSummary.
 
-Ours runs torchinfo for its count of operations, and then puts back all that the run changed: BatchNorm's statistics,
-modes, gradients, the random numbers' state.
+Ours runs torchinfo to count operations, and then restores everything that the run changed: BatchNorm's statistics,
+modes, gradients, the state of the random number generators.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ def measure(quick: bool) -> list[Table]:
         "once",
         {"model": "", "forward": ".2f"} | dict.fromkeys((*PEERS, "ours"), ".2f"),
         note="Milliseconds, once: medians. torchinfo, torchsummary and Lightning leave BatchNorm's statistics or the "
-        "random numbers' state changed.",
+        "state of the random number generators changed.",
     )
     peers = peer_table()
     for name, (build, size) in CASES.items():

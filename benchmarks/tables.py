@@ -1,4 +1,4 @@
-"""What benchmarks hand on: tables of figures, as data for the picture, as Markdown for a reader."""
+"""Tables of figures, as data for the picture and as Markdown for a reader."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -12,7 +12,7 @@ __all__ = ["Bar", "Table", "dumps", "loads"]
 
 @dataclass(frozen=True)
 class Bar:
-    """The most that a figure of the same row may be."""
+    """The maximum for a figure of the same row."""
 
     most: float
     value: float
@@ -28,13 +28,13 @@ Cell = str | int | float | Spread | Bar | None
 
 @dataclass
 class Table:
-    """Rows under named columns, and what has to be said of them.
+    """Rows under named columns, with a caption and a note.
 
     Attributes:
-        name: tells the tables of a benchmark apart.
+        name: unique among the tables of a benchmark.
         columns: each column's name, and the format of its numbers.
-        caption: what is compared; stands above.
-        note: how it was measured; stands below.
+        caption: what is compared, shown above the table.
+        note: how it was measured, shown below the table.
     """
 
     name: str
@@ -44,18 +44,18 @@ class Table:
     rows: list[list[Cell]] = field(default_factory=list)
 
     def add(self, *cells: Cell) -> None:
-        """Add a row, a cell for each column."""
+        """Add a row, one cell per column."""
         if len(cells) != len(self.columns):
             raise ValueError(f"a row must have {len(self.columns)} cells, got {len(cells)}: {cells}")
         self.rows.append(list(cells))
 
     def records(self, **wanted: Cell) -> list[dict[str, Any]]:
-        """Return the rows, by column; of several, those that have the wanted cells."""
+        """Return the rows that have the wanted cells, each as a dict by column."""
         records = [dict(zip(self.columns, row, strict=True)) for row in self.rows]
         return [record for record in records if all(record[name] == cell for name, cell in wanted.items())]
 
     def markdown(self) -> str:
-        """Return the table with what stands above and below it."""
+        """Return the table with its caption and note."""
         lines = [f"| {' | '.join(self.columns)} |", "|" + "---|" * len(self.columns)]
         for row in self.rows:
             cells = (_text(cell, form) for cell, form in zip(row, self.columns.values(), strict=True))

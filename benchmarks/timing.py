@@ -1,4 +1,4 @@
-"""Time functions side by side: in turn, within one process, so that a drift of the machine meets all alike."""
+"""Time functions side by side: in turn, within one process, so drifts of the machine affect all of them equally."""
 
 import gc
 import subprocess
@@ -14,13 +14,13 @@ Times = dict[str, list[float]]
 
 
 def interleaved(functions: dict[str, Callable[[], object]], *, rounds: int, number: int) -> Times:
-    """Return seconds per call, one figure a round, for each function.
+    """Return seconds per call for each function, one figure per round.
 
     Args:
-        functions: by name; each is called ``number`` times in every round, after one such call to warm up. One that
+        functions: by name; each is called ``number`` times per round, after one call to warm up. A function that
             returns a number of seconds has timed itself.
-        rounds: how often all of them take their turn; every other round goes backwards.
-        number: calls that are timed together.
+        rounds: how often all functions take their turn; every other round runs in reverse order.
+        number: how many calls are timed together.
     """
     for function in functions.values():
         function()
@@ -50,7 +50,7 @@ def run_process(command: list[str], environment: dict[str, str] | None = None) -
 
 @dataclass(frozen=True)
 class Spread:
-    """What many rounds say: their median and quartiles."""
+    """The median and quartiles of many rounds."""
 
     middle: float
     low: float
@@ -63,22 +63,22 @@ def spread(values: list[float]) -> Spread:
 
 
 def ratio(ours: list[float], theirs: list[float]) -> Spread:
-    """Divide round by round, so that what slows the machine for a while divides out.
+    """Divide round by round: what slows the machine for a while cancels out.
 
-    What something adds is a difference, and noise can make it negative: such a round tells no ratio, and one round is
-    not enough. Not a number where there is none.
+    A cost is a difference, and noise can make it negative: such rounds are left out. If fewer than two rounds remain,
+    the result is NaN.
     """
     ratios = [one / other for one, other in zip(ours, theirs, strict=True) if other > 0]
     return spread(ratios) if len(ratios) > 1 else Spread(nan, nan, nan)
 
 
 def added(seconds: Times, pairs: dict[str, tuple[str, str]], steps: int) -> Times:
-    """Return the microseconds that one step of a run takes more than another's, round by round.
+    """Return by how many microseconds a step of one run is slower than that of another, round by round.
 
     Args:
-        seconds: of runs, as ``interleaved`` returns them.
-        pairs: for each name of the result, which run has something in it, and which is the same without.
-        steps: in a run.
+        seconds: times of runs, as ``interleaved`` returns them.
+        pairs: for each name in the result, the run with something in it and the same run without.
+        steps: the number of steps in a run.
     """
     return {
         name: [(one - bare) / steps * 1e6 for one, bare in zip(seconds[more], seconds[less], strict=True)]
@@ -87,10 +87,10 @@ def added(seconds: Times, pairs: dict[str, tuple[str, str]], steps: int) -> Time
 
 
 def fitted_line(sizes: list[float], costs: list[float]) -> tuple[float, float]:
-    """Return the fixed cost, and the cost of one more, of the line that least misses the costs in relation to them.
+    """Return the fixed cost and the cost per item of the line with the least relative error.
 
-    Sizes are spaced by factors: without the relation the largest alone would decide. Costs of less than one, which are
-    noise of microseconds, weigh no more than one.
+    Sizes grow by factors, so with the absolute error the largest alone would decide. Costs below one microsecond are
+    noise and weigh like one microsecond.
     """
     weights = [1 / max(cost, 1.0) ** 2 for cost in costs]
     total = sum(weights)

@@ -1,9 +1,8 @@
 """A training loop with all tips on: ours against a hand-written loop, Ignite's own handlers, Lightning and Accelerate.
 
 Every loop does the same work in each update: forward, backward, clipping by norm, an optimizer step, a step of the
-learning-rate schedule, and the learning rates of three param groups written to TensorBoard. A run ends when all that
-it logged is in the file, so that no writer's thread works in the time of the next. Two loops without any tip show what
-the tips add.
+learning-rate schedule, and the learning rates of three param groups written to TensorBoard. A run ends when everything
+it logged is in the file, so no writer's thread runs on during the next. Two loops without tips show what the tips cost.
 """
 
 import logging
@@ -56,7 +55,7 @@ class Task:
         return self.build().to(self.device)
 
     def wait(self) -> None:
-        """Wait until the device has done all that it was asked for."""
+        """Wait until the device has finished its work."""
         if self.device != "cpu":
             torch.accelerator.synchronize()
 
@@ -289,9 +288,9 @@ LOOPS: dict[str, Callable[[Task, str, bool], Loop]] = {
     "Lightning with its callbacks": with_lightning,
     "Accelerate": with_accelerate,
 }
-# The most that ours may take of the time of Ignite with its own handlers, and of Lightning.
+# The bars for our time over that of Ignite with its own handlers, and over Lightning's.
 AHEAD_OF = ("Ignite with its own handlers", "Lightning with its callbacks")
-# The most that ours may add to the hand-written loop, of what the tips by hand add; Ignite's own cost included.
+# The bar for our cost over the hand-written loop (including Ignite's own), relative to that of the tips by hand.
 ADDED_BAR = 0.5
 
 
@@ -302,7 +301,7 @@ def times(task: Task, fused: bool, rounds: int, loops: dict[str, Callable[[Task,
 
 @contextmanager
 def started(task: Task, fused: bool, loops: dict[str, Callable[[Task, str, bool], Loop]]) -> Iterator[dict[str, Loop]]:
-    """Yield a run of each loop, which ends when the device is done."""
+    """Yield a run of each loop; it ends when the device is done."""
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         runs: dict[str, Loop] = {}
@@ -330,7 +329,7 @@ def loops_table() -> Table:
 
 
 def add_loops(table: Table, task: Task, kind: str, seconds: Times, bars: dict[str, float]) -> None:
-    """Add a row for each loop; ``bars`` are for the ratio of ours to a loop."""
+    """Add a row for each loop; ``bars`` limit the ratio of ours to a loop."""
     for name, values in seconds.items():
         beside = ratio(seconds[OURS], values)
         bar = Bar(bars[name], beside.middle) if name in bars else None
@@ -345,13 +344,13 @@ def tips_table(what: str) -> Table:
     return Table(
         "tips",
         columns | {"ratio": ".2f", "bar": ""},
-        caption=f"What the tips add to an update: by hand to the hand-written loop, ours to {what}.",
+        caption=f"The cost of the tips per update: by hand over the hand-written loop, ours over {what}.",
         note="Medians; the ratio, taken round by round, with its quartiles.",
     )
 
 
 def add_tips(table: Table, task: Task, kind: str, seconds: Times, ours: str, base: str, bar: float) -> None:
-    """Add a row: what the loop ``ours`` takes more than ``base``, beside what the tips by hand add."""
+    """Add a row: how much slower the loop ``ours`` is than ``base``, and the cost of the tips by hand."""
     cost = added(seconds, {"by hand": (HAND, BARE), "ours": (ours, base)}, task.updates)
     beside = ratio(cost["ours"], cost["by hand"])
     within = None if isnan(beside.middle) else Bar(bar, beside.middle)
@@ -359,13 +358,13 @@ def add_tips(table: Table, task: Task, kind: str, seconds: Times, ours: str, bas
 
 
 def measure(quick: bool) -> list[Table]:
-    torch.set_num_threads(1)  # a second one only adds noise to updates this short
+    torch.set_num_threads(1)  # a second thread only adds noise to updates this short
     loops, tips = loops_table(), tips_table("the same loop, Ignite's own cost included")
     for task in tasks():
         for fused in (False, True):
             kind = "fused" if fused else "ordinary"
             seconds = times(task, fused, 3 if quick else task.rounds)
             add_loops(loops, task, kind, seconds, dict.fromkeys(AHEAD_OF, 1.0))
-            if task.name == "small MLP":  # of larger ones the tips are lost in the noise
+            if task.name == "small MLP":  # with larger models the tips' cost is lost in the noise
                 add_tips(tips, task, kind, seconds, OURS, BARE, ADDED_BAR)
     return [loops, tips]

@@ -1,7 +1,7 @@
 """Run one benchmark and write its tables to a file: ``python -m benchmarks.worker NAME FILE [--quick]``.
 
-Each benchmark has a process of its own, so that none finds what another left behind. One that yields its tables as they
-grow has them written each time, so that something is left if it is cut off.
+Each benchmark has its own process, so none is affected by what another left behind. If a benchmark yields its tables
+while they grow, they are written each time: if it is cut off, something is left.
 """
 
 import importlib

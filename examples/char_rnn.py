@@ -1,10 +1,10 @@
-"""Teach a recurrent network Python, character by character, at a learning rate that it survives only when clipped.
+"""Train a recurrent network on Python code, character by character, at a learning rate that only works with clipping.
 
     python examples/char_rnn.py                     half a minute; draws runs/char_rnn.png
 
 The text is the source of Python's own standard library. Two networks start from the same weights and see the same
-batches; one has a GradientNormClipper. The gradient of a recurrent network explodes now and then: one such
-update throws the unclipped network far off, while the clipped one takes a step of bounded length and goes on.
+batches; one has a GradientNormClipper. The gradient of a recurrent network explodes from time to time. One such update
+ruins the unclipped network; the clipped one makes a step of limited length and continues to learn.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def read_text(characters: int = 2_000_000) -> Tensor:
-    """Return the standard library's sources as byte values, of which one stands for all that is not ASCII."""
+    """Return the standard library's sources as byte values; one value replaces everything that is not ASCII."""
     folder = Path(sysconfig.get_paths()["stdlib"])
     text = bytearray()
     for path in sorted(folder.glob("*.py")):
@@ -45,7 +45,7 @@ def read_text(characters: int = 2_000_000) -> Tensor:
 def make_batches(
     text: Tensor, count: int, seed: int, *, size: int = 32, length: int = 64
 ) -> list[tuple[Tensor, Tensor]]:
-    """Return batches of passages and of the same passages one character on."""
+    """Return batches of passages, and of the same passages shifted by one character."""
     generator = torch.Generator().manual_seed(seed)
     batches = []
     for _ in range(count):
@@ -56,13 +56,13 @@ def make_batches(
 
 
 class CharRNN(nn.Module):
-    """Predicts each next character from those before it."""
+    """Predicts each next character from the previous ones."""
 
     def __init__(self, width: int = 192) -> None:
         super().__init__()
         self.embedding = nn.Embedding(128, 64)
         self.rnn = nn.RNN(64, width, nonlinearity="relu", batch_first=True)
-        nn.init.orthogonal_(self.rnn.weight_hh_l0)  # neither forgets nor, for long, explodes
+        nn.init.orthogonal_(self.rnn.weight_hh_l0)  # neither vanishing nor, at first, exploding
         self.head = nn.Linear(width, 128)
 
     def forward(self, characters: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ class CharRNN(nn.Module):
 
 
 def train(batches: list[tuple[Tensor, Tensor]], lr: float, max_norm: float, seed: int) -> dict[str, list[float]]:
-    """Train a network; return the loss and the norm of the gradient, before clipping, of every update."""
+    """Train a network; return the loss and the gradient norm before clipping of every update."""
     torch.manual_seed(seed)
     model = CharRNN()
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
@@ -84,7 +84,7 @@ def train(batches: list[tuple[Tensor, Tensor]], lr: float, max_norm: float, seed
         return loss.item()
 
     trainer = Engine(update)
-    # With a bound of infinity the clipper only measures; a NaN may pass, for the unclipped run is to show it.
+    # With an infinite threshold the clipper only measures; NaN propagates because the unclipped run should show it.
     GradientNormClipper(optimizer, max_norm, on_nonfinite="propagate").attach(trainer)
     record: dict[str, list[float]] = {"loss": [], "grad_norm": []}
 
@@ -118,7 +118,7 @@ def draw(runs: dict[str, dict[str, list[float]]], max_norm: float, picture: Path
 
 
 def tell(name: str, losses: list[float], window: int = 20) -> None:
-    """Print how a run began and ended, and where it was lost."""
+    """Print the first and last loss of a run, and where it was lost, if it was."""
     last = losses[-window:]
     lost = next((update for update, loss in enumerate(losses, 1) if not math.isfinite(loss)), None)
     end = f"{sum(last) / len(last):.2f}" if lost is None else f"lost from update {lost} on"

@@ -5,7 +5,7 @@
     torchrun --nproc-per-node 2 examples/digits.py      the same, without the launcher
 
 The data are the 1,797 digits of 8 x 8 pixels that ship with scikit-learn. The body of the network is frozen at the
-start and unfrozen at an epoch; each part has its own learning rate. `--resume` goes on with the newest run.
+start and unfrozen at a later epoch; each part has its own learning rate. `--resume` continues the newest run.
 """
 
 import argparse
@@ -44,13 +44,13 @@ from ignite_tips import (
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train on scikit-learn's digits with every tip attached.")
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--unfreeze-epoch", type=int, default=3, help="the epoch at whose start the body is unfrozen")
-    parser.add_argument("--batch-size", type=int, default=64, help="of all processes together")
-    parser.add_argument("--accumulation", type=int, default=1, help="batches in one update of the weights")
-    parser.add_argument("--bf16", action="store_true", help="compute the forward pass in bfloat16 where that is safe")
+    parser.add_argument("--unfreeze-epoch", type=int, default=3, help="unfreeze the body at the start of this epoch")
+    parser.add_argument("--batch-size", type=int, default=64, help="for all processes together")
+    parser.add_argument("--accumulation", type=int, default=1, help="batches per update")
+    parser.add_argument("--bf16", action="store_true", help="run the forward pass under bfloat16 autocast")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--runs", type=Path, default=Path("runs/digits"), help="the folder that holds all runs")
-    parser.add_argument("--resume", action="store_true", help="go on with the newest run instead of a new one")
+    parser.add_argument("--runs", type=Path, default=Path("runs/digits"), help="the folder of all runs")
+    parser.add_argument("--resume", action="store_true", help="continue the newest run instead of starting a new one")
     return parser.parse_args()
 
 
@@ -71,7 +71,7 @@ def build_network() -> nn.Module:
 
 
 def build_loaders(batch_size: int, seed: int) -> tuple[DataLoader, DataLoader]:
-    """Return loaders of training and validation data; each process reads its own share of both."""
+    """Return loaders of training and validation data; each process reads its own part of both."""
     digits = load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
     dataset = TensorDataset(images, torch.tensor(digits.target))
@@ -91,11 +91,11 @@ def forward(model: nn.Module, images: torch.Tensor, *, bf16: bool) -> torch.Tens
 
 
 def newest_checkpoint(arguments: argparse.Namespace) -> Path | None:
-    """Return what to resume from: asked for by --resume, or by a launcher that restarts failed workers."""
+    """Return the checkpoint to resume from, with --resume or when a launcher restarts failed workers."""
     is_restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
     if not (arguments.resume or is_restarted):
         return None
-    newest_run = max(arguments.runs.glob("*/"), default=arguments.runs)  # their names are times
+    newest_run = max(arguments.runs.glob("*/"), default=arguments.runs)  # the names are times
     *_, newest = [None, *checkpoints_of(newest_run)]
     if newest is None and arguments.resume:
         stop(f"--resume needs a run with a checkpoint, but {newest_run} has none")
@@ -103,7 +103,7 @@ def newest_checkpoint(arguments: argparse.Namespace) -> Path | None:
 
 
 def stop(sentence: str) -> NoReturn:
-    """End all processes with one sentence; none may end before it is said, for the launcher then ends the others."""
+    """End all processes with one message. None ends before it is printed: the launcher would kill the others."""
     if idist.get_rank() == 0:
         print(sentence, file=sys.stderr, flush=True)
     idist.barrier()
@@ -115,13 +115,13 @@ def checkpoints_of(run: Path) -> list[Path]:
 
 
 def tidy(run: Path) -> None:
-    """Leave the two newest checkpoints, and nothing that a killed process had half written."""
+    """Keep the two newest checkpoints, and remove files that a killed process left incomplete."""
     for path in [*checkpoints_of(run)[:-2], *run.glob("tmp*")]:
         path.unlink()
 
 
 def new_run(runs: Path) -> Path:
-    """Make the folder of a new run; every process gets the same."""
+    """Create the folder of a new run; every process gets the same one."""
     run = Path(idist.broadcast(str(runs / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")), safe_mode=True))
     run.mkdir(parents=True, exist_ok=True)
     return run
@@ -146,7 +146,7 @@ def train(arguments: argparse.Namespace) -> None:
     evaluator = create_supervised_evaluator(model, metrics, device, model_fn=model_fn)
     trainer.add_event_handler(Events.EPOCH_STARTED, lambda engine: train_loader.sampler.set_epoch(engine.state.epoch))
 
-    # The tips. Each is one line, and none of them touches the update function.
+    # The tips: one line each, and the update function does not change.
     summarizer = ModelSummarizer(model, input_size=(1, 1, 8, 8), optimizer=optimizer)
     clipper = GradientNormClipper(optimizer, max_norm=1.0)
     freezer = ParameterFreezer(model, "body.*", optimizer=optimizer)
@@ -171,7 +171,7 @@ def train(arguments: argparse.Namespace) -> None:
     if newest:
         Checkpoint.load_objects(to_save, torch.load(newest, map_location=device, weights_only=True))
         if trainer.state.epoch >= arguments.epochs:
-            stop(f"{run} has had its {trainer.state.epoch} epochs; ask for more with --epochs")
+            stop(f"{run} has already run for {trainer.state.epoch} epochs; to train longer, raise --epochs")
     checkpoint = Checkpoint(to_save, DiskSaver(str(run), require_empty=False), n_saved=None)
 
     with ResumableTensorboardLogger(run, trainer) as tb_logger:
@@ -181,7 +181,7 @@ def train(arguments: argparse.Namespace) -> None:
         log_metrics(trainer, evaluator, tb_logger, arguments.accumulation)
         if idist.get_rank() == 0:
             show_progress(trainer, evaluator, optimizer)
-        # Last at the end of an epoch, so that it saves what schedulers and validation made of the epoch.
+        # Last at the end of an epoch, after schedulers and validation.
         trainer.add_event_handler(Events.EPOCH_COMPLETED, checkpoint)
         if idist.get_rank() == 0:
             trainer.add_event_handler(Events.STARTED | Events.EPOCH_COMPLETED, lambda: tidy(run))
@@ -194,9 +194,9 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def log_metrics(trainer: Engine, evaluator: Engine, tb_logger: ResumableTensorboardLogger, accumulation: int) -> None:
-    """Write the losses and the accuracy to TensorBoard, over the number of updates as everything else."""
+    """Write the losses and the accuracy to TensorBoard; the x axis is the number of updates, as for all curves."""
     steps = {"global_step_transform": lambda *_: trainer.state.optimizer_step}
-    updated = Events.ITERATION_COMPLETED(every=accumulation)  # the loss is known once the iteration is completed
+    updated = Events.ITERATION_COMPLETED(every=accumulation)  # the loss is known when the iteration is completed
     tb_logger.attach_output_handler(
         trainer, updated, tag="training", output_transform=lambda loss: {"loss": loss}, **steps
     )
@@ -206,17 +206,17 @@ def log_metrics(trainer: Engine, evaluator: Engine, tb_logger: ResumableTensorbo
 
 
 def show_progress(trainer: Engine, evaluator: Engine, optimizer: torch.optim.Optimizer) -> None:
-    """Show a bar for each epoch in a terminal, and a line after it."""
-    bar = ProgressBar(disable=None)  # tqdm draws none where the output is no terminal
+    """Show a progress bar per epoch in a terminal, and a line after each epoch."""
+    bar = ProgressBar(disable=None)  # no bar if the output is not a terminal
     bar.attach(trainer, ["grad_norm"], output_transform=lambda loss: {"loss": loss})
 
     @evaluator.on(Events.EPOCH_COMPLETED)
     def print_epoch() -> None:
         state, metrics = trainer.state, evaluator.state.metrics
-        rates = "  ".join(f"{group['name']} {group['lr']:.4f}" for group in optimizer.param_groups)
+        lrs = "  ".join(f"{group['name']} {group['lr']:.4f}" for group in optimizer.param_groups)
         bar.log_message(
             f"epoch {state.epoch:2d}/{state.max_epochs}  validation loss {metrics['loss']:.4f}"
-            f"  accuracy {metrics['accuracy']:.4f}  next rates: {rates}"
+            f"  accuracy {metrics['accuracy']:.4f}  next lr: {lrs}"
         )
 
 
@@ -226,5 +226,5 @@ if __name__ == "__main__":
             train(parse_arguments())
         except KeyboardInterrupt:
             if idist.get_rank() == 0:
-                print("\ninterrupted; --resume goes on after the last whole epoch", file=sys.stderr)
-            sys.exit(130)  # what a shell reports for Ctrl-C
+                print("\ninterrupted; --resume continues after the last complete epoch", file=sys.stderr)
+            sys.exit(130)  # the exit code that shells use for Ctrl-C

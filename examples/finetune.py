@@ -1,11 +1,11 @@
-"""Pre-train on the digits 0 to 4, then learn 5 to 9 from a few examples: gradual unfreezing against training afresh.
+"""Pre-train on the digits 0 to 4, then learn 5 to 9 from few examples: gradual unfreezing or training from scratch.
 
     python examples/finetune.py                          one process
     ignite-launch --nproc 2 examples/finetune.py         two processes, DistributedDataParallel
 
-The head is new. It trains alone at first, and one part of the network more after every few epochs, each with a rate
-of its own: the further from the head, the lower. The network that starts afresh has the same data, epochs and rates.
-The data are the real scanned digits of 8 x 8 pixels that ship with scikit-learn.
+The head is new and trains alone at first. After every few epochs one more part of the network is unfrozen. Each part
+has its own learning rate: the further from the head, the lower. The network trained from scratch has the same data,
+epochs and learning rates. The data are the real scanned digits of 8 x 8 pixels that ship with scikit-learn.
 """
 
 import argparse
@@ -23,16 +23,18 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from ignite_tips import GradualUnfreezer, layerwise_lr_groups, param_group_table, process_group, wrap_model
 
-PARTS = ("stem", "body", "neck")  # from the input on; the head comes after them
+PARTS = ("stem", "body", "neck")  # from the input to the output; the head follows
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Fine-tune a small network by gradual unfreezing.")
     parser.add_argument("--pretrain-epochs", type=int, default=10)
     parser.add_argument("--every", type=int, default=5, help="epochs from one stage of the unfreezing to the next")
-    parser.add_argument("--examples", type=int, default=60, help="of the digits 5 to 9 to learn from")
-    parser.add_argument("--batch-size", type=int, default=20, help="of all processes together")
-    parser.add_argument("--decay", type=float, default=0.6, help="the factor from a part's rate to the one before it")
+    parser.add_argument("--examples", type=int, default=60, help="how many of the digits 5 to 9 to learn from")
+    parser.add_argument("--batch-size", type=int, default=20, help="for all processes together")
+    parser.add_argument(
+        "--decay", type=float, default=0.6, help="the factor from a part's learning rate to that of the part before it"
+    )
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -49,7 +51,7 @@ def build_network() -> nn.Sequential:
 
 
 def load_two_tasks(examples: int, seed: int) -> tuple[TensorDataset, TensorDataset, TensorDataset]:
-    """Return the digits 0 to 4, some of 5 to 9 to learn from, and the rest of 5 to 9 to be judged by."""
+    """Return the digits 0 to 4, some of 5 to 9 to learn from, and the rest of 5 to 9 for the accuracy."""
     digits = load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
     labels = torch.tensor(digits.target)
@@ -65,7 +67,7 @@ def load_two_tasks(examples: int, seed: int) -> tuple[TensorDataset, TensorDatas
 
 
 def build_loader(dataset: TensorDataset, batch_size: int, seed: int, *, shuffle: bool) -> DataLoader:
-    """Return a loader of this process's share."""
+    """Return a loader of this process's part of the data."""
     sampler = DistributedSampler(
         dataset, idist.get_world_size(), idist.get_rank(), shuffle=shuffle, seed=seed, drop_last=shuffle
     )
@@ -74,9 +76,9 @@ def build_loader(dataset: TensorDataset, batch_size: int, seed: int, *, shuffle:
 
 @dataclass
 class Phase:
-    """What a stretch of epochs came to."""
+    """The result of a few epochs."""
 
-    share: float
+    fraction: float
     accuracy: float
     seconds: float
 
@@ -90,7 +92,7 @@ def train(
     *,
     tune: bool = False,
 ) -> list[Phase]:
-    """Train for some epochs after others and return what each phase came to; with gradual unfreezing if `tune`."""
+    """Train in phases of some epochs each and return each one's result; with gradual unfreezing if `tune`."""
     device = idist.device()
     layers = [f"{part}.*" for part in PARTS]
     groups = layerwise_lr_groups(model, layers, lr=3e-3, decay=options.decay if tune else 1.0, no_decay="norms")
@@ -120,8 +122,8 @@ def train(
     @trainer.on(Events.EPOCH_COMPLETED(once=ends))
     def end_phase(engine: Engine) -> None:
         evaluator.run(judging)
-        share = engine.state.metrics.get("trainable_fraction", 1.0)
-        phases.append(Phase(share, evaluator.state.metrics["accuracy"], median(times)))
+        fraction = engine.state.metrics.get("trainable_fraction", 1.0)
+        phases.append(Phase(fraction, evaluator.state.metrics["accuracy"], median(times)))
         times.clear()
 
     trainer.run(loader, max_epochs=ends[-1])
@@ -131,22 +133,22 @@ def train(
 def main(options: argparse.Namespace) -> None:
     torch.manual_seed(options.seed)
     many, few, rest = load_two_tasks(options.examples, options.seed)
-    phases = [options.every] * (len(PARTS) + 1)  # one for each stage
+    phases = [options.every] * (len(PARTS) + 1)  # one per stage
 
     network = build_network()
     pretrained = train(wrap_model(network), many, many, [options.pretrain_epochs], options)
     network.head = nn.Linear(512, 5).to(idist.device())
     tuned = train(wrap_model(network), few, rest, phases, options, tune=True)
-    afresh = train(wrap_model(build_network()), few, rest, phases, options)
+    from_scratch = train(wrap_model(build_network()), few, rest, phases, options)
 
     if idist.get_rank() == 0:
         print(f"pre-trained on the digits 0 to 4: accuracy there {pretrained[-1].accuracy:.3f}")
-        print(f"then {options.examples} examples of 5 to 9, judged by the other {len(rest)}:\n")
+        print(f"then {options.examples} examples of 5 to 9, tested on the other {len(rest)}:\n")
         print("epochs   fine-tuned: trains  accuracy   step      from scratch: accuracy   step")
-        for index, (ours, theirs) in enumerate(zip(tuned, afresh, strict=True)):
+        for index, (ours, theirs) in enumerate(zip(tuned, from_scratch, strict=True)):
             first, last = index * options.every + 1, (index + 1) * options.every
             print(
-                f"{first:2d} to {last:2d} {ours.share:17.1%} {ours.accuracy:9.3f} {ours.seconds * 1e3:6.2f} ms"
+                f"{first:2d} to {last:2d} {ours.fraction:17.1%} {ours.accuracy:9.3f} {ours.seconds * 1e3:6.2f} ms"
                 f" {theirs.accuracy:22.3f} {theirs.seconds * 1e3:7.2f} ms"
             )
 

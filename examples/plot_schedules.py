@@ -1,4 +1,4 @@
-"""Draw the common learning-rate schedules, each as its own scheduler gives it, in one picture.
+"""Draw the common learning-rate schedules, each from its scheduler, in one picture.
 
 python examples/plot_schedules.py [FILE]        by default docs/images/schedules.png
 """
@@ -20,7 +20,7 @@ PLATEAU_METRICS = [1.0, 0.8, 0.7, 0.65, 0.64, *[0.66] * 6, 0.5, 0.45, *[0.46] * 
 
 
 def optimizer(**lrs: float) -> SGD:
-    """Return an optimizer with a named group for each rate."""
+    """Return an optimizer with a named group for each learning rate."""
     groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr, "name": name} for name, lr in lrs.items()]
     return SGD(groups, lr=1.0)
 
@@ -30,7 +30,7 @@ def simulated(build: Callable[[SGD], LRScheduler], **lrs: float) -> dict[str, li
 
 
 def decays() -> dict[str, list[float]]:
-    """Return the three shapes of a warm-up, stable, decay schedule."""
+    """Return the three shapes of a warm-up, stable and decay schedule."""
     factors = {shape: warmup_stable_decay(10, 40, 50, shape=shape) for shape in ("linear", "cosine", "sqrt")}
     return {
         shape: simulated(lambda sgd, factor=factor: lr_scheduler.LambdaLR(sgd, factor))["all"]
@@ -39,7 +39,7 @@ def decays() -> dict[str, list[float]]:
 
 
 def panels() -> Iterable[tuple[str, str, dict[str, list[float]]]]:
-    """Yield title, unit of a step and rates of each panel."""
+    """Yield title, unit of a step and learning rates of each panel."""
     yield "StepLR", "epoch", simulated(lambda sgd: lr_scheduler.StepLR(sgd, 25, gamma=0.4))
     yield "MultiStepLR", "epoch", simulated(lambda sgd: lr_scheduler.MultiStepLR(sgd, [50, 75], gamma=0.3))
     yield "ExponentialLR", "epoch", simulated(lambda sgd: lr_scheduler.ExponentialLR(sgd, 0.96))
@@ -65,8 +65,8 @@ def panels() -> Iterable[tuple[str, str, dict[str, list[float]]]]:
 def draw() -> Figure:
     figure = Figure(figsize=(13, 8.5), layout=ConstrainedLayoutEngine(h_pad=0.12), dpi=100)
     shown = list(panels())
-    for index, (axes, (title, unit, rates)) in enumerate(zip(figure.subplots(3, 4).flat, shown, strict=True)):
-        plot_schedule(rates, title=title, xlabel=unit, axes=axes)
+    for index, (axes, (title, unit, lrs)) in enumerate(zip(figure.subplots(3, 4).flat, shown, strict=True)):
+        plot_schedule(lrs, title=title, xlabel=unit, axes=axes)
         axes.set_ylim(0, 1.05)
         axes.set_title(title, fontsize=10.5, fontfamily="monospace")
         if index % 4:

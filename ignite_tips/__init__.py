@@ -1,4 +1,4 @@
-"""Training tips as PyTorch-Ignite handlers that stay right."""
+"""Training tips as PyTorch-Ignite handlers that stay correct under accumulation, AMP, DDP and resume."""
 
 from ignite_tips._version import __version__
 from ignite_tips.clipping.adaptive_clipper import AdaptiveGradientClipper

@@ -1,6 +1,6 @@
 """Argument checks: one phrasing for every error.
 
-The sentence is always: argument, requirement, value got; TypeError for a type, ValueError for a value.
+The sentence is always: argument, requirement, value got. TypeError for a type, ValueError for a value.
 """
 
 import operator
@@ -28,9 +28,9 @@ _BOUNDS = {"gt": (">", operator.gt), "ge": (">=", operator.ge), "lt": ("<", oper
 
 
 def describe(value: object) -> str:
-    """Return how an error message shows ``value``: its repr, shortened, with its type where that tells more.
+    """Return ``value`` as an error message shows it: its repr, shortened, with its type where that helps.
 
-    A class is named, and so is that of a thing whose repr has many lines, as a module's, or tells an address.
+    A class is shown by its name. So is an instance whose repr has several lines (a module) or an address.
 
     Example:
         >>> describe(-1.0), describe("x"), describe(dict), describe(object())
@@ -49,7 +49,7 @@ def _shorten(value: object) -> str | None:
     text: str | None
     try:
         text = repr(value)
-    except Exception:  # a repr of the user's own, an int of thousands of digits, an event under Python 3.11.0 to 3.11.3
+    except Exception:  # a user's own repr, an int with thousands of digits, an event under Python 3.11.0 to 3.11.3
         text = _repr_of_events(value)
         if text is None:
             return None
@@ -73,7 +73,7 @@ def _describe_kind(value: object) -> str:
 
 
 def check_instance(name: str, value: object, types: type | tuple[type, ...], what: str) -> None:
-    """Raise TypeError unless ``value`` is an instance of ``types``, which ``what`` puts in words.
+    """Raise TypeError unless ``value`` is an instance of ``types``; ``what`` names them in words.
 
     Example:
         >>> check_instance("model", 3, str, "a torch.nn.Module")
@@ -87,8 +87,8 @@ def check_instance(name: str, value: object, types: type | tuple[type, ...], wha
 def check_number(name: str, value: object, **bounds: float) -> float:
     """Return ``value`` as given, or raise unless it is an int or a float within the bounds gt, ge, lt, le.
 
-    NaN lies within no bound, and a bool is no number. Neither are the numbers of other libraries: torch and pickles
-    do not take all of them, which would show in the middle of a run. NumPy's float64 is a float.
+    NaN is within no bound, and a bool is not a number. Nor are other libraries' numbers: torch and pickle do not accept
+    all of them, which would only show in the middle of a run. NumPy's float64 is a float.
 
     Example:
         >>> check_number("max_norm", -1.0, gt=0)
@@ -139,7 +139,7 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 
 def check_callable(name: str, value: object, what: str) -> None:
-    """Raise TypeError unless ``value`` can be called; ``what`` says what with, or what for.
+    """Raise TypeError unless ``value`` is callable; ``what`` describes it in words.
 
     Example:
         >>> check_callable("output", "out.txt", "a function of the text")
@@ -151,7 +151,7 @@ def check_callable(name: str, value: object, what: str) -> None:
 
 
 def check_names(name: str, names: object) -> tuple[str, ...]:
-    """Return one string, or the strings of an iterable, as a tuple; of none, an empty one.
+    """Return one string, or an iterable of strings, as a tuple.
 
     Example:
         >>> check_names("patterns", "body.*"), check_names("patterns", ["a.*", "b.*"])
@@ -171,7 +171,7 @@ def check_names(name: str, names: object) -> tuple[str, ...]:
 
 
 def check_iterable(name: str, value: object, what: str) -> None:
-    """Raise TypeError unless ``value`` can be iterated over, and is no string, bytes or mapping.
+    """Raise TypeError unless ``value`` is iterable and not a string, bytes or a mapping.
 
     Example:
         >>> check_iterable("metrics", 1.0, "a list of numbers")
@@ -179,30 +179,30 @@ def check_iterable(name: str, value: object, what: str) -> None:
         TypeError: metrics must be a list of numbers, got 1.0
     """
     try:
-        iter(value)  # type: ignore[call-overload]  # a tensor of no dimension has __iter__, which raises
+        iter(value)  # type: ignore[call-overload]  # a 0-dim tensor has an __iter__ that raises
     except TypeError:
-        value_is_several = False
+        is_several = False
     else:
-        value_is_several = not isinstance(value, str | bytes | bytearray | Mapping)
-    if not value_is_several:
+        is_several = not isinstance(value, str | bytes | bytearray | Mapping)
+    if not is_several:
         raise TypeError(f"{name} must be {what}, got {_describe_kind(value)}")
 
 
 def check_tag(tag: object) -> None:
-    """Raise unless ``tag`` is None, or a string that can stand before a name.
+    """Raise unless ``tag`` is None or a string that is not empty.
 
     Example:
         >>> check_tag("")
         Traceback (most recent call last):
-        ValueError: tag must be None or a string with a character in it, got ''
+        ValueError: tag must be None or a string that is not empty, got ''
     """
     check_instance("tag", tag, (str, type(None)), "a string or None")
     if tag == "":
-        raise ValueError("tag must be None or a string with a character in it, got ''")
+        raise ValueError("tag must be None or a string that is not empty, got ''")
 
 
 def check_keys(name: str, state: object, required: tuple[str, ...]) -> Mapping[str, Any]:
-    """Return ``state`` as given, or raise unless it is a mapping that has exactly the ``required`` keys.
+    """Return ``state`` as given, or raise unless it is a mapping with exactly the ``required`` keys.
 
     Example:
         >>> check_keys("GradualUnfreezer state", {"a": 1}, ("stage",))

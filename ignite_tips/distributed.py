@@ -1,10 +1,10 @@
-"""One script for one process, DataParallel and DistributedDataParallel: the strategy comes from the environment.
+"""One script for a single process, DataParallel and DistributedDataParallel: the environment sets the strategy.
 
-Where it comes from, the first that holds:
+The first of these that is set decides:
 
-- the launcher: ``IGNITE_LAUNCH_STRATEGY`` is ``single``, ``dp`` or ``ddp``, ``IGNITE_LAUNCH_BACKEND`` is ``nccl`` or
-  ``gloo``; for ``ddp`` also the five variables below;
-- torchrun: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, which mean ``ddp``;
+- the launcher's variables: ``IGNITE_LAUNCH_STRATEGY`` is ``single``, ``dp`` or ``ddp``, ``IGNITE_LAUNCH_BACKEND`` is
+  ``nccl`` or ``gloo``; for ``ddp`` also the five variables below;
+- torchrun's variables: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, which mean ``ddp``;
 - nothing: ``single``.
 """
 
@@ -28,8 +28,8 @@ __all__ = ["Strategy", "process_group", "same_on_all_ranks", "strategy_from_envi
 
 _LAUNCH_VARIABLES = ("IGNITE_LAUNCH_STRATEGY", "IGNITE_LAUNCH_BACKEND")
 _RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-_ADDRESS_VARIABLES = ("MASTER_ADDR", "MASTER_PORT")  # a cluster may set these for every job
-_DIGITS = 18  # of what fits into 64 bits
+_ADDRESS_VARIABLES = ("MASTER_ADDR", "MASTER_PORT")  # clusters may set these for every job
+_DIGITS = 18  # more may not fit into 64 bits
 _LAST_PORT = 65_535
 _CHOICES = {"IGNITE_LAUNCH_STRATEGY": ("single", "dp", "ddp"), "IGNITE_LAUNCH_BACKEND": ("nccl", "gloo")}
 _GROUP_OPTIONS = frozenset(
@@ -40,7 +40,7 @@ _DDP_OPTIONS = frozenset(inspect.signature(DistributedDataParallel).parameters) 
 
 @dataclass(frozen=True)
 class Strategy:
-    """How the model trains: ``"single"``, ``"dp"`` or ``"ddp"``, and for ``"ddp"`` over which backend."""
+    """How the model trains: ``"single"``, ``"dp"`` or ``"ddp"``, and the backend for ``"ddp"``."""
 
     name: str
     backend: str | None = None
@@ -50,8 +50,8 @@ def strategy_from_environment(environment: Mapping[str, str] | None = None) -> S
     """Return the strategy that the environment variables ask for.
 
     Raises:
-        ValueError: if a variable has a value that means nothing.
-        RuntimeError: if variables that belong together are only half set, or contradict each other.
+        ValueError: if a variable has an unknown value.
+        RuntimeError: if only some of the variables that belong together are set, or they contradict each other.
 
     Example:
         >>> strategy_from_environment({})
@@ -73,25 +73,25 @@ def strategy_from_environment(environment: Mapping[str, str] | None = None) -> S
     if environment.get("WORLD_SIZE", "1") != "1":
         raise RuntimeError(
             f"IGNITE_LAUNCH_STRATEGY {name!r} means one process, but WORLD_SIZE is {environment['WORLD_SIZE']}; "
-            "each process would train a copy of its own"
+            "each process would train its own copy"
         )
     return Strategy(name)
 
 
 @contextlib.contextmanager
 def process_group(**options: Any) -> Iterator[Strategy]:
-    """Set up the process group that the environment asks for, and take it down at the end, also after an error.
+    """Set up the process group that the environment asks for, and destroy it at the end, also after an error.
 
-    For ``single`` and ``dp`` there is no group. ``ignite.distributed`` then knows device, rank and world size.
+    Within the block ``ignite.distributed`` knows device, rank and world size. ``single`` and ``dp`` need no group.
 
     Args:
-        **options: those of ``torch.distributed.init_process_group`` but ``backend``, such as ``timeout``; used for
-            ``ddp`` alone.
+        **options: options of ``torch.distributed.init_process_group`` such as ``timeout``, except ``backend``; used
+            for ``ddp`` only.
 
     Raises:
-        TypeError: if an option is none of those.
-        ValueError: if an environment variable has a value that means nothing.
-        RuntimeError: if variables are half set, a group exists already, or nccl lacks a GPU for this process.
+        TypeError: if an option is unknown.
+        ValueError: if an environment variable has an unknown value.
+        RuntimeError: if only some of the variables are set, a group exists already, or nccl has no GPU for the process.
 
     Example:
         >>> with process_group() as strategy:
@@ -102,7 +102,7 @@ def process_group(**options: Any) -> Iterator[Strategy]:
     unknown = sorted(set(options) - _GROUP_OPTIONS)
     if unknown:
         raise TypeError(
-            f"process_group() takes the options of init_process_group() but backend, got {unknown[0]!r}; they are: "
+            f"process_group() takes init_process_group()'s options except backend, got {unknown[0]!r}; they are: "
             f"{', '.join(sorted(_GROUP_OPTIONS))}"
         )
     strategy = strategy_from_environment()
@@ -117,7 +117,7 @@ def process_group(**options: Any) -> Iterator[Strategy]:
         yield strategy
     except BaseException:
         _active.remove(strategy)
-        # The error under way says more than what it does to the group.
+        # The original error says more than the errors it causes in the group.
         with contextlib.suppress(Exception):
             _finalize(strategy)
         raise
@@ -126,19 +126,19 @@ def process_group(**options: Any) -> Iterator[Strategy]:
 
 
 def wrap_model(model: nn.Module, *, sync_bn: bool = False, **ddp_options: Any) -> nn.Module:
-    """Move the model to this process's device and wrap it as the strategy asks: not at all, DataParallel or DDP.
+    """Move the model to this process's device and wrap it as the strategy asks: not at all, in DataParallel or in DDP.
 
-    ``ignite.distributed.auto_model`` alone would pick DataParallel whenever several GPUs are visible to one process,
-    and hand it options that only DDP takes.
+    ``ignite.distributed.auto_model`` alone would choose DataParallel whenever one process sees several GPUs, and pass
+    it options that only DDP takes.
 
     Args:
         model: the bare module.
-        sync_bn: True turns BatchNorm into SyncBatchNorm, for ``ddp`` alone.
-        **ddp_options: for DistributedDataParallel, such as ``gradient_as_bucket_view``; used for ``ddp`` alone.
+        sync_bn: True converts BatchNorm to SyncBatchNorm, for ``ddp`` only.
+        **ddp_options: options of DistributedDataParallel such as ``gradient_as_bucket_view``; used for ``ddp`` only.
 
     Raises:
-        TypeError: if ``model`` is no module, or an option none of DistributedDataParallel's.
-        ValueError: if the model is wrapped already.
+        TypeError: if ``model`` is not a module, or an option is unknown to DistributedDataParallel.
+        ValueError: if the model is already wrapped.
         RuntimeError: if the strategy is ``ddp`` and there is no process group.
 
     Example:
@@ -151,7 +151,7 @@ def wrap_model(model: nn.Module, *, sync_bn: bool = False, **ddp_options: Any) -
     unknown = sorted(set(ddp_options) - _DDP_OPTIONS)
     if unknown:
         raise TypeError(
-            f"wrap_model() takes the options of DistributedDataParallel but device_ids, got {unknown[0]!r}; they are: "
+            f"wrap_model() takes DistributedDataParallel's options except device_ids, got {unknown[0]!r}; they are: "
             f"{', '.join(sorted(_DDP_OPTIONS))}"
         )
     check_instance("sync_bn", sync_bn, bool, "True or False")
@@ -170,9 +170,9 @@ def wrap_model(model: nn.Module, *, sync_bn: bool = False, **ddp_options: Any) -
 
 
 def same_on_all_ranks(number: int, *, group: dist.ProcessGroup | None = None) -> bool:
-    """Return whether every rank called this with the same number; all ranks get the same answer.
+    """Return whether all ranks passed the same number; every rank gets the same answer.
 
-    Without a process group there is one rank, and the answer is True.
+    Without a process group the answer is True.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return True
@@ -219,19 +219,19 @@ def _check_ranks(environment: Mapping[str, str]) -> None:
 
 def _check_before_start(strategy: Strategy) -> None:
     if dist.is_initialized():
-        raise RuntimeError("process_group() must make the process group, but there is one already; leave that to it")
+        raise RuntimeError("process_group() must create the process group, but one exists already; leave that to it")
     if strategy.backend == "nccl":
         count, local_rank = torch.cuda.device_count(), int(os.environ["LOCAL_RANK"])
         if local_rank >= count:
             raise RuntimeError(
-                f"nccl needs a GPU for each process, but LOCAL_RANK {local_rank} sees {count} GPUs; "
+                f"nccl needs one GPU per process, but LOCAL_RANK {local_rank} sees {count} GPUs; "
                 "start fewer processes, or set IGNITE_LAUNCH_BACKEND to gloo"
             )
 
 
 @contextlib.contextmanager
 def _hidden_slurm_job() -> Iterator[None]:
-    # Inside a SLURM job ignite.distributed takes ranks from SLURM's variables instead, which know of one task where
+    # Inside a SLURM job ignite.distributed would take ranks from SLURM's variables. They count one task even if
     # torchrun started several processes.
     job = os.environ.pop("SLURM_JOB_ID", None)
     try:
@@ -242,32 +242,31 @@ def _hidden_slurm_job() -> Iterator[None]:
 
 
 def _finalize(strategy: Strategy) -> None:
-    # The user may have taken the group down already.
+    # The user may have destroyed the group already.
     if strategy.name == "ddp" and dist.is_initialized():
         if strategy.backend == "gloo":
-            # gloo's threads need the interpreter's lock once more, to let go of the last backward's work. Without it
-            # they abort the process at its exit, or wait for ever for a lock that the end of the last wrapper, which
-            # waits for them, has in hand.
+            # gloo's threads need the GIL once more to release the work of the last backward. Without this pause they
+            # abort the process at exit, or deadlock: the last wrapper's destructor holds the GIL and waits for them.
             time.sleep(_GLOO_PAUSE)
         environment = dict(os.environ)
         idist.finalize()
-        os.environ.update(environment)  # idist puts back the environment of the start
+        os.environ.update(environment)  # idist restores the environment it started with
 
 
 def _current_strategy() -> Strategy:
     if _active:
         return _active[-1]
-    if dist.is_initialized():  # a group of the user's own making, or of ignite.distributed.Parallel
+    if dist.is_initialized():  # the user's own group, or ignite.distributed.Parallel's
         return Strategy("ddp", dist.get_backend())
     strategy = strategy_from_environment()
     if strategy.name == "ddp":
-        raise RuntimeError("wrap_model() needs the process group for ddp; call it within `with process_group():`")
+        raise RuntimeError("wrap_model() needs the process group for ddp; call it inside `with process_group():`")
     return strategy
 
 
 def _wrap_in_ddp(model: nn.Module, sync_bn: bool, ddp_options: dict[str, Any]) -> nn.Module:
-    # auto_model would leave a group of one process bare, or pick DataParallel: the same script would then save state
-    # dicts with other names on one process than on two. It also logs a line whatever the log level.
+    # In a group of one process auto_model would not wrap the model, or choose DataParallel: the names in its state dict
+    # would depend on the number of processes. It also logs a line at any log level.
     device = idist.device()
     model = model.to(device)
     if sync_bn:

@@ -1,4 +1,4 @@
-"""``python -m ignite_tips.plot RUN... -o runs.png``: draw runs into a picture, without a server."""
+"""``python -m ignite_tips.plot RUN... -o runs.png``: draw runs as a picture, without a server."""
 
 import argparse
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Draw runs into a picture; what is wrong with them is one sentence and exit code 2."""
+    """Draw runs as a picture; an error is one sentence and exit code 2."""
     parser = _Parser(prog=_PROGRAM, description="Draw runs without a server.", allow_abbrev=False)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a run's TensorBoard files")
-    parser.add_argument("-o", "--output", default="runs.png", help="the picture; its ending is its format")
-    parser.add_argument("--title", help="stands above the picture")
+    parser.add_argument("-o", "--output", default="runs.png", help="the picture; its suffix sets the format")
+    parser.add_argument("--title", help="title above the picture")
     options = parser.parse_args(arguments)
     try:
         _check_output(options.output)
@@ -34,16 +34,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _check_output(output: str) -> None:
-    """Raise ValueError for what is no place for a picture, before the runs are read, which may take a while."""
+    """Raise ValueError if no picture can be written there, before the runs are read, which may take a while."""
     try:
         from matplotlib.backend_bases import FigureCanvasBase
-    except ImportError:  # plot_runs says what to do about it
+    except ImportError:  # plot_runs says what to install
         return
     path, endings = Path(output), sorted(FigureCanvasBase.filetypes)
     if path.suffix.lower().removeprefix(".") not in endings:
         raise ValueError(f"--output must end in one of {', '.join(endings)}, got {output!r}")
     if path.is_dir() or not path.parent.is_dir():
-        raise ValueError(f"--output must be a file in a folder that is there, got {output!r}")
+        raise ValueError(f"--output must be a file in an existing folder, got {output!r}")
 
 
 if __name__ == "__main__":

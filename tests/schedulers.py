@@ -1,6 +1,6 @@
-"""Every scheduler of the installed torch, and hand-written loops that step it: the truth that others are held to.
+"""Every scheduler of the installed torch, and hand-written loops that step it: the reference for all others.
 
-The rows are read from torch's module, so that a new torch adds its own.
+The rows come from torch's module, so a new torch adds its own.
 """
 
 import inspect
@@ -20,16 +20,16 @@ from tests.settings import seeded
 EPOCHS, LENGTH = 6, 6
 ITERATIONS = range(1, EPOCHS * LENGTH + 1)
 INPUTS = torch.randn(EPOCHS * LENGTH, 4, 3, generator=torch.Generator().manual_seed(seeded(5)))
-METRICS = [3.0, 2.0, 2.5, 2.4, 2.2, 2.1]  # of the epochs, for ReduceLROnPlateau
+METRICS = [3.0, 2.0, 2.5, 2.4, 2.2, 2.1]  # one per epoch, for ReduceLROnPlateau
 OVERFLOWS = {1, 8, 18, 20, 27, 31}  # an iteration of each epoch in which GradScaler finds inf
-# torch 2.13 leaves the momentum of a fused SGD uninitialised when its very first step is skipped.
+# torch 2.13 leaves the momentum of a fused SGD uninitialized if its very first step is skipped.
 FUSED_OVERFLOWS = OVERFLOWS - {1} | {2}
-Options = list[tuple[float, float]]  # each group's rate and momentum
+Options = list[tuple[float, float]]  # each group's learning rate and momentum
 
 
 @dataclass(frozen=True)
 class Mode:
-    """When the scheduler is stepped, and what stands between a batch and an update."""
+    """When the scheduler is stepped, and what is between a batch and an update."""
 
     name: str
     per_update: bool = True
@@ -60,7 +60,7 @@ MODES = [
 
 
 def _arguments(optimizer: Optimizer, steps: int) -> dict[str, Any]:
-    """Return a value for each argument that torch's schedulers have, by its name."""
+    """Return a value for each argument of torch's schedulers, by name."""
     third = steps // 3
     return {
         "optimizer": optimizer,
@@ -100,14 +100,14 @@ def _build(kind: type[LRScheduler]) -> Callable[[Optimizer, int], LRScheduler]:
 
 
 class _Recursive(LRScheduler):
-    """As users write them: the rate from the last one, no closed form."""
+    """A user-written scheduler: each learning rate from the last one, no closed form."""
 
     def get_lr(self) -> list[float | torch.Tensor]:
         return [group["lr"] * (0.9 if self.last_epoch else 1) for group in self.optimizer.param_groups]
 
 
 class _Stepping(LRScheduler):
-    """As users write them too: ``step()`` alone, with a state of its own."""
+    """A user-written scheduler with only ``step()`` and its own state."""
 
     def __init__(self, optimizer: Optimizer, decay: float) -> None:
         self.decay = decay
@@ -190,7 +190,7 @@ class Setup:
 
 
 def native_loop(row: str, mode: Mode) -> tuple[list[Options], torch.Tensor]:
-    """The hand-written loop: what each iteration started with, and the weights at the end."""
+    """The hand-written loop: the options at the start of each iteration, and the final weights."""
     setup, used = Setup(row, mode), []
     for iteration in ITERATIONS:
         used.append(setup.options())

@@ -1,6 +1,6 @@
-"""What tests share: several processes in one group, with a time limit and none left behind.
+"""Shared by tests: several processes in one group, with a time limit, and none left behind.
 
-They are forks of a server that has torch imported, which takes each of them the seconds off that an import costs.
+They are forks of a server that has imported torch, which saves each of them the seconds of the import.
 """
 
 import contextlib
@@ -24,10 +24,10 @@ import torch.distributed as dist
 
 from tests.settings import seeded, threads
 
-# The fork server imports torch and Ignite once and never computes, so that its forks start at once and are sound.
+# The fork server imports torch and Ignite once and never computes, so forks start immediately and are safe.
 _CONTEXT = multiprocessing.get_context("forkserver")
 _PRELOAD = ["ignite.engine", "ignite.handlers", "ignite.distributed", "tests.support"]
-_PRELOAD += ["torch", "torch._dynamo"]  # an optimizer's first step imports the last, for seconds
+_PRELOAD += ["torch", "torch._dynamo"]  # an optimizer's first step imports this, which takes seconds
 _PRELOAD += ["sklearn.datasets", "torch.utils.tensorboard", "pytest", "ignite_tips"]
 _CONTEXT.set_forkserver_preload(_PRELOAD)
 
@@ -37,7 +37,7 @@ def run_distributed(
 ) -> list[Any]:
     """Call ``worker(rank, world_size, *args)`` in processes of one group and return what each returned.
 
-    ``worker`` is a function at the top of a test module; what it returns is saved with ``torch.save``.
+    ``worker`` is a top-level function of a test module; its result is saved with ``torch.save``.
     """
     with tempfile.TemporaryDirectory() as folder:
         processes = [
@@ -60,7 +60,7 @@ def run_distributed(
 
 
 def _wait(processes: list[Any], timeout: float) -> None:
-    # A rank that failed leaves the others waiting for it: the first failure ends the wait.
+    # The other ranks wait for a rank that failed, so the first failure ends the wait.
     deadline = time.monotonic() + timeout
     running = list(processes)
     while running:
@@ -74,7 +74,7 @@ def _wait(processes: list[Any], timeout: float) -> None:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process of ``run_script`` ended: as ``subprocess`` would tell it."""
+    """How a process of ``run_script`` ended, like a result of ``subprocess``."""
 
     code: int | None
     out: str
@@ -86,8 +86,8 @@ def run_script(
 ) -> list[Ended]:
     """Run a script, as ``python path arguments`` would, in one process, or in several as a launcher starts them.
 
-    ``folder`` is where they work. What must see a launcher, a whole interpreter or a warning at an import is no case
-    for this.
+    ``folder`` is their working folder. Do not use this if a launcher, a whole interpreter or a warning at import is
+    tested.
     """
     if world_size > 1:
         with socket.create_server(("127.0.0.1", 0)) as server:
@@ -146,7 +146,7 @@ def _work(
         dist.barrier()
         with contextlib.suppress(Exception):
             dist.destroy_process_group()
-        os._exit(0)  # gloo's threads may abort a process that is being taken down; all that counts is saved
+        os._exit(0)  # gloo's threads may abort a process that shuts down; all results are saved
     except BaseException:
         Path(folder, f"{rank}.failure").write_text(f"rank {rank}:\n{traceback.format_exc()}")
         raise SystemExit(1) from None

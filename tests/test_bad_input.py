@@ -1,4 +1,4 @@
-"""Bad input to the library: what is called, and the sentence that it must get, whole."""
+"""Bad input to the library: wrong calls, and the exact sentence of each error."""
 
 import re
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _TABLE = Path(__file__).with_name("bad_input") / "calls.txt"
 
 @dataclass(frozen=True)
 class Row:
-    """One wrong call: what was done before it, the call, the class of the error, and its sentence."""
+    """One wrong call: what is done before it, the call, the class of the error, and its sentence."""
 
     given: str
     call: str
@@ -25,7 +25,7 @@ class Row:
 
 
 def _read_table() -> list[Row]:
-    """Read pairs of lines, the call and its error, each of them after a line of what is given, if any."""
+    """Read pairs of lines, the call and its error, after an optional line with what is given."""
     rows, given, call = [], "", ""
     for line in _TABLE.read_text().splitlines():
         if line.startswith("    "):
@@ -42,10 +42,10 @@ def _read_table() -> list[Row]:
 ROWS = _read_table()
 
 
-@pytest.mark.filterwarnings("ignore")  # torch and Ignite have some about what is done here, which is wrong
+@pytest.mark.filterwarnings("ignore")  # torch and Ignite warn about the wrong calls
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_a_wrong_call_gets_its_sentence_and_changes_nothing(row: Row, tmp_path: Path) -> None:
-    """Each is refused in the words of the table, and leaves engines, optimizers, states and files as they were."""
+    """Each gets its sentence from the table, and changes no engine, optimizer, state or file."""
     scene = Scene(tmp_path)
     try:
         scene.make(row.given + row.call)
@@ -58,7 +58,7 @@ def test_a_wrong_call_gets_its_sentence_and_changes_nothing(row: Row, tmp_path: 
         sentence = re.sub(r"events\.out\.tfevents\.[\w.-]+", "{event file}", sentence)
         ours, is_continued, _ = row.sentence.partition("{...}")
         assert (sentence[: len(ours)] if is_continued else sentence) == ours
-        if row.call.startswith("trainer.run"):  # known at run time alone: then in the first epoch
+        if row.call.startswith("trainer.run"):  # known only at run time: then in the first epoch
             assert scene.names["trainer"].state.epoch <= 1
         else:
             assert scene.traces() == before
@@ -66,14 +66,14 @@ def test_a_wrong_call_gets_its_sentence_and_changes_nothing(row: Row, tmp_path: 
         scene.close()
 
 
-def test_no_row_stands_twice() -> None:
-    """The table is as long as it was promised, and each of its rows is another call."""
+def test_rows_are_unique() -> None:
+    """The table has at least 120 rows, and each row is a different call."""
     assert len(ROWS) >= 120
     assert len({str(row) for row in ROWS}) == len(ROWS)
 
 
-def test_every_sentence_is_in_the_house_form() -> None:
-    """One line, of one of three classes, that says what must be or cannot be, without an address of a thing."""
+def test_every_sentence_has_the_common_form() -> None:
+    """One line, of one of three classes, that says what must be or cannot be, without an object's address."""
     for row in ROWS:
         assert row.error in ("TypeError", "ValueError", "RuntimeError"), row
         assert re.search(r" (must|needs|matches no|means|takes|is|has|cannot) ", row.sentence), row

@@ -1,6 +1,6 @@
-"""Domains: what a docstring admits is accepted, what it excludes is refused, by the argument's name.
+"""Domains: what a docstring allows is accepted, what it excludes is refused, with the argument's name.
 
-tests/bad_input/subjects.py has every parameter of every public callable; a new one has to have its line there.
+tests/bad_input/subjects.py has every parameter of every public callable; a new one needs a line there.
 """
 
 import inspect
@@ -16,7 +16,7 @@ import ignite_tips
 from tests.bad_input.domains import ODD, Domain
 from tests.bad_input.subjects import SUBJECTS, Subject, registered
 
-# Built by the toolkit alone, or by Python's enum.
+# Created only by the toolkit, or by Python's enum.
 _NOT_CALLED = {"LayerSummary", "ModelSummary", "OptimizerEvents", "__version__"}
 _PAIRS = [
     pytest.param(subject, name, domain, id=f"{title}: {name}")
@@ -25,7 +25,7 @@ _PAIRS = [
     if isinstance(domain, Domain)
 ]
 _WITH_INSIDERS = [pair for pair in _PAIRS if not pair.values[2].within.is_empty]
-# What a sentence may be about in the place of the argument itself: what is in it.
+# What a sentence may name instead of the argument: something inside it.
 _PARTS = r"^(pattern|parameter|options of|names of|the state|the scheduler's state|\w+ state) "
 _SETTINGS = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
@@ -37,7 +37,7 @@ def _temporary_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("subject", "name", "domain"), _PAIRS)
 def test_what_the_docstring_excludes_is_refused(subject: Subject, name: str, domain: Domain) -> None:
-    """An outsider gets a TypeError or ValueError of one line that names the argument, and nothing else happens."""
+    """A value outside gets a one-line TypeError or ValueError that names the argument, and nothing else happens."""
 
     def refuse(value: Any) -> None:
         before = registered()
@@ -57,8 +57,8 @@ def test_what_the_docstring_excludes_is_refused(subject: Subject, name: str, dom
 
 @pytest.mark.filterwarnings("ignore:Detected call of:UserWarning")
 @pytest.mark.parametrize(("subject", "name", "domain"), _WITH_INSIDERS)
-def test_what_the_docstring_admits_is_accepted(subject: Subject, name: str, domain: Domain) -> None:
-    """An insider is taken as it is; of a few domains only another process, or a moment of a run, has one."""
+def test_what_the_docstring_allows_is_accepted(subject: Subject, name: str, domain: Domain) -> None:
+    """A value inside the domain is accepted; a few domains have values only in another process or within a run."""
 
     @_SETTINGS
     @given(domain.within)
@@ -69,7 +69,7 @@ def test_what_the_docstring_admits_is_accepted(subject: Subject, name: str, doma
 
 
 def test_every_public_parameter_has_a_domain() -> None:
-    """A parameter added to a public callable, or to a method of one with a line above, needs a line of its own."""
+    """A parameter added to a public callable, or to one of its methods, needs its own line."""
     assert {title.split(".")[0] for title in SUBJECTS if " " not in title} | _NOT_CALLED == set(ignite_tips.__all__) | {
         "ModelSummary"
     }
@@ -79,7 +79,7 @@ def test_every_public_parameter_has_a_domain() -> None:
 
 
 def test_every_method_with_arguments_has_domains() -> None:
-    """Attach and load_state_dict of each public class stand above, but for those that a base class shares."""
+    """attach() and load_state_dict() of each public class are listed, except those shared through a base class."""
     for title in ignite_tips.__all__:
         for method in ("attach", "load_state_dict"):
             function = vars(getattr(ignite_tips, title)).get(method) if title in SUBJECTS else None

@@ -1,4 +1,4 @@
-"""The house: who may import whom, and what is public."""
+"""The layout: which folder may import which, and what is public."""
 
 import ast
 import importlib
@@ -10,7 +10,7 @@ import pytest
 import ignite_tips
 
 ROOT = Path(__file__).parents[1]
-# What each folder, or file beside the folders, may import of the package: the lower ones, and no other feature.
+# What each folder, or file beside the folders, may import from the package: lower ones, and no other feature.
 CORE = {"_checks", "core", "distributed", "parameters"}
 MAY_IMPORT: dict[str, set[str]] = {
     "_checks": set(),
@@ -38,7 +38,7 @@ def _folder(name: str) -> str:
 
 
 def _imports(path: Path) -> set[str]:
-    """Every module that a file imports, at the top or inside a function, by its absolute name."""
+    """Every module that a file imports, at the top or inside a function, by absolute name."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -50,7 +50,7 @@ def _imports(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", MODULES, ids=_name)
 def test_imports_point_down(path: Path) -> None:
-    """A file imports its own folder and those that its folder may import; the lowest know nothing of Ignite."""
+    """A file imports its own folder and those its folder may import; the lowest do not import Ignite."""
     folder = _folder(_name(path))
     for imported in _imports(path):
         assert not imported.startswith("."), f"{path} imports relatively"
@@ -62,18 +62,18 @@ def test_imports_point_down(path: Path) -> None:
 
 
 def test_only_the_core_touches_optimizer_hooks() -> None:
-    """register_step_pre_hook and its twin stand in core/ alone."""
+    """Only core/ uses register_step_pre_hook and register_step_post_hook."""
     assert {_folder(_name(path)) for path in MODULES if "register_step_" in path.read_text()} == {"core"}
 
 
 def test_tests_have_the_folders_of_the_package() -> None:
-    """Each folder of ignite_tips has one of the same name among the tests."""
+    """Each folder of ignite_tips has a folder of the same name in the tests."""
     folders = {path.parent.name for path in (ROOT / "ignite_tips").glob("*/__init__.py")}
     assert folders == {path.parent.name for path in (ROOT / "tests/ignite_tips").glob("*/__init__.py")}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "launch").rglob("*.py")), ids=lambda path: path.stem)
-def test_the_launcher_stands_alone(path: Path) -> None:
+def test_the_launcher_is_independent(path: Path) -> None:
     """launch/ imports itself, the standard library, NVML's bindings and torch; never ignite_tips."""
     allowed = sys.stdlib_module_names | {"pynvml", "torch"}
     for imported in _imports(path):
@@ -81,14 +81,14 @@ def test_the_launcher_stands_alone(path: Path) -> None:
 
 
 def test_public_names_are_sorted_and_exist() -> None:
-    """__all__ of the package is sorted, without doubles, and each name of it is there."""
+    """__all__ of the package is sorted, without duplicates, and every name exists."""
     assert ignite_tips.__all__ == sorted(set(ignite_tips.__all__))
     assert all(hasattr(ignite_tips, public) for public in ignite_tips.__all__)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=_name)
-def test_every_module_names_what_it_offers(path: Path) -> None:
-    """__all__ of a module is sorted and holds every public definition, and nothing that is not there."""
+def test_every_module_lists_its_public_names(path: Path) -> None:
+    """__all__ of a module is sorted, has every public definition, and every name exists."""
     module = importlib.import_module(f"ignite_tips.{_name(path)}")
     defined = {
         node.name

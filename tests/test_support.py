@@ -1,4 +1,4 @@
-"""The processes that other tests rely on: what they return, how they fail, and that none is left."""
+"""The processes that other tests use: what they return, how they fail, and that none is left."""
 
 import multiprocessing
 import time
@@ -25,12 +25,12 @@ def _fail_on_one_rank(rank: int, world_size: int) -> None:
 
 
 def test_every_rank_returns_its_result() -> None:
-    """The ranks talk to each other and each one's result comes back, in order."""
+    """The ranks communicate, and their results are returned in order."""
     assert run_distributed(_sum_of_ranks, 2, 10) == [torch.tensor(21), torch.tensor(21)]
 
 
 def test_a_failing_rank_ends_all_and_is_quoted() -> None:
-    """The failing rank's traceback is shown, at once, and no process is left."""
+    """The failing rank's traceback is shown immediately, and no process is left."""
     started = time.monotonic()
     with pytest.raises(RuntimeError, match="rank 1 had enough"):
         run_distributed(_fail_on_one_rank, 2)

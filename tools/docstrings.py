@@ -1,4 +1,4 @@
-"""What the site's API pages make of docstrings that are written for ``help()`` and doctest."""
+"""Convert docstrings written for ``help()`` and doctest to what the API pages need."""
 
 import re
 from typing import Any
@@ -12,10 +12,10 @@ _EXAMPLE = re.compile(r"^Example:\n(?P<body>(?: .*\n?|\n)+)", re.MULTILINE)
 
 
 class DocstringsForMarkdown(Extension):
-    """Shows ``Example:`` as code, an entry of several arguments or errors as several, and a last ``::`` as a colon."""
+    """Shows ``Example:`` as code, splits entries for several arguments or errors, shows a final ``::`` as a colon."""
 
     def on_object(self, *, obj: Object, **_: Any) -> None:
-        """Rewrite the docstring of one module, class, function or attribute, for griffe to read."""
+        """Rewrite the docstring of a module, class, function or attribute before griffe reads it."""
         if obj.docstring is not None:
             text = re.sub(r"::$", ":", obj.docstring.value, flags=re.MULTILINE)
             obj.docstring.value = _EXAMPLE.sub(_as_code, _SEVERAL.sub(_as_several, text))

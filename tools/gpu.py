@@ -1,13 +1,13 @@
-"""Run all that waits for a GPU, and keep its results in benchmarks/RESULTS-GPU.md: ``make gpu``.
+"""Run everything that needs a GPU, and write the results to benchmarks/RESULTS-GPU.md: ``make gpu``.
 
-python -m tools.gpu                    on the machine's GPU; without one says so, exit code 3
-python -m tools.gpu --wheels FOLDER    first installs the folder's wheels, and this project, beside this Python's
-                                       packages; asks no network
-python -m tools.gpu --dry-run          without a GPU: tests on a stand-in, benchmarks for a few rounds; writes to build/
-python -m tools.gpu --check            only whether there is a GPU
+python -m tools.gpu                    on the machine's GPU; without one an error and exit code 3
+python -m tools.gpu --wheels FOLDER    first installs the folder's wheels and this project, without a network, in
+                                       addition to this Python's packages
+python -m tools.gpu --dry-run          without a GPU: tests on a substitute, a few rounds of benchmarks; writes to
+build/ python -m tools.gpu --check            only checks for a GPU
 
-The report is written anew after each stage, so that what was measured is kept if a later stage is cut off. This file
-needs the standard library alone, until it runs the stages.
+The report is rewritten after each stage: if a later stage is cut off, earlier results are kept. Until it runs the
+stages, this file needs only the standard library.
 """
 
 import argparse
@@ -30,7 +30,7 @@ BUILD = ROOT / "build" / "gpu"
 SITE = BUILD / "site"
 REPORT = ROOT / "benchmarks" / "RESULTS-GPU.md"
 NO_GPU = 3
-LIMIT = 460.0  # seconds for all stages; the report is small work
+LIMIT = 460.0  # seconds for all stages; writing the report takes little
 PACKAGES = ("torch", "pytorch-ignite", "lightning", "accelerate")
 DEVICE_TESTS = (
     "tests/gpu",
@@ -41,7 +41,7 @@ DEVICE_TESTS = (
 
 @dataclass(frozen=True)
 class Stage:
-    """One part of the run: a title, what is run, and the most seconds that it may take."""
+    """One part of the run: a title, what to run, and its time limit in seconds."""
 
     title: str
     name: str
@@ -51,26 +51,26 @@ class Stage:
 
     @property
     def log(self) -> Path:
-        """The stage's whole output."""
+        """The stage's full output."""
         return BUILD / f"{self.name}.log"
 
     @property
     def tables(self) -> Path:
-        """The tables that a benchmark leaves."""
+        """The tables that a benchmark writes."""
         return BUILD / f"{self.name}.json"
 
     def command(self, dry_run: bool) -> list[str]:
-        """Return what is run."""
+        """Return the command to run."""
         if not self.tests:
             quick = ["--quick"] if dry_run or self.quick else []
             return [sys.executable, "-m", "benchmarks.worker", self.name, str(self.tables), *quick]
-        # pytest-benchmark, where it is installed, warns of tests that run in parallel.
+        # pytest-benchmark, if installed, warns about tests that run in parallel.
         parallel = ["-n", str(min(14, os.cpu_count() or 1)), "-p", "no:benchmark"] if find_spec("xdist") else []
         return [sys.executable, "-m", "pytest", "-v", "-rfE", "--tb=short", *parallel, *self.tests]
 
 
 STAGES = (
-    # The GPU is free only as long as nothing else of this runs on it.
+    # First, because the GPU is free only while no other stage uses it.
     Stage("The launcher takes a free GPU", "free", 60, ("tests/gpu/test_launcher.py", "-k", "free:1")),
     Stage("Training", "gpu.training", 150),
     Stage("Tests", "tests", 170, (*DEVICE_TESTS, "-k", "(gpu or device or nccl) and not free:1")),
@@ -82,13 +82,13 @@ STAGES = (
 
 @dataclass
 class Report:
-    """What is written: the machine, and a section a stage."""
+    """The report: the machine, and one section per stage."""
 
     machine: str
     sections: list[str] = field(default_factory=list)
 
     def write(self, file: Path) -> None:
-        """Write all sections there are."""
+        """Write all sections so far."""
         opening = (
             "# Results on a GPU\n\nWritten by `make gpu`. Ratios compare loops that ran in turn, in one process; a "
             "figure with two more in parentheses is a median with its quartiles."
@@ -98,15 +98,15 @@ class Report:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return the exit code: 0 if all tests passed and all stages ended, else 1; 3 without a GPU."""
-    parser = argparse.ArgumentParser(prog="python -m tools.gpu", description="Run all that waits for a GPU.")
+    """Return the exit code: 0 if all stages finished and all tests passed, 3 without a GPU, otherwise 1."""
+    parser = argparse.ArgumentParser(prog="python -m tools.gpu", description="Run everything that needs a GPU.")
     parser.add_argument("--wheels", metavar="FOLDER", help="install these wheels and this project, without a network")
-    parser.add_argument("--dry-run", action="store_true", help="run everything without a GPU, to see that it runs")
-    parser.add_argument("--check", action="store_true", help="only say whether there is a GPU")
+    parser.add_argument("--dry-run", action="store_true", help="run everything without a GPU, to check that it runs")
+    parser.add_argument("--check", action="store_true", help="only check for a GPU")
     parser.add_argument("--stages", metavar="NAME", nargs="+", help=", ".join(stage.name for stage in STAGES))
     options = parser.parse_args(arguments)
     if not options.dry_run and gpu_count() == 0:
-        print("make gpu needs an NVIDIA GPU with its driver, and there is none here.", file=sys.stderr)
+        print("make gpu needs an NVIDIA GPU with its driver, but this machine has none.", file=sys.stderr)
         return NO_GPU
     if options.check:
         return 0
@@ -127,7 +127,7 @@ def gpu_count() -> int:
 
 
 def install(wheels: Path) -> None:
-    """Install wheels and this project into a folder of its own, beside this Python's packages."""
+    """Install wheels and this project into a separate folder, in addition to this Python's packages."""
     found = sorted(str(path) for path in wheels.glob("*.whl"))
     if not found:
         raise SystemExit(f"WHEELS must be a folder with wheels, got {wheels}, which has none")
@@ -156,15 +156,15 @@ def run(dry_run: bool, stages: Sequence[Stage]) -> int:
         report.sections.append(f"## {stage.title}\n\n{text}\n\nTook {taken:.0f} s.")
         report.write(target)
         print(f"{stage.title}: {'ok' if good else 'FAILED'}, {taken:.0f} s", flush=True)
-    print(f"results are in {target.relative_to(ROOT)}, whole outputs in {BUILD.relative_to(ROOT)}/")
+    print(f"results are in {target.relative_to(ROOT)}, full outputs in {BUILD.relative_to(ROOT)}/")
     return int(failed)
 
 
 def carry_out(stage: Stage, environment: dict[str, str], limit: float, dry_run: bool) -> str:
-    """Run one stage; return how it ended, empty if well."""
+    """Run one stage; return why it ended early, or an empty string."""
     stage.tables.unlink(missing_ok=True)
     if limit <= 0:
-        return "not begun: no time was left"
+        return "not started: no time left"
     with open(stage.log, "w") as log:
         try:
             command = stage.command(dry_run)
@@ -175,7 +175,7 @@ def carry_out(stage: Stage, environment: dict[str, str], limit: float, dry_run: 
 
 
 def section(stage: Stage, ended: str) -> tuple[str, bool]:
-    """Return what a stage has to say, and whether all of it went well."""
+    """Return a stage's section of the report, and whether all went well."""
     parts = [f"**Ended early: {ended}.**"] if ended else []
     if stage.tests and stage.log.exists():
         parts += count_tests(stage.log.read_text(errors="replace"))
@@ -187,7 +187,7 @@ def section(stage: Stage, ended: str) -> tuple[str, bool]:
 
 
 def count_tests(log: str) -> list[str]:
-    """Return the count of tests in pytest's verbose output, and a line for each that failed."""
+    """Return the number of tests in pytest's verbose output, and a line for each failure."""
     ends = [match.group(1) for line in log.splitlines() if "::" in line and (match := _END.search(line))]
     counts = ", ".join(f"{ends.count(end)} {end.lower()}" for end in ("PASSED", "FAILED", "SKIPPED", "ERROR"))
     failures = re.findall(r"^(?:FAILED|ERROR) (\S+::.+)", log, re.MULTILINE)

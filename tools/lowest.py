@@ -1,4 +1,4 @@
-"""Print setup.cfg's lower bounds as pip constraints, and constraints.txt's versions of what only the tests need."""
+"""Print setup.cfg's lower bounds as pip constraints, and constraints.txt's versions of packages only the tests need."""
 
 import re
 import sys
@@ -9,12 +9,12 @@ ROOT = Path(__file__).parent.parent
 
 
 def main() -> None:
-    """Print them, a line each."""
+    """Print one constraint per line."""
     config = ConfigParser()
     config.read(ROOT / "setup.cfg")
     oldest = config["options"]["python_requires"].removeprefix(">=")
     if oldest != "{}.{}".format(*sys.version_info):
-        sys.exit(f"this must be run by Python {oldest}, the oldest that setup.cfg admits: make test-lowest PYTHON=...")
+        sys.exit(f"this needs Python {oldest}, the oldest that setup.cfg admits: make test-lowest PYTHON=...")
     for requirement in config["options"]["install_requires"].split():
         print(requirement.replace(">=", "=="))
     pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)

@@ -1,4 +1,4 @@
-"""Make the pictures of the README: ``python -m tools.screenshots docs/images``."""
+"""Take the screenshots for README and docs: ``python -m tools.screenshots docs/images``."""
 
 import sys
 import tempfile
@@ -8,14 +8,14 @@ from ignite_tips import plot_runs
 from tests.e2e.browser import Browser, chromium, tensorboard
 from tests.e2e.demo_run import train
 
-# Lines as they were written, none cut off, names shown, as large as the page is.
+# Show lines without smoothing or cropping, with names, as large as the page.
 _SHOW_CHART = """
 elements.find(e => e.tagName === 'TF-SMOOTHING-INPUT').weight = 0;
 elements.find(e => e.tagName === 'PAPER-CHECKBOX' && e.textContent.includes('outliers')).click();
 elements.find(e => e.className === 'toggle-matches-button').click();
 elements.find(e => e.tagName === 'PAPER-ICON-BUTTON' && e.getAttribute('icon') === 'fullscreen').click();
 """
-# The lines move to their places for a while, and glow where the pointer would be.
+# The lines are animated at first, and highlighted at the pointer.
 _IS_DRAWN = """
 document.activeElement.blur();
 const chart = elements.find(e => e.tagName === 'VZ-LINE-CHART2');
@@ -35,7 +35,7 @@ def _wait_until_still(browser: Browser, script: str) -> None:
 
 
 def main(folder: Path) -> None:
-    """Train, look, and save what is seen."""
+    """Train, open the pages, and save screenshots."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         runs = Path(temporary, "runs")

@@ -1,11 +1,10 @@
-"""Run the tests five times where luck cannot hold them: other seeds, kernels, threads and orders; no rights, no home.
+"""Run the tests five times, with other seeds, kernels, threads and orders, and without write access.
 
 python -m tools.shaken [--seeds 1 2 ...] [paths]
 
-Each run has a seed of its own, draws the order of the tests from it, and is made for a CPU with AVX2 or with no vector
-instructions, with one thread or two. It is that of a user who is not root, whose home and working folder cannot be
-written to, under LANG=C. It prints a line for each run, and the tests that failed; all output is in
-build/shaken/.
+Each run has its own seed, which also sets the order of the tests. It uses AVX2 or no vector instructions, and one
+thread or two. Its user is not root and cannot write to the home and working folders, under LANG=C. It prints a line per
+run, and the tests that failed; the full output is in build/shaken/.
 """
 
 import argparse
@@ -27,7 +26,7 @@ OUTPUT = ROOT / "build" / "shaken"
 
 @dataclass(frozen=True)
 class Run:
-    """What a run is made under; ``capability`` is which kernels torch chooses."""
+    """The settings of a run; ``capability`` sets which kernels torch chooses."""
 
     seed: int
     capability: str
@@ -41,12 +40,16 @@ RUNS = (Run(1, "avx2", 1), Run(2, "default", 2), Run(3, "avx2", 2), Run(4, "defa
 
 
 def main() -> int:
-    """Make every run; return 1 if a test failed in one of them."""
-    parser = argparse.ArgumentParser(prog="tools.shaken", description="Run the tests where luck cannot hold them.")
-    parser.add_argument(
-        "paths", nargs="*", default=["ignite_tips", "launch", "tests"], help="what to run, by default all"
+    """Make all runs; return 1 if a test failed in any of them."""
+    parser = argparse.ArgumentParser(
+        prog="tools.shaken", description="Run the tests with other seeds, orders and rights."
     )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[run.seed for run in RUNS], help="of these runs alone")
+    parser.add_argument(
+        "paths", nargs="*", default=["ignite_tips", "launch", "tests"], help="what to run; by default everything"
+    )
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=[run.seed for run in RUNS], help="make only the runs with these seeds"
+    )
     arguments = parser.parse_args()
     user = _unprivileged()
     if problem := _cannot_run(user):
@@ -58,7 +61,7 @@ def main() -> int:
 
 
 def _unprivileged() -> pwd.struct_passwd:
-    """Return this user, or if it is root one who may do nothing."""
+    """Return this user, or for root a user without rights."""
     return pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
 
 
@@ -84,7 +87,7 @@ def _cannot_run(user: pwd.struct_passwd) -> str | None:
 
 
 def _make(run: Run, user: pwd.struct_passwd, paths: list[str]) -> int:
-    """Make a run, say in a line what came of it, and name what failed."""
+    """Make a run; print its result in a line, and the tests that failed."""
     began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     log = OUTPUT / f"seed_{run.seed}.txt"
     with tempfile.TemporaryDirectory(prefix="shaken") as name:
@@ -100,10 +103,10 @@ def _make(run: Run, user: pwd.struct_passwd, paths: list[str]) -> int:
             ).returncode
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     lines = log.read_text().splitlines()
-    elsewhere = re.compile(rf"(\.\./)+{re.escape(str(ROOT)[1:])}/")  # as seen from the working folder
+    elsewhere = re.compile(rf"(\.\./)+{re.escape(str(ROOT)[1:])}/")  # relative to the working folder
     failed = [elsewhere.sub("", line) for line in lines if re.match(r"(FAILED|ERROR) ", line)]
     counted = [found[0] for line in lines if (found := re.search(r"\d+ \w+.*(?= in \d[\d.]*s)", line))]
-    counts = counted[-1] if counted else f"it did not come to an end: {lines[-1:]}"
+    counts = counted[-1] if counted else f"it did not finish: {lines[-1:]}"
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     print(f"{run}: {counts}; {time.monotonic() - began:.0f} s, of the CPUs {cpu:.0f} s, exit code {code}", flush=True)
     for line in failed:
@@ -112,7 +115,7 @@ def _make(run: Run, user: pwd.struct_passwd, paths: list[str]) -> int:
 
 
 def _folders(above: Path, user: pwd.struct_passwd) -> dict[str, Path]:
-    """Make the folders of a run; only the one for temporary files can be written to."""
+    """Create the folders of a run; only the one for temporary files is writable."""
     above.chmod(0o755)
     folders = {name: above / name for name in ("home", "work", "tmp")}
     for name, folder in folders.items():

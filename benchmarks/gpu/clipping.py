@@ -1,4 +1,4 @@
-"""What clipping adds to an update on a GPU, in each mode: beside clip_grad_norm_ by hand, Lightning and Accelerate."""
+"""The cost of clipping per update on a GPU, in each mode: ours, clip_grad_norm_ by hand, Lightning and Accelerate."""
 
 import warnings
 from collections.abc import Iterator
@@ -23,9 +23,9 @@ def measure(quick: bool) -> Iterator[list[Table]]:
     table = Table(
         "added",
         columns,
-        note="Medians over the rounds; a round ends when the device is done, so that a wait within it costs what it "
-        "keeps the host from preparing. The ratios, with their quartiles, are over clip_grad_norm_ by hand. On a GPU "
-        "clipping does the same work whether the norm is within the threshold or not.",
+        note="Medians over the rounds. A round ends when the device is done, so a wait within it costs only what the "
+        "host could have prepared meanwhile. The ratios, with their quartiles, are to clip_grad_norm_ by hand. On a "
+        "GPU clipping does the same work whether or not the norm is within the threshold.",
     )
     for name, (shapes, *_) in list(CASES.items())[: 1 if quick else None]:
         for fused in (False, True):
@@ -45,7 +45,7 @@ def measure(quick: bool) -> Iterator[list[Table]]:
 
 
 def _steps(tensors: int) -> int:
-    """Return how many updates to time at once: fewer of long ones."""
+    """Return how many updates to time at once: fewer if they are long."""
     return max(8, min(50, 4000 // tensors))
 
 

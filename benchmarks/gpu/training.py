@@ -30,12 +30,12 @@ from benchmarks.training import (
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PROPAGATE = f"{OURS}, propagate"
-# The most that ours may take of the hand-written loop's time, and that the tips may add of what those by hand add.
+# The bars: our time over the hand-written loop's, and the tips' cost over that of the tips by hand.
 HAND_BAR, TIPS_BAR = 1.01, 0.6
 
 
 class InBfloat16(nn.Module):
-    """The model under autocast, so that every framework makes the same operations."""
+    """The model under autocast, so every framework runs the same operations."""
 
     def __init__(self, **parts: nn.Module) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class InBfloat16(nn.Module):
             self.add_module(name, part)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run the parts in turn."""
+        """Run the parts one after another."""
         with torch.autocast(x.device.type, torch.bfloat16):
             for part in self.children():
                 x = part(x)

@@ -1,7 +1,7 @@
-"""How often the host waits for the device in an update: bare, with clip_grad_norm_ by hand, and with each handler.
+"""How often the host waits for the device in an update: without tips, with clip_grad_norm_ by hand, with each handler.
 
-A whole iteration is counted: forward and backward, GradScaler where there is one, the optimizer's step, and what the
-handlers do at the iteration's end.
+The count covers a whole iteration: forward and backward, GradScaler if used, the optimizer's step, and the handlers at
+the iteration's end.
 """
 
 import tempfile
@@ -48,8 +48,8 @@ def measure(quick: bool) -> Iterator[list[Table]]:
     table = Table(
         "waits",
         {"in an iteration": ""} | {f"{precision} {kind}": "" for precision, kind in COLUMNS},
-        caption="Waits of the host for the device, in each iteration once the run is under way. fp16 is with "
-        "GradScaler, which waits once itself unless the optimizer is fused.",
+        caption="How often the host waits for the device per iteration, after the first two. fp16 is with "
+        "GradScaler, which itself waits once unless the optimizer is fused.",
     )
     table.add(
         "clip_grad_norm_ by hand",
@@ -99,7 +99,7 @@ def _logger(trainer: Engine, optimizer: Any, model: nn.Module) -> None:
 
 
 def _waits(attach: Attach | None, precision: str, options: dict[str, Any], *, by_hand: bool = False) -> str:
-    """Return how many waits there were in each iteration after the second: one number if all are alike."""
+    """Return the number of waits per iteration after the second: one number if all are the same."""
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1)).to(device.NAME)
     optimizer = torch.optim.AdamW(model.parameters(), **options)
     scaler = torch.amp.GradScaler(device.NAME, init_scale=2.0**7, enabled=precision == "fp16")
@@ -128,7 +128,7 @@ def _waits(attach: Attach | None, precision: str, options: dict[str, Any], *, by
 
 @contextmanager
 def _counted(trainer: Engine, counts: list[int]) -> Iterator[None]:
-    """Note the waits from each iteration's start to its last handler's end."""
+    """Count the waits from each iteration's start to the end of its last handler."""
     under_way: list[Any] = []
 
     def start() -> None:

@@ -1,1 +1,1 @@
-"""The moment between gradients and update as Ignite events, and what handlers have attached there."""
+"""The moment between gradients and update as Ignite events, and a record of what is attached to an engine."""

@@ -1,8 +1,8 @@
-"""Rules about handlers of one engine that get in each other's way.
+"""Rules about handlers that conflict on one engine.
 
-One policy for all: what is surely wrong is refused when the second handler is attached or, where only the run can tell,
-when it starts; what may be meant is warned about, once, when the run starts or after its first epoch. A rule is a
-function of the wiring that returns a sentence, or None where all is well.
+One policy for all of them. What is surely wrong is refused when the second handler is attached or, if only the run can
+tell, when the run starts. What may be intended is warned about once, when the run starts or after its first epoch. A
+rule is a function of the wiring. It returns a sentence, or None if there is no conflict.
 """
 
 import functools
@@ -32,12 +32,12 @@ __all__ = ["add_checked_role", "describe_no_gradients", "never_stepped", "warn_a
 
 
 def add_checked_role(attachment: Attachment, engine: Engine, role: Role) -> None:
-    """Record what a handler that is being attached to ``engine`` does, unless another handler rules it out.
+    """Record the role of a handler that is being attached to ``engine``, unless it conflicts with another handler.
 
     Raises:
-        ValueError: if a rule refuses it beside the handlers that are attached already.
+        ValueError: if a rule refuses the role together with that of a handler already attached.
     """
-    everywhere = isinstance(role, FreezesParameters)  # parameters may outlive an engine, and be another one's
+    everywhere = isinstance(role, FreezesParameters)  # parameters outlive an engine and may be used by another
     for other in roles_of(type(role), None if everywhere else engine):
         if other.handler() is not role.handler():
             _refuse(rule(role, other) for rule in _REFUSED_AT_ATTACH.get(type(role), ()))
@@ -46,24 +46,24 @@ def add_checked_role(attachment: Attachment, engine: Engine, role: Role) -> None
 
 
 def warn_after_first_epoch(attachment: Attachment, engine: Engine, describe: Callable[[Engine], str | None]) -> None:
-    """After the first epoch of each new run, warn of what ``describe(engine)`` returns, unless it is None.
+    """After the first epoch of each new run, warn with the sentence that ``describe(engine)`` returns, if any.
 
-    Of a later epoch nothing is said: a pause may be meant, as in phases of two optimizers.
+    Later epochs are not checked: a pause may be intended, for example with two optimizers that train in turn.
     """
     check = _FirstEpochCheck(describe)
     attachment.add_handler(engine, Events.STARTED, check.start)
     attachment.add_handler(engine, Events.EPOCH_COMPLETED, check.end)
 
 
-# Rules for two handlers: the one that is attached, and one that was attached before it.
+# Rules for two handlers: the one being attached, and one attached before it.
 
 
 def _stepped_twice(role: SetsLearningRates, other: SetsLearningRates) -> str | None:
     if role.is_filtered or other.is_filtered or role.scheduler() is not other.scheduler():
         return None
     return (
-        f"scheduler must be stepped by one handler, but another one attached to the trainer steps this "
-        f"{role.kind.__name__} already; step it at several events by attach(trainer, one | other)"
+        f"scheduler must be stepped by one handler, but another handler of the trainer already steps this "
+        f"{role.kind.__name__}; to step it at several events, use attach(trainer, one | other)"
     )
 
 
@@ -75,9 +75,9 @@ def _undone(role: SetsLearningRates, other: SetsLearningRates) -> str | None:
         return None
     undone = "reductions" if issubclass(kept.kind, ReduceLROnPlateau) else "steps"
     return (
-        f"the schedulers of one optimizer must leave each other's rates, got {kept.kind.__name__} and {closed_form}, "
-        f"which undoes the {undone} in its next step; use one that goes on from the current rate (LinearLR, "
-        "ExponentialLR, StepLR, CosineAnnealingLR), or end it by a filter on its event"
+        f"schedulers of one optimizer must not undo each other, got {kept.kind.__name__} and {closed_form}, "
+        f"which undoes the {undone} in its next step; use one that continues from the current learning rate (LinearLR, "
+        "ExponentialLR, StepLR, CosineAnnealingLR), or end it with a filter on its event"
     )
 
 
@@ -86,8 +86,8 @@ def _frozen_twice(role: FreezesParameters, other: FreezesParameters) -> str | No
     for name, reference in role.parameters.items():
         if id(reference()) in taken:
             return (
-                f"parameter {name!r} must have one handler that freezes it, but an attached {other.handler_name} has "
-                "it already; give them patterns that do not overlap, or detach it"
+                f"parameter {name!r} must be frozen by one handler, but an attached {other.handler_name} already "
+                "freezes it; use patterns that do not overlap, or detach that handler"
             )
     return None
 
@@ -103,28 +103,27 @@ def _written_twice(role: WritesNames, other: WritesNames) -> str | None:
         return None
     where = "the trainer's metrics" if logger is None else f"this {type(logger).__name__}"
     return (
-        f"each {role.handler_name} must write names of its own, but another one attached to the trainer writes "
-        f"{name!r} to {where} already; give one of them tag=..., or keep the first and call its detach()"
+        f"each {role.handler_name} must write its own names, but another one attached to the trainer already writes "
+        f"{name!r} to {where}; give one of the two a tag=..., or detach() the first"
     )
 
 
 def _clipped_twice(role: ClipsGradients, other: ClipsGradients) -> str | None:
-    # Clippers of several classes may well act on one optimizer, and a tag of its own says that one is meant.
+    # Clippers of different classes may act on one optimizer, and a tag of its own says that a clipper is intended.
     if role.metric != other.metric:
         return None
     kind = type(role.optimizer()).__name__
     if other.optimizer() is not role.optimizer():
         return (
-            f"{role.handler_name} of one {kind} writes the metric {role.metric!r} as another optimizer's "
+            f"{role.handler_name} of one {kind} writes the metric {role.metric!r}, as does another optimizer's "
             f"{other.handler_name}; give each a tag=..."
         )
     if type(other.handler()) is not type(role.handler()):
         return None
     thresholds = f"with {other.threshold} and then with {role.threshold}, " if role.threshold else ""
     return (
-        f"{role.handler_name} clips the trainer's {kind} twice, {thresholds}so that the smaller threshold wins; keep "
-        "the handler that is to go and call its detach(), build the trainer anew, or give each a tag=... if both are "
-        "meant"
+        f"{role.handler_name} clips the trainer's {kind} twice, {thresholds}and the smaller threshold wins; detach() "
+        "one of the two, create a new trainer, or give each a tag=... if both are intended"
     )
 
 
@@ -134,8 +133,8 @@ def _scheduled_twice(role: SetsLearningRates, other: SetsLearningRates) -> str |
         return None
     return (
         f"{role.handler_name} steps a second {role.kind.__name__} of the trainer's {type(role.optimizer()).__name__}, "
-        "so that both change its learning rates; if only one is meant, as after a notebook's cell was run twice, keep "
-        "the handler that is to go and call its detach(), or build the trainer anew"
+        "and both change its learning rates; if only one is intended, for example after running a notebook cell "
+        "twice, detach() one of the two or create a new trainer"
     )
 
 
@@ -143,7 +142,7 @@ def _scheduled_twice(role: SetsLearningRates, other: SetsLearningRates) -> str |
 
 
 def _set_by_ignite(role: SetsLearningRates, engine: Engine) -> str | None:
-    # One whose event has a filter is passed over: it may be meant to end before ours begins, or begin after it.
+    # A handler whose event has a filter is ignored: it may end before ours begins, or begin after ours.
     handlers = (
         [] if role.is_filtered else [entry[0] for entries in event_handlers(engine).values() for entry in entries]
     )
@@ -151,33 +150,34 @@ def _set_by_ignite(role: SetsLearningRates, engine: Engine) -> str | None:
         for scheduler in _ignite_schedulers(handler):
             if scheduler.optimizer is role.optimizer() and scheduler.param_name == "lr":
                 return (
-                    f"{role.handler_name} must be alone in setting the rates of its "
-                    f"{type(scheduler.optimizer).__name__}, but the trainer has Ignite's {type(handler).__name__} too, "
-                    "which sets them anew in every call; leave one of the two out, or end it by a filter on its event"
+                    f"{role.handler_name} must be the only one to set the learning rates of its "
+                    f"{type(scheduler.optimizer).__name__}, but the trainer also has Ignite's "
+                    f"{type(handler).__name__}, which overwrites them in every call; remove one of the two, or end it "
+                    "with a filter on its event"
                 )
     return None
 
 
 def never_stepped(engine: Engine, optimizer: Optimizer) -> bool:
-    """Whether ``optimizer`` has a parameter to train and yet completed no update in the run of ``engine``."""
+    """Whether ``optimizer`` has parameters to train but completed no update in the run of ``engine``."""
     parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
     return completed_updates(engine, optimizer) == 0 and any(parameter.requires_grad for parameter in parameters)
 
 
 def describe_no_gradients(engine: Engine, optimizer: Optimizer, norm: Any) -> str | None:
-    """Say what a clipper whose last norm was ``norm`` found none of, and what to do, or None if all is well."""
+    """Return what a clipper with the last norm ``norm`` is missing and what to do, or None if all is well."""
     kind = type(optimizer).__name__
     if never_stepped(engine, optimizer):
         return f"no update of its {kind} in a whole epoch; clip the optimizer that the trainer steps"
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    # The last update had no gradient, nor is one there now, though parameters are to be trained.
+    # There are parameters to train, but the last update had no gradient and there is none now.
     if (
         any(parameter.requires_grad for parameter in parameters)
         and all(parameter.grad is None for parameter in parameters)
         and bool(norm == 0)
     ):
         return (
-            f"no gradient for its {kind} in a whole epoch; make the optimizer of the model's parameters, after "
+            f"no gradient for its {kind} in a whole epoch; create the optimizer from the model's parameters, after "
             "fully_shard, which replaces them"
         )
     return None
@@ -198,8 +198,8 @@ def _check_start(role: Role, engine: Engine) -> None:
     for other in _before(role, engine):
         for rule in _WARNED_AT_START.get(type(role), ()):
             sentence = rule(role, other)
-            if sentence is not None and not role.is_told:
-                role.is_told = True
+            if sentence is not None and not role.was_warned:
+                role.was_warned = True
                 warnings.warn(sentence, stacklevel=2)
 
 

@@ -8,16 +8,16 @@ Where they fire in the training loop, here with an accumulation of two micro-bat
             loss.backward()
             if iteration % 2 == 0:
                 optimizer.step()   ->  STEP_STARTED    gradients final, accumulated, unscaled
-                                         (the update)
-                                   ->  STEP_COMPLETED  parameters are new
+                                        (the update)
+                                   ->  STEP_COMPLETED  parameters are updated
                 optimizer.zero_grad()
                                        ITERATION_COMPLETED
                                        EPOCH_COMPLETED
 
-- ``OptimizerEvents.STEP_STARTED``, before the update: clip, inspect gradients, log the rate in use.
+- ``OptimizerEvents.STEP_STARTED``, before the update: clip, inspect gradients, log the learning rate in use.
 - ``OptimizerEvents.STEP_COMPLETED``, after the update: per-update schedules, counters.
 
-Neither fires for an update that does not happen: a micro-batch of an accumulation, a step that GradScaler skips.
+Neither fires for a micro-batch of an accumulation, or for a step that GradScaler skips: there is no update.
 """
 
 import weakref
@@ -55,16 +55,16 @@ __all__ = [
 def attach_optimizer_events(engine: Engine, optimizer: Optimizer) -> None:
     """Let ``engine`` fire OptimizerEvents around every update that ``optimizer`` makes while the engine runs.
 
-    Attaching again changes nothing. The engine's state gains, saved and restored with the engine and set to zero
-    when a new run starts:
+    Attaching again changes nothing. The engine's state gets two counts. They are saved and restored with the engine,
+    and set to zero when a new run starts:
 
     - ``optimizer_step``: updates completed, by all attached optimizers together;
-    - ``optimizer_steps``: the same for each of them, in the order in which they were attached.
+    - ``optimizer_steps``: updates completed by each optimizer, in the order of attachment.
 
     Raises:
-        TypeError: if ``engine`` is no Engine, ``optimizer`` no Optimizer, or one that, like LBFGS, computes
-            gradients several times in one update, so that none are final before it.
-        RuntimeError: if the engine's state was loaded already: the counts in it were passed over.
+        TypeError: if ``engine`` is not an Engine; if ``optimizer`` is not an Optimizer, or computes its gradients
+            several times in one update, as LBFGS does: none of them are final before it.
+        RuntimeError: if the engine's state is already loaded. The counts in it are lost.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.ones(1))
@@ -82,12 +82,12 @@ def attach_optimizer_events(engine: Engine, optimizer: Optimizer) -> None:
 
 
 def detach_optimizer_events(engine: Engine, optimizer: Optimizer) -> None:
-    """Undo ``attach_optimizer_events``; handlers of this toolkit that are still attached keep the events.
+    """Undo ``attach_optimizer_events``. Handlers of this toolkit that are still attached keep the events.
 
-    Where nothing is attached, nothing is done.
+    Does nothing if the events are not attached.
 
     Raises:
-        TypeError: if ``engine`` is no Engine, or ``optimizer`` no Optimizer.
+        TypeError: if ``engine`` is not an Engine, or ``optimizer`` not an Optimizer.
     """
     check_instance("engine", engine, Engine, "an ignite Engine")
     check_instance("optimizer", optimizer, Optimizer, "a torch Optimizer")
@@ -98,15 +98,15 @@ def detach_optimizer_events(engine: Engine, optimizer: Optimizer) -> None:
 
 
 def check_events(name: str, event: Any, trainer: Engine) -> list[CallableEventWithFilter]:
-    """Return the one event, or those of a list such as ``A | B``, that ``trainer`` can fire; ``name`` is the argument.
+    """Return the event, or the events of a list such as ``A | B``; ``name`` is the argument in error messages.
 
-    Ignite takes a string for the event of that name, and refuses what it does not know without saying who asked.
+    Ignite itself also accepts a string, and its error for an unknown event does not say which argument was wrong.
 
     Raises:
-        TypeError: if ``trainer`` is no Engine, or ``event`` no event.
-        ValueError: if there is none in the list, or one that the trainer does not know.
+        TypeError: if ``trainer`` is not an Engine, or ``event`` not an event.
+        ValueError: if the list is empty, or the trainer does not know an event.
     """
-    check_instance("trainer", trainer, Engine, "an ignite Engine")  # what every handler's attach calls it
+    check_instance("trainer", trainer, Engine, "an ignite Engine")  # the argument's name in every handler's attach()
     members = list(event) if isinstance(event, EventsList) else [event]
     if not members:
         raise ValueError(f"{name} must have at least one event, got none")
@@ -115,7 +115,7 @@ def check_events(name: str, event: Any, trainer: Engine) -> list[CallableEventWi
         if not is_optimizer_event(member) and not trainer.has_registered_events(member):
             raise ValueError(
                 f"{name} must be an event that the trainer knows, got {member.name}; "
-                "make it known to it by trainer.register_events(...)"
+                "register it with trainer.register_events(...)"
             )
     return members
 
@@ -131,7 +131,7 @@ def check_optimizer(optimizer: object, remedy: str = "act on Ignite's own events
 
 
 def hold_optimizer_events(engine: Engine, optimizer: Optimizer) -> Callable[[], None]:
-    """Attach the events for one handler; the function returned lets go of them again."""
+    """Attach the events for one handler; call the returned function to release them."""
     _attach(engine, optimizer).ref_count += 1
     engine_ref, optimizer_ref = weakref.ref(engine), weakref.ref(optimizer)
 
@@ -145,12 +145,12 @@ def hold_optimizer_events(engine: Engine, optimizer: Optimizer) -> Callable[[], 
 
 
 def for_optimizer(optimizer: Optimizer, event: Any) -> Any:
-    """Narrow optimizer events to those of one optimizer; ``every=`` and ``once=`` then count its own updates.
+    """Restrict optimizer events to those of one optimizer; ``every=`` and ``once=`` then count its own updates.
 
-    Other events, and those in a list of events, are returned as they are.
+    Other events are returned unchanged, also within a list of events.
 
     Raises:
-        TypeError: if ``optimizer`` is no Optimizer, or ``event`` no event.
+        TypeError: if ``optimizer`` is not an Optimizer, or ``event`` not an event.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.ones(1))
@@ -177,23 +177,23 @@ def for_optimizer(optimizer: Optimizer, event: Any) -> Any:
 
 
 def completed_updates(engine: Engine, optimizer: Optimizer) -> int:
-    """Return how many updates ``optimizer``, whose events are attached, completed in the run of ``engine``."""
+    """Return how many updates ``optimizer`` completed in the run of ``engine``. Its events must be attached."""
     tracker = trackers[engine]
     count: int = tracker.state.optimizer_steps[tracker.attached[optimizer].index]
     return count
 
 
 def current_step(engine: Engine) -> OptimizerStep:
-    """Return the update under way, in a handler of OptimizerEvents.
+    """Return the update in progress. Only for handlers of OptimizerEvents.
 
     Raises:
-        TypeError: if ``engine`` is no Engine.
+        TypeError: if ``engine`` is not an Engine.
         RuntimeError: outside such a handler.
     """
     tracker = trackers.get(engine) if isinstance(engine, Engine) else None
     if tracker is None or tracker.step is None:
         check_instance("engine", engine, Engine, "an ignite Engine")
-        raise RuntimeError("current_step() must be called in a handler of OptimizerEvents; no update is under way")
+        raise RuntimeError("current_step() must be called in a handler of OptimizerEvents; no update is in progress")
     return tracker.step
 
 
@@ -201,10 +201,10 @@ def _attach(engine: Engine, optimizer: Optimizer) -> AttachedOptimizer:
     check_instance("engine", engine, Engine, "an ignite Engine")
     check_optimizer(optimizer)
     if engine not in trackers:
-        if engine.state.iteration > 0 and engine.last_event_name is None:  # loaded, and Ignite loads no unknown key
+        if engine.state.iteration > 0 and engine.last_event_name is None:  # loaded without our keys
             raise RuntimeError(
-                f"the trainer's state must be loaded after its handlers are attached, got one at iteration "
-                f"{engine.state.iteration} already, whose count of updates is lost; attach first, then load"
+                f"the trainer's state must be loaded after its handlers are attached, but it is at iteration "
+                f"{engine.state.iteration} already and its count of updates is lost; attach first, then load"
             )
         trackers[engine] = StepTracker(engine)
     return trackers[engine].attach(optimizer)

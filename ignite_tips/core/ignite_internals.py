@@ -1,6 +1,6 @@
-"""Every private attribute of Ignite that the package needs, behind a name of its own.
+"""Ignite's private attributes, each behind a named function.
 
-Ignite has no public way to ask for these. A release without one of them fails in this folder's tests, which name it.
+Ignite has no public way to ask for these. If a release lacks one, a test of this folder fails and names it.
 """
 
 import inspect
@@ -20,26 +20,26 @@ __all__ = [
     "run_generator",
 ]
 
-# The first three are in the path of every update. They are C functions and Ignite's own, because a Python function
-# around each would take longer than the lookup itself.
+# The first three run in every update. They are C functions and Ignite's own method, because wrapping each in a Python
+# function would cost more than the lookup itself.
 
 event_handlers: Callable[[Engine], dict[Any, list[tuple[Any, ...]]]] = attrgetter("_event_handlers")
-"""Return the registered handlers by event, in the order of their calls."""
+"""Return the registered handlers by event, in calling order."""
 
 run_generator: Callable[[Engine], Any] = attrgetter("_internal_run_generator")
-"""Return the generator of the run under way; one without a frame belongs to a run that raised."""
+"""Return the generator of the current run. If it has no frame, the run raised."""
 
 fire_event: Callable[[Engine, Any], None] = Engine._fire_event
-"""Fire a registered event. ``Engine.fire_event`` looks it up in a list first."""
+"""Fire a registered event, without the search through a list that ``Engine.fire_event`` makes."""
 
 
 def depends_on_count_alone(event: CallableEventWithFilter) -> bool:
-    """Whether an event has no filter, or one of Ignite's own: ``every``, ``once``, ``before``, ``after``."""
+    """Whether an event has no filter or one of Ignite's own: ``every``, ``once``, ``before``, ``after``."""
     return event.filter is None or getattr(event.filter, "__module__", "") == "ignite.engine.events"
 
 
 def counts_of_once(event: CallableEventWithFilter) -> list[int]:
-    """Return the counts of an event's ``once=``; none for another filter.
+    """Return the counts in an event's ``once=``; an empty list for any other filter.
 
     Example:
         >>> from ignite.engine import Events
@@ -53,6 +53,6 @@ def counts_of_once(event: CallableEventWithFilter) -> list[int]:
 
 
 def make_output_handler(logger: BaseLogger, **options: Any) -> Any:
-    """Return the logger's own handler that writes an engine's output; the options are those of its class."""
+    """Return the logger's own handler for an engine's output; ``options`` go to its class."""
     make: Any = logger
     return make._create_output_handler(**options)

@@ -1,4 +1,4 @@
-"""Who fires OptimizerEvents: one tracker for an engine, with the optimizers attached to it."""
+"""The optimizers that an engine tracks: fires OptimizerEvents and keeps the counts."""
 
 import weakref
 from collections.abc import Callable
@@ -21,23 +21,23 @@ __all__ = [
 
 
 class OptimizerEvents(EventEnum):
-    """The two moments of an optimizer's update; usable with ``every=``, ``once=`` and ``event_filter=``.
+    """The start and the end of an optimizer's update; usable with ``every=``, ``once=`` and ``event_filter=``.
 
-    In both, ``engine.state.optimizer_step`` is the number of the update under way, counted from 1, as
-    ``engine.state.iteration`` is in Ignite's own events; between updates it is the number completed.
+    In both, ``engine.state.optimizer_step`` is the number of the update in progress, counted from 1, like
+    ``engine.state.iteration`` in Ignite's own events. Between updates it is the number of completed updates.
     """
 
     STEP_STARTED = "optimizer_step_started"
     STEP_COMPLETED = "optimizer_step_completed"
 
     def __format__(self, format_spec: str) -> str:
-        # Ignite formats the event at every firing, for a log that is seldom read; Enum's way takes half of that time.
+        # Ignite formats the event each time it fires, for a debug log; Enum's own __format__ takes half of that time.
         return self._value_
 
 
 _EVENT_TO_ATTR = dict.fromkeys(OptimizerEvents, "optimizer_step")
 _STATE_KEYS = ("optimizer_step", "optimizer_steps")
-# An attribute of an enum is looked up slowly.
+# Attribute lookup on an enum is slow.
 _STEP_STARTED, _STEP_COMPLETED = OptimizerEvents.STEP_STARTED, OptimizerEvents.STEP_COMPLETED
 _COMPLETED, _TERMINATE = Events.COMPLETED, Events.TERMINATE
 
@@ -48,12 +48,12 @@ def is_optimizer_event(event: Any) -> bool:
 
 
 class StepTracker:
-    """The attached optimizers of one engine, and the update under way."""
+    """The attached optimizers of one engine, and the update in progress."""
 
     def __init__(self, engine: Engine) -> None:
         self.step: OptimizerStep | None = None
         self.attached: weakref.WeakKeyDictionary[Optimizer, AttachedOptimizer] = weakref.WeakKeyDictionary()
-        self.next_index = 0  # the number of optimizers ever attached: their indices in state.optimizer_steps
+        self.next_index = 0  # in state.optimizer_steps, for the next optimizer that is attached
         self._engine = weakref.ref(engine)
         if not engine.has_registered_events(OptimizerEvents.STEP_STARTED):
             engine.register_events(*OptimizerEvents, event_to_attr=_EVENT_TO_ATTR)
@@ -68,11 +68,11 @@ class StepTracker:
 
     @property
     def state(self) -> Any:
-        """The engine's, with the counts."""
+        """The engine's state, which has the counts."""
         return self.engine.state
 
     def attach(self, optimizer: Optimizer) -> "AttachedOptimizer":
-        """Hook into the optimizer, unless that is done."""
+        """Hook into the optimizer, unless already done."""
         if optimizer not in self.attached:
             self.attached[optimizer] = AttachedOptimizer(self, optimizer, self.next_index)
             self.next_index += 1
@@ -81,11 +81,11 @@ class StepTracker:
         return self.attached[optimizer]
 
     def fire(self, event: OptimizerEvents, step: OptimizerStep) -> None:
-        """Fire an event of the update under way."""
+        """Fire an event of the update in progress."""
         outer, self.step = self.step, step
         engine: Any = self._engine()
         state = engine.state
-        state.optimizer_step += 1  # in its own events an update counts already, as an iteration does
+        state.optimizer_step += 1  # an update counts in its own events, as Ignite's iterations do
         try:
             fire_event(engine, event)
         finally:
@@ -94,10 +94,10 @@ class StepTracker:
 
 
 class AttachedOptimizer:
-    """One attached optimizer: its hooks, its index in the counts, and who wants them."""
+    """One attached optimizer: its hooks, its index in the counts, and who uses them."""
 
-    # open_step and what follows it run in every update. Events are compared by identity, for Ignite's == of events is
-    # slow, and an event that nobody handles is not fired.
+    # open_step and the methods after it run in every update. Events are compared by identity, because Ignite's == is
+    # slow, and an event without handlers is not fired.
 
     def __init__(self, tracker: StepTracker, optimizer: Optimizer, index: int) -> None:
         self.hooks = StepHooks(optimizer, self)
@@ -108,7 +108,7 @@ class AttachedOptimizer:
         self._engine: Callable[[], Any] = weakref.ref(tracker.engine)
 
     def open_step(self, optimizer: Optimizer) -> OptimizerStep | None:
-        """Begin an update, if one that the engine's run makes."""
+        """Begin an update, if the engine is running."""
         engine = self._engine()
         if engine is None:
             return None
@@ -116,13 +116,13 @@ class AttachedOptimizer:
         if last is None or last is _COMPLETED or last is _TERMINATE:
             return None
         run = run_generator(engine)
-        if run is not None and run.gi_frame is None:  # a run that raised: it fires no last event and leaves this behind
+        if run is not None and run.gi_frame is None:  # left behind by a run that raised, which fires no last event
             return None
         return OptimizerStep(optimizer, engine.state.optimizer_steps[self.index] + 1)
 
     def on_step_started(self, step: OptimizerStep) -> None:
         """Fire STEP_STARTED on unscaled gradients."""
-        if event_handlers(self._engine()).get(_STEP_STARTED):  # else there is nothing to unscale gradients for
+        if event_handlers(self._engine()).get(_STEP_STARTED):  # no handler, no need to unscale
             if step.grad_scale is not None:
                 step.unscale()
             self._tracker.fire(_STEP_STARTED, step)
@@ -142,9 +142,10 @@ trackers: weakref.WeakKeyDictionary[Engine, StepTracker] = weakref.WeakKeyDictio
 
 
 def remove_if_unused(engine: Engine, optimizer: Optimizer) -> None:
-    """Take the hooks off an optimizer that neither the user nor a handler wants to be told of.
+    """Remove the hooks from an optimizer that neither the user nor a handler needs any more.
 
-    During an update that waits until it is done: who detaches may attach again, and torch is in a loop over the hooks.
+    During an update this waits until the update is done: a handler may detach and attach again, and torch is iterating
+    over the hooks.
     """
     tracker = trackers.get(engine)
     attached = tracker.attached.get(optimizer) if tracker is not None else None
@@ -165,14 +166,14 @@ def remove_if_unused(engine: Engine, optimizer: Optimizer) -> None:
 
 def _remove_after_update(engine: Engine, optimizer: Optimizer) -> None:
     attached = trackers[engine].attached.get(optimizer) if engine in trackers else None
-    if attached is not None and attached.hooks.is_under_way:  # only the step() of a base class is done
+    if attached is not None and attached.hooks.is_in_progress:  # only a base class's step() has returned
         after_update(lambda: _remove_after_update(engine, optimizer))
     else:
         remove_if_unused(engine, optimizer)
 
 
 def _prepare_counts(engine: Engine) -> None:
-    # Zero for a new run; for a resumed one what was loaded, in a list of our own.
+    # Zero for a new run. A resumed run keeps the loaded counts, in our own copy of the list.
     state: Any = engine.state
     count = trackers[engine].next_index
     if state.iteration == 0:

@@ -1,7 +1,6 @@
-"""What is attached to each engine: which handlers, what each acts on, and what they tell loggers they did.
+"""A record, per engine, of the attached handlers, what each acts on, and who listens to their annotations.
 
-All of it is held weakly. A discarded handler, optimizer or engine is kept alive by no record here, and conflicts with
-nothing.
+Weak references only: a discarded handler, optimizer or engine is not kept alive, and never counts as a conflict.
 """
 
 import functools
@@ -38,22 +37,22 @@ __all__ = [
 
 
 class Role:
-    """What one attached handler does to a run; each subclass says to what.
+    """What an attached handler does to a run; each subclass says to what.
 
     Attributes:
         handler: a weak reference to the handler.
         events: the names of the events at which it acts.
-        is_filtered: whether it acts at one event with a filter, which may end its part before another's begins.
-        is_told: whether a conflict of it was warned about.
+        is_filtered: whether it acts at one event with a filter: it may then end before another handler begins.
+        was_warned: whether a warning about one of its conflicts was given.
     """
 
     def __init__(self, handler: object, *events: Any) -> None:
         self.handler: weakref.ref[object] = weakref.ref(handler)
-        # Names, not the events: a user's filter may hold the engine, which would then never go.
+        # Names, not the events: a user's filter may hold the engine and would keep it alive.
         members = [member for event in events for member in (event if isinstance(event, EventsList) else [event])]
         self.events = tuple(str(member.name) for member in members)
         self.is_filtered = len(events) == 1 and getattr(events[0], "filter", None) is not None
-        self.is_told = False
+        self.was_warned = False
 
     @property
     def handler_name(self) -> str:
@@ -76,8 +75,8 @@ class SetsLearningRates(Role):
 
     Attributes:
         closed_form: the class of the scheduler, or of a part of it, that computes each learning rate from the initial
-            one, whatever the learning rate is now; None if it goes on from the current one.
-        metric: what the scheduler is given, where it takes a metric.
+            one and ignores the current one; None if it continues from the current one.
+        metric: the metric that the scheduler is given, if it takes one.
     """
 
     def __init__(
@@ -114,7 +113,7 @@ class WritesNames(Role):
 
 @dataclass(frozen=True)
 class Annotation:
-    """One thing that a handler did: its kind, a sentence about it, and when in the trainer's run.
+    """Something a handler did to the run: its kind, a sentence about it, and when.
 
     Kinds in use: ``"freeze"``, ``"unfreeze"``, ``"plateau"``, ``"skipped_step"``.
     """
@@ -140,21 +139,21 @@ _wirings: weakref.WeakKeyDictionary[Engine, _Wiring] = weakref.WeakKeyDictionary
 
 
 def add_role(engine: Engine, role: Role) -> Callable[[], None]:
-    """Record what a handler does while ``engine`` runs; the function returned takes it off the record."""
+    """Record what a handler does to ``engine``; call the returned function to remove the record."""
     roles = _wirings.setdefault(engine, _Wiring()).roles
     roles.append(role)
     return lambda: roles.remove(role)
 
 
 def roles_of(kind: type[_R], engine: Engine | None = None) -> list[_R]:
-    """Return the roles of one kind that handlers of ``engine``, or of all engines, have, in the order of attachment."""
+    """Return the roles of one kind, of the handlers of ``engine`` or of all engines, in the order of attachment."""
     wirings = list(_wirings.values()) if engine is None else [_wirings[engine]] if engine in _wirings else []
     roles = [role for wiring in wirings for role in wiring.roles if isinstance(role, kind)]
     return [role for role in roles if role.handler() is not None]
 
 
 def annotate(engine: Engine, kind: str, text: str) -> None:
-    """Tell the loggers of ``engine`` what was done to its run, so that they can explain a jump in a curve."""
+    """Tell the loggers of ``engine`` what a handler did to the run: it may explain a jump in a curve."""
     state, wiring = engine.state, _wirings.get(engine)
     annotation = Annotation(kind, text, state.epoch, state.iteration, getattr(state, "optimizer_step", 0))
     for listener in tuple(wiring.listeners) if wiring is not None else ():
@@ -162,18 +161,18 @@ def annotate(engine: Engine, kind: str, text: str) -> None:
 
 
 def on_annotation(engine: Engine, listener: _Listener) -> Callable[[], None]:
-    """Call ``listener(engine, annotation)`` for each annotation; the function returned ends it."""
+    """Call ``listener(engine, annotation)`` for each annotation; call the returned function to stop."""
     listeners = _wirings.setdefault(engine, _Wiring()).listeners
     listeners.append(listener)
     return lambda: listeners.remove(listener)
 
 
 class Attachment:
-    """A handler's registrations on engines and optimizers. It keeps no engine alive.
+    """A handler's registrations on engines and optimizers. It does not keep an engine alive.
 
-    Ignite removes a handler together with every other that equals it, as two bound methods of one object do; here each
-    registration is a function of its own. Ignite also calls a handler that an earlier one of the same event has
-    removed; here a removed one does nothing.
+    Ignite removes a handler together with every handler that equals it, such as two bound methods of one object. Here
+    each registration is a separate function. Ignite also still calls a handler that an earlier handler of the same
+    event has removed. Here a removed handler does nothing.
     """
 
     def __init__(self) -> None:
@@ -183,17 +182,17 @@ class Attachment:
         return bool(self._undo)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy's detach() would take off what the first one attached, and a pickle cannot hold an engine's handlers.
+        # A copy's detach() would detach the original, and a pickle cannot hold an engine's handlers.
         if self:
             raise TypeError(
                 "a handler must be detached to be copied or pickled, got an attached one; save its state_dict(), or "
-                "call its detach() first"
+                "call detach() first"
             )
         return self.__dict__
 
     @contextmanager
     def renew(self) -> Iterator[None]:
-        """Replace what is attached by what the block adds; if the block raises, all stays as it was."""
+        """Replace what is attached with what the block adds. If the block raises, nothing changes."""
         before, self._undo = self._undo, []
         try:
             yield
@@ -207,7 +206,7 @@ class Attachment:
         """Call ``function(engine)`` at ``event``.
 
         Raises:
-            TypeError: if ``engine`` is no Engine, or ``event`` no event.
+            TypeError: if ``engine`` is not an Engine, or ``event`` not an event.
             ValueError: if the engine does not know the event.
         """
         check_events("event", event, engine)
@@ -226,10 +225,10 @@ class Attachment:
     def add_step_handler(
         self, engine: Engine, optimizer: Optimizer, event: Any, function: Callable[[Engine], None]
     ) -> None:
-        """Call ``function(engine)`` at ``event``, where an optimizer event means those of ``optimizer`` alone.
+        """Call ``function(engine)`` at ``event``; an optimizer event counts for ``optimizer`` only.
 
         Raises:
-            TypeError: if ``engine`` is no Engine, ``event`` no event, or as ``attach_optimizer_events``.
+            TypeError: if ``engine`` is not an Engine or ``event`` not an event, and as ``attach_optimizer_events``.
             ValueError: if the engine does not know the event.
         """
         check_events("event", event, engine)
@@ -237,7 +236,7 @@ class Attachment:
         if not isinstance(event, OptimizerEvents):
             self.add_handler(engine, for_optimizer(optimizer, event), function)
             return
-        # Not by for_optimizer: this takes a third of the time of a handler with a filter.
+        # Not through for_optimizer: this takes a third of the time of a handler with a filter.
         tracker = trackers[engine]
 
         def handler(engine: Engine) -> None:
@@ -255,19 +254,19 @@ class Attachment:
         self._undo.append(remove)
 
     def add_undo(self, undo: Callable[[], None]) -> None:
-        """Call ``undo`` too when this attachment is cleared."""
+        """Also call ``undo`` when this attachment is cleared."""
         self._undo.append(undo)
 
     def clear(self) -> None:
-        """Take everything off again, the last first."""
+        """Remove everything, last first."""
         before, self._undo = self._undo, []
         _undo_all(before)
 
 
 def runs_last(engine: Engine, optimizer: Optimizer, function: Callable[[Engine], None]) -> bool:
-    """Whether no handler of STEP_STARTED for ``optimizer`` follows ``function``, attached with ``Attachment``.
+    """Whether ``function``, attached with ``Attachment``, is the last handler of STEP_STARTED for ``optimizer``.
 
-    Those marked by ``observes_only`` do not count.
+    Handlers marked with ``observes_only`` do not count.
     """
     for handler, _, _ in reversed(event_handlers(engine)[OptimizerEvents.STEP_STARTED]):
         attached = getattr(handler, "function", None)
@@ -288,7 +287,7 @@ def observes_only(function: Callable[[Engine], None]) -> Callable[[Engine], None
 
 
 def _do_nothing(engine: Engine) -> None:
-    """Take the place of a function that was removed."""
+    """Replace a function that was removed."""
 
 
 def _undo_all(undos: list[Callable[[], None]]) -> None:

@@ -1,4 +1,4 @@
-"""Reduce the learning rate when a metric of the validation has stopped improving."""
+"""Reduce the learning rate when a validation metric stops improving."""
 
 import functools
 import math
@@ -24,29 +24,30 @@ _ENDED = (None, Events.COMPLETED, Events.TERMINATE)
 
 
 class PlateauStepper:
-    """Gives torch's ReduceLROnPlateau a metric of each validation.
+    """Steps torch's ReduceLROnPlateau with a metric of each validation.
 
-    It acts when the evaluator completes a run while the trainer is training: the metrics are final there, and the
+    It acts when the evaluator completes a run that the trainer started: the metrics are final then, and the learning
     rate is reduced before the next update.
 
-    A run over the trainer's own data is no validation and is passed over, unless ``data`` says otherwise, and a
-    second run at the same iteration is not counted again. With several processes all of them must evaluate, and
-    must come to one metric: rank 0's counts, and ranks that differ by more than rounding are an error on every rank.
-    A metric that is NaN is warned about and does not step the scheduler, nor count as a bad epoch; so is one that is
-    infinitely good, after which nothing would ever be better. Infinitely bad is a bad epoch, as in torch.
+    A run over the trainer's own data is not a validation and is ignored, unless ``data`` says otherwise. A second run
+    at the same iteration is not counted again. With several processes, all of them must evaluate and get the same
+    metric: rank 0's is used, and if ranks differ by more than rounding, every rank raises. If the metric is NaN, or
+    infinitely good so that nothing could ever be better, a warning is given: the scheduler is not stepped, and the
+    epoch does not count as a bad one. An infinitely bad metric is a bad epoch, as in torch.
 
-    Another scheduler may step the same optimizer if it goes on from the rate that there is. LambdaLR, CyclicLR,
-    OneCycleLR and CosineAnnealingWarmRestarts do not: they would undo every reduction, and are refused. Let
-    checkpoints be written after the validation; one written before it resumes without it.
+    Another scheduler may step the same optimizer if it continues from the current learning rate. LambdaLR, CyclicLR,
+    OneCycleLR and CosineAnnealingWarmRestarts do not: they would undo every reduction, and are refused. Write
+    checkpoints after the validation; a run resumed from one written before it has lost that validation.
 
     Args:
         scheduler: a ReduceLROnPlateau; all its arguments work.
         metric: the name of one of the evaluator's metrics, or a function of the evaluator that returns a number.
 
     Raises:
-        TypeError: if an argument is of another type.
+        TypeError: if an argument has the wrong type.
 
-    State saved: the scheduler's own, the optimizer's rates and momenta, and the iteration of the last validation.
+    State saved: the scheduler's state, the optimizer's learning rates and momenta, and the iteration of the last
+    validation.
 
     Example:
         >>> sgd = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
@@ -63,7 +64,8 @@ class PlateauStepper:
     def __init__(self, scheduler: ReduceLROnPlateau, metric: str | Callable[[Engine], Any] = "loss") -> None:
         if not isinstance(scheduler, ReduceLROnPlateau):
             raise TypeError(
-                f"scheduler must be torch's ReduceLROnPlateau, got {describe(scheduler)}; SchedulerStepper steps others"
+                f"scheduler must be torch's ReduceLROnPlateau, got {describe(scheduler)}; "
+                "SchedulerStepper steps other schedulers"
             )
         if not isinstance(metric, str):
             check_callable("metric", metric, "a metric's name or a function of the evaluator")
@@ -71,26 +73,25 @@ class PlateauStepper:
             raise ValueError("metric must be a metric's name or a function of the evaluator, got ''")
         self.scheduler = scheduler
         self.metric = metric
-        self._iteration = 0  # of the last validation counted, so that one before the first iteration is not
-        self._may_begin = False  # in a run that was begun before: that was in this process, or a state was loaded
-        self._validations = 0  # counted in the run under way
+        self._iteration = 0  # of the last validation counted; 0 excludes one before the first iteration
+        self._can_resume = False  # after a run in this process, or once a state was loaded
+        self._validations = 0  # counted in the current run
         self._validated_on: Any = None
         self._attachment = Attachment()
 
     def attach(self, trainer: Engine, evaluator: Engine, *, data: Any = None) -> Self:
-        """Step the scheduler after the runs of ``evaluator`` that ``trainer`` starts; attaching again replaces that.
+        """Step the scheduler after each run of ``evaluator`` that ``trainer`` starts. Attaching again replaces this.
 
         Args:
             trainer: the engine that trains.
             evaluator: the engine that validates, run by a handler of ``trainer``.
-            data: what the evaluator runs on for validation, where it also runs on other data; only runs over this
-                very object count.
+            data: the validation data, if the evaluator also runs on other data; only runs over this very object count.
 
         Raises:
-            TypeError: if ``trainer`` or ``evaluator`` is no Engine.
-            ValueError: if they are one engine; if a SchedulerStepper of the trainer has the same optimizer and its
-                scheduler would undo the reductions, or another PlateauStepper has this scheduler; when the run starts,
-                if Ignite's own schedulers set the optimizer's rates.
+            TypeError: if ``trainer`` or ``evaluator`` is not an Engine.
+            ValueError: if the two are the same engine; if a SchedulerStepper of the trainer has the same optimizer and
+                its scheduler would undo the reductions; if another PlateauStepper has this scheduler; when the run
+                starts, if Ignite's own schedulers set the optimizer's learning rates.
             RuntimeError: when a run is resumed, if the scheduler is new and no state was loaded.
         """
         check_instance("trainer", trainer, Engine, "an ignite Engine")
@@ -98,7 +99,7 @@ class PlateauStepper:
         if evaluator is trainer:
             raise ValueError("evaluator must be another engine than the trainer, got the trainer")
         validated = functools.partial(self._validated, weakref.ref(trainer), data)
-        self._may_begin = self._may_begin or trainer.last_event_name is not None
+        self._can_resume = self._can_resume or trainer.last_event_name is not None
         with self._attachment.renew():
             role = SetsLearningRates(
                 self,
@@ -114,7 +115,7 @@ class PlateauStepper:
         return self
 
     def detach(self) -> None:
-        """Step the scheduler no more."""
+        """Stop stepping the scheduler."""
         self._attachment.clear()
 
     def state_dict(self) -> dict[str, Any]:
@@ -122,27 +123,27 @@ class PlateauStepper:
         return {"iteration": self._iteration, "scheduler": save_scheduler(self.scheduler)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put back what ``state_dict`` returned; see ``load_scheduler``."""
+        """Restore what ``state_dict`` returned; see ``load_scheduler``."""
         checked = check_keys("PlateauStepper state", state, ("iteration", "scheduler"))
         check_scheduler_state(self.scheduler, checked["scheduler"])
         iteration = check_integer("the state's iteration", checked["iteration"], ge=0)
         load_scheduler(self.scheduler, checked["scheduler"])
         self._iteration = iteration
-        self._may_begin = True
+        self._can_resume = True
 
     def _start(self, trainer: Engine) -> None:
         self._validated_on, self._validations = None, 0
         if trainer.state.iteration == 0:  # a new run, not a resumed one
             self._iteration = 0
-        elif not self._may_begin:
+        elif not self._can_resume:
             check_is_resumed("PlateauStepper", self.scheduler, trainer.state)
-        self._may_begin = True
+        self._can_resume = True
 
     def _end(self, data: Any, trainer: Engine) -> None:
         if self._validations == 0 and not trainer.should_terminate:
-            what = "other data than the training's" if data is None else "the very object given as data"
+            what = "other data than the training data" if data is None else "the very object given as data"
             warnings.warn(
-                "PlateauStepper counted no validation in this run; let a handler of the trainer run the evaluator, "
+                "PlateauStepper counted no validation in this run; run the evaluator in a handler of the trainer, "
                 f"over {what}, and attach(trainer, evaluator) in this order",
                 stacklevel=2,
             )
@@ -161,7 +162,7 @@ class PlateauStepper:
             self._step(trainer, value)
 
     def _counts(self, trainer: Engine, data: Any, evaluator: Engine) -> bool:
-        """Whether the run that ``evaluator`` completed is a validation that was not counted yet."""
+        """Whether the completed run of ``evaluator`` is a validation that was not counted yet."""
         seen = evaluator.state.dataloader
         if data is not None and seen is not data:
             return False
@@ -173,15 +174,15 @@ class PlateauStepper:
         if before is not None and before is not seen:
             raise RuntimeError(
                 f"PlateauStepper needs one validation at a time, but the evaluator ran on two data sets at iteration "
-                f"{self._iteration}; say which one counts: attach(trainer, evaluator, data=...)"
+                f"{self._iteration}; choose one with attach(trainer, evaluator, data=...)"
             )
         return False
 
     def _step(self, trainer: Engine, value: float) -> None:
-        rates = _rates(self.scheduler)
+        before = _learning_rates(self.scheduler)
         self.scheduler.step(value)
-        if (reduced := _rates(self.scheduler)) != rates:
-            was, now = (", ".join(f"{rate:g}" for rate in some) for some in (rates, reduced))
+        if (after := _learning_rates(self.scheduler)) != before:
+            was, now = (", ".join(f"{lr:g}" for lr in lrs) for lrs in (before, after))
             text = f"{metric_name(self.metric)} is {value:g}, its best was {self.scheduler.best:g}"
             annotate(trainer, "plateau", f"{text}: learning rate {was} -> {now}")
 
@@ -190,5 +191,5 @@ def _unbeatable(scheduler: ReduceLROnPlateau) -> float:
     return -math.inf if scheduler.mode == "min" else math.inf
 
 
-def _rates(scheduler: ReduceLROnPlateau) -> list[float]:
+def _learning_rates(scheduler: ReduceLROnPlateau) -> list[float]:
     return [float(group["lr"]) for group in scheduler.optimizer.param_groups]

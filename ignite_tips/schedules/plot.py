@@ -15,24 +15,24 @@ __all__ = ["plot_schedule"]
 
 
 def plot_schedule(
-    rates: Mapping[str, Sequence[float]],
+    learning_rates: Mapping[str, Sequence[float]],
     *,
     title: str | None = None,
     xlabel: str = "step",
     log_scale: bool = False,
     axes: "Axes | None" = None,
 ) -> "Figure":
-    """Draw learning rates by step, a line for each name, as ``simulate_schedule`` returns them.
+    """Draw learning rates by step, one line per name, as ``simulate_schedule`` returns them.
 
-    Needs matplotlib: ``pip install ignite-tips[plot]``. No window is opened; save the figure with ``savefig``, or
-    let a notebook show it.
+    Needs matplotlib: ``pip install ignite-tips[plot]``. No window opens: save the figure with ``savefig``, or show it
+    in a notebook.
 
     Args:
-        rates: the rates in use at each step, one number or more, by the name that the legend shows.
-        title: stands above the picture; None for no title.
+        learning_rates: for each name in the legend, the learning rate in use at each step, at least one.
+        title: the title above the picture; None for none.
         xlabel: what a step is: an update, an epoch.
-        log_scale: True draws the rates on a logarithmic axis, for groups whose rates are orders of magnitude apart.
-        axes: matplotlib's, to draw there instead of in a new figure.
+        log_scale: True for a logarithmic axis, for groups whose learning rates are orders of magnitude apart.
+        axes: matplotlib's Axes to draw in, instead of a new figure.
 
     Returns:
         The figure.
@@ -47,19 +47,19 @@ def plot_schedule(
         >>> [line.get_label() for line in figure.axes[0].lines]
         ['body', 'head']
     """
-    check_instance("rates", rates, Mapping, "a mapping from names to rates")
-    for name, line in rates.items():
-        check_instance("each name in rates", name, str, "a string")
-        check_instance(f"rates of {name!r}", line, Sequence, "a list of numbers")
-        for rate in line:
-            check_number(f"each of the rates of {name!r}", rate)
-    if not rates or not all(len(line) for line in rates.values()):
-        raise ValueError("rates must have at least one name with at least one rate, got none")
+    check_instance("learning_rates", learning_rates, Mapping, "a mapping from names to lists of numbers")
+    for name, line in learning_rates.items():
+        check_instance("each name in learning_rates", name, str, "a string")
+        check_instance(f"learning_rates of {name!r}", line, Sequence, "a list of numbers")
+        for value in line:
+            check_number(f"each of the learning_rates of {name!r}", value)
+    if not learning_rates or not all(len(line) for line in learning_rates.values()):
+        raise ValueError("learning_rates must have at least one name with at least one number, got none")
     check_instance("title", title, (str, NoneType), "a string or None")
     check_instance("xlabel", xlabel, str, "a string")
     check_instance("log_scale", log_scale, bool, "True or False")
     axes = _new_axes() if axes is None else _checked_axes(axes)
-    for name, line in rates.items():
+    for name, line in learning_rates.items():
         axes.plot(range(len(line)), line, label=name, drawstyle=_style(line), linewidth=1.6)
     axes.set(xlabel=xlabel, ylabel="learning rate", yscale="log" if log_scale else "linear")
     if not log_scale:
@@ -67,15 +67,15 @@ def plot_schedule(
         axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4))
     if title is not None:
         axes.set_title(title)
-    if len(rates) > 1:
+    if len(learning_rates) > 1:
         axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.25)
-    return cast("Figure", axes.get_figure(root=True))  # None only for axes that were removed from theirs
+    return cast("Figure", axes.get_figure(root=True))  # None only for axes that were removed from their figure
 
 
 def _style(line: Sequence[float]) -> Literal["steps-post", "default"]:
-    # A rate holds from one step to the next, which is worth seeing where there are few changes.
+    # A learning rate is constant between two steps; drawing that helps if there are few changes.
     changes = sum(one != other for one, other in pairwise(line))
     return "steps-post" if len(line) <= 50 or changes < len(line) / 4 else "default"
 

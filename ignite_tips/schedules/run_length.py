@@ -1,4 +1,4 @@
-"""Whether a schedule fits the run of a trainer: its length, and where a resumed run takes it up."""
+"""Whether a schedule fits a run: its length, and the step at which a resumed run continues."""
 
 import warnings
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ __all__ = [
     "steps_done",
 ]
 
-# The schedules with an end after which it is wrong to go on: the rate rises again, is 0, or step() raises.
+# Schedules with an end that must not be passed: after it the learning rate rises again, is 0, or step() raises.
 _ENDING: dict[type[LRScheduler], str] = {
     CosineAnnealingLR: "T_max",
     PolynomialLR: "total_iters",
@@ -39,14 +39,14 @@ _ENDING: dict[type[LRScheduler], str] = {
 
 @dataclass(frozen=True)
 class LengthMismatch:
-    """One length in a schedule that the run does not fit.
+    """A length in a schedule that does not fit the run.
 
     Attributes:
-        what: the scheduler and what its length is called.
+        what: the scheduler and the name of the length.
         length: in steps.
         total: how many steps the run makes.
-        too_short: whether the run goes on after the schedule's end, instead of ending before half of it.
-        fails: whether the scheduler raises there.
+        too_short: True if the schedule ends before the run; False if the run ends before half of the schedule.
+        fails: whether the scheduler raises at its end.
     """
 
     what: str
@@ -56,19 +56,19 @@ class LengthMismatch:
     fails: bool
 
     def describe(self, about: str = "") -> str:
-        """Return a sentence with both numbers; ``about`` comes before that of the run's steps."""
+        """Return a sentence with both numbers; ``about`` is put before the number of the run's steps."""
         return f"{self.what} {self.length}, but the run steps it {about}{self.total} times"
 
 
 def find_mismatches(scheduler: LRScheduler, steps: int) -> list[LengthMismatch]:
-    """Return which lengths in a scheduler do not fit a run that steps it ``steps`` times more.
+    """Return the lengths in a scheduler that do not fit a run that steps it ``steps`` more times.
 
-    A schedule is too short if the run passes its end, and too long if the run does not reach half of it: between
-    the two lies many a run that is meant to be shorter.
+    A schedule is too short if the run passes its end, and too long if the run does not reach half of it. A run that
+    ends in the second half of its schedule is often intended.
 
     Example:
         >>> sgd = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
-        >>> [misfit.describe() for misfit in find_mismatches(torch.optim.lr_scheduler.CosineAnnealingLR(sgd, 10), 500)]
+        >>> [found.describe() for found in find_mismatches(torch.optim.lr_scheduler.CosineAnnealingLR(sgd, 10), 500)]
         ['CosineAnnealingLR has T_max 10, but the run steps it 500 times']
     """
     return list(_mismatches(scheduler, steps_done(scheduler) + steps))
@@ -76,7 +76,7 @@ def find_mismatches(scheduler: LRScheduler, steps: int) -> list[LengthMismatch]:
 
 def steps_done(scheduler: LRScheduler) -> int:
     """Return how many steps a scheduler has made."""
-    # A ChainedScheduler does not count; its parts take every step together.
+    # A ChainedScheduler does not count; its parts make every step together.
     return steps_done(parts_of(scheduler)[0]) if isinstance(scheduler, ChainedScheduler) else scheduler.last_epoch
 
 
@@ -86,8 +86,10 @@ def _mismatches(scheduler: LRScheduler, total: int) -> Iterator[LengthMismatch]:
         yield from _compare(f"{name} has a milestone at", max(milestones_of(scheduler), default=0), total)
         parts, milestones = parts_of(scheduler), milestones_of(scheduler)
         for part, start, end in zip(parts, [0, *milestones], [*milestones, total], strict=True):
-            is_last = part is parts[-1]  # another may be cut off by the one that follows
-            yield from (misfit for misfit in _mismatches(part, min(end, total) - start) if misfit.too_short or is_last)
+            is_last = part is parts[-1]  # any other part is cut off by the next one
+            yield from (
+                mismatch for mismatch in _mismatches(part, min(end, total) - start) if mismatch.too_short or is_last
+            )
     elif isinstance(scheduler, ChainedScheduler):
         for part in parts_of(scheduler):
             yield from _mismatches(part, total)
@@ -103,7 +105,7 @@ def _mismatches(scheduler: LRScheduler, total: int) -> Iterator[LengthMismatch]:
 def _compare(
     what: str, length: int, total: int, *, ends: bool = False, fails: bool = False
 ) -> Iterator[LengthMismatch]:
-    # After its last step a run uses no rate any more, so only a scheduler that fails has none to spare.
+    # The learning rate after the run's last step is never used, so passing the end there matters only if it raises.
     too_short = ends and total > (length if fails else length + 1)
     if too_short or 0 < 2 * total <= length:
         yield LengthMismatch(what, length, total, too_short, too_short and fails)
@@ -115,7 +117,7 @@ _REBUILD = "; build the scheduler for the run's length"
 
 
 def check_run(scheduler: LRScheduler, event: Any, state: State) -> None:
-    """At the start of a run: warn about a schedule that does not fit it.
+    """At the start of a run, warn about a schedule that does not fit it.
 
     Raises:
         ValueError: if the scheduler would raise in the run.
@@ -126,7 +128,7 @@ def check_run(scheduler: LRScheduler, event: Any, state: State) -> None:
 
 
 def check_first_epoch(scheduler: LRScheduler, event: Any, state: State, steps: int) -> None:
-    """After a run's first epoch, which made ``steps`` steps: warn where their number was not known before."""
+    """After a run's first epoch, which made ``steps`` steps, warn if their number was not known before."""
     if event in _EPOCH_EVENTS or _steps_in_run(event, state) is not None:
         return
     if steps > 0 and state.max_epochs is not None:
@@ -134,20 +136,20 @@ def check_first_epoch(scheduler: LRScheduler, event: Any, state: State, steps: i
 
 
 def check_is_resumed(handler: str, scheduler: LRScheduler, state: State) -> None:
-    """At the start of a resumed run, where ``handler`` has loaded nothing.
+    """Check a resumed run at its start, if ``handler`` has loaded no state.
 
     Raises:
-        RuntimeError: if the scheduler has made no step and so would begin anew.
+        RuntimeError: if the scheduler has made no step and so would start over.
     """
     if state.iteration > 0 and steps_done(scheduler) == 0:
         raise RuntimeError(
             f"{handler} needs its saved state to resume from iteration {state.iteration}, or its "
-            f"{type(scheduler).__name__} begins anew; save it and load it with the trainer's"
+            f"{type(scheduler).__name__} starts over; save it and load it with the trainer's"
         )
 
 
 def is_step_missing(event: Any, trainer: Engine, last: int) -> bool:
-    """Whether a resumed run starts after an event at which no step was made, the last being at iteration ``last``."""
+    """Whether a resumed run starts after an event whose step is missing; ``last`` is the last step's iteration."""
     state, length = trainer.state, trainer.state.epoch_length
     if event == Events.EPOCH_COMPLETED and length and state.iteration == state.epoch * length:
         count, period = state.epoch, length
@@ -161,15 +163,15 @@ def is_step_missing(event: Any, trainer: Engine, last: int) -> bool:
 
 
 def explain_failure(scheduler: LRScheduler, state: State) -> str | None:
-    """Return why the scheduler's step failed, if it is for the run's length or groups that came later."""
+    """Return why the scheduler's step failed, if the cause is the run's length or a group that was added later."""
     name, groups = type(scheduler).__name__, scheduler.optimizer.param_groups
     known = getattr(_leaf(scheduler), "base_lrs", groups)
     if len(known) != len(groups):
         has = f"its optimizer has {len(groups)}"
         return f"{name} was built for {len(known)} param groups, but {has}; make all groups up front"
-    for misfit in find_mismatches(scheduler, steps=0):
-        if misfit.fails:
-            return f"{misfit.describe()} by epoch {state.epoch} of {state.max_epochs}{_REBUILD}"
+    for mismatch in find_mismatches(scheduler, steps=0):
+        if mismatch.fails:
+            return f"{mismatch.describe()} by epoch {state.epoch} of {state.max_epochs}{_REBUILD}"
     return None
 
 
@@ -180,19 +182,19 @@ def _leaf(scheduler: LRScheduler) -> LRScheduler:
 
 def _check(scheduler: LRScheduler, event: Any, steps: int, *, certain: bool) -> None:
     per_epoch = event in _EPOCH_EVENTS
-    for misfit in find_mismatches(scheduler, steps):
-        if misfit.fails and certain:
-            raise ValueError(misfit.describe() + _REBUILD)
+    for mismatch in find_mismatches(scheduler, steps):
+        if mismatch.fails and certain:
+            raise ValueError(mismatch.describe() + _REBUILD)
         remedy = ""
-        if misfit.too_short and not per_epoch:
+        if mismatch.too_short and not per_epoch:
             remedy = "; if it counts epochs, attach(trainer) steps it after each"
-        elif not misfit.too_short and per_epoch:
+        elif not mismatch.too_short and per_epoch:
             remedy = "; if it counts updates, attach(trainer, OptimizerEvents.STEP_COMPLETED) steps it after each"
-        warnings.warn(misfit.describe("" if certain else "about ") + remedy, stacklevel=2)
+        warnings.warn(mismatch.describe("" if certain else "about ") + remedy, stacklevel=2)
 
 
 def _steps_in_run(event: Any, state: State) -> int | None:
-    """Return how many times the event is still to come, where that is known before it does."""
+    """Return how many more times the event fires, if that is known in advance."""
     if getattr(event, "filter", None) is not None or state.max_epochs is None:
         return None
     if event in _EPOCH_EVENTS:

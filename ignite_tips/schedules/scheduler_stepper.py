@@ -1,4 +1,4 @@
-"""Step any torch learning-rate scheduler, by its own ``step()``, when an Ignite event says so."""
+"""Step any torch learning-rate scheduler, by its own ``step()``, at an Ignite event."""
 
 import functools
 import warnings
@@ -31,21 +31,21 @@ __all__ = ["SchedulerStepper"]
 class SchedulerStepper:
     """Steps a torch learning-rate scheduler as the hand-written loop does.
 
-    It acts after each epoch, as is the field's habit, or on the event that ``attach`` is given. For a schedule per
-    update that is ``OptimizerEvents.STEP_COMPLETED``, which does not fire for a micro-batch of an accumulation or
-    a step that GradScaler skips: the schedule then counts updates, not batches. It calls ``scheduler.step()`` and
-    nothing else, so that every scheduler that torch has, or a user writes, gives the rates of the hand-written loop.
+    It acts after each epoch, as is usual, or on the event given to ``attach``. For a schedule that counts updates, give
+    ``OptimizerEvents.STEP_COMPLETED``: it does not fire for a micro-batch of an accumulation or for a step that
+    GradScaler skips. The handler calls ``scheduler.step()`` and nothing else, so every scheduler, torch's or a user's,
+    gives the learning rates of the hand-written loop.
 
-    A checkpoint that a handler writes at the end of an epoch or iteration may be written before or after the step:
-    a run resumed from it makes up for a step that is missing.
+    At the end of an epoch or iteration, a checkpoint may be written before or after the step. A run resumed from it
+    makes up for a missing step.
 
     Args:
-        scheduler: any torch scheduler but ReduceLROnPlateau, for which there is ``PlateauStepper``.
+        scheduler: any torch scheduler except ReduceLROnPlateau, which needs ``PlateauStepper``.
 
     Raises:
-        TypeError: if ``scheduler`` is no torch scheduler, or ReduceLROnPlateau.
+        TypeError: if ``scheduler`` is not a torch scheduler, or is ReduceLROnPlateau.
 
-    State saved: the scheduler's own, the optimizer's rates and momenta, and the iteration of the last step.
+    State saved: the scheduler's state, the optimizer's learning rates and momenta, and the iteration of the last step.
 
     Example:
         >>> sgd = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
@@ -57,44 +57,44 @@ class SchedulerStepper:
     """
 
     def __init__(self, scheduler: LRScheduler) -> None:
-        if isinstance(scheduler, ParamScheduler):  # of which one has the name of torch's class
+        if isinstance(scheduler, ParamScheduler):  # one of them has the same name as torch's class
             raise TypeError(
                 f"scheduler must be torch's, got Ignite's {type(scheduler).__name__}; pass the torch scheduler itself"
             )
         check_instance("scheduler", scheduler, LRScheduler, "a torch learning-rate scheduler")
         if isinstance(scheduler, ReduceLROnPlateau):
             raise TypeError(
-                "scheduler must be stepped without a metric, got ReduceLROnPlateau; use PlateauStepper, which gives "
-                "it a metric of the validation"
+                "scheduler must be stepped without a metric, got ReduceLROnPlateau; use PlateauStepper, which steps "
+                "it with a validation metric"
             )
         self.scheduler = scheduler
-        self._steps = 0  # in the run under way
-        self._iteration: int | None = None  # of the last step, or of the run's start, where that is known
-        self._may_begin = False  # in a run that was begun before: that was in this process, or a state was loaded
+        self._steps = 0  # in the current run
+        self._iteration: int | None = None  # of the last step or of the run's start, if known
+        self._can_resume = False  # after a run in this process, or once a state was loaded
         self._made_elsewhere: int | None = None  # steps of the scheduler that this handler did not make
-        self._epoch_is_whole = False  # the run's first, from its first iteration on
+        self._epoch_is_whole = False  # whether the run started at the beginning of its first epoch
         self._attachment = Attachment()
 
     def attach(self, trainer: Engine, event: Any = Events.EPOCH_COMPLETED) -> Self:
-        """Step the scheduler whenever ``trainer`` fires ``event``; attaching again replaces that.
+        """Step the scheduler whenever ``trainer`` fires ``event``. Attaching again replaces this.
 
-        When the run starts it warns, once, of a second scheduler of the same class and optimizer, unless one of the
+        When the run starts, it warns once about a second scheduler of the same class and optimizer, unless one of the
         two has a filter on its event.
 
         Args:
-            trainer: the engine whose updates the scheduler's optimizer makes.
-            event: any event of the trainer, filtered or not, or several.
+            trainer: the engine in which the scheduler's optimizer makes its updates.
+            event: any event of the trainer, with or without a filter, or several events.
 
         Raises:
-            TypeError: if ``trainer`` is no Engine, or ``event`` no event.
-            ValueError: if the trainer does not know the event; if another handler of the trainer steps this scheduler,
-                or one of the same optimizer and one would undo the other's steps; when the run starts, if Ignite's own
-                schedulers set the rates too.
+            TypeError: if ``trainer`` is not an Engine, or ``event`` not an event.
+            ValueError: if the trainer does not know the event; if another handler of the trainer steps this scheduler;
+                if another handler's scheduler of the same optimizer and this one would undo each other's steps; when
+                the run starts, if Ignite's own schedulers also set the learning rates.
             RuntimeError: when a run is resumed, if the scheduler is new and no state was loaded.
         """
         check_events("event", event, trainer)
         optimizer = self.scheduler.optimizer
-        self._may_begin = self._may_begin or trainer.last_event_name is not None
+        self._can_resume = self._can_resume or trainer.last_event_name is not None
         with self._attachment.renew():
             role = SetsLearningRates(self, self.scheduler, event, closed_form=closed_form_in(self.scheduler))
             add_checked_role(self._attachment, trainer, role)
@@ -110,7 +110,7 @@ class SchedulerStepper:
         return self
 
     def detach(self) -> None:
-        """Step the scheduler no more."""
+        """Stop stepping the scheduler."""
         self._attachment.clear()
 
     def state_dict(self) -> dict[str, Any]:
@@ -118,14 +118,14 @@ class SchedulerStepper:
         return {"iteration": self._iteration, "scheduler": save_scheduler(self.scheduler)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put back what ``state_dict`` returned; see ``load_scheduler``."""
+        """Restore what ``state_dict`` returned; see ``load_scheduler``."""
         checked = check_keys("SchedulerStepper state", state, ("iteration", "scheduler"))
         check_scheduler_state(self.scheduler, checked["scheduler"])
         if (iteration := checked["iteration"]) is not None:
             check_integer("the state's iteration", iteration, ge=0)
         load_scheduler(self.scheduler, checked["scheduler"])
         self._iteration = iteration
-        self._may_begin = True
+        self._can_resume = True
 
     def _start(self, event: Any, trainer: Engine) -> None:
         state = trainer.state
@@ -134,14 +134,14 @@ class SchedulerStepper:
         if state.iteration == 0:  # a new run, not a resumed one
             self._iteration = 0
         elif self._iteration is not None and is_step_missing(event, trainer, self._iteration):
-            # The checkpoint was written between the event and the step, by a handler attached before.
+            # The checkpoint was written between the event and the step, by a handler attached earlier.
             with warnings.catch_warnings():
-                # torch misses an update of this process; it was made in the one before.
+                # torch sees no update in this process; the earlier process made it.
                 warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
                 self._step(trainer)
-        elif not self._may_begin:
+        elif not self._can_resume:
             check_is_resumed("SchedulerStepper", self.scheduler, state)
-        self._may_begin = True
+        self._can_resume = True
         self._made_elsewhere = steps_done(self.scheduler) - self._steps
         check_run(self.scheduler, event, state)
 
@@ -168,10 +168,10 @@ class SchedulerStepper:
     def _end_epoch(self, event: Any, trainer: Engine) -> None:
         is_first, self._epoch_is_whole = self._epoch_is_whole, False
         if self._made_elsewhere is not None and steps_done(self.scheduler) - self._steps != self._made_elsewhere:
-            self._made_elsewhere = None  # once a run is enough
+            self._made_elsewhere = None  # warn once per run
             warnings.warn(
-                f"SchedulerStepper must be alone in stepping its {type(self.scheduler).__name__}, but other code does "
-                "too; leave one of both",
+                f"SchedulerStepper must be the only one to step its {type(self.scheduler).__name__}, but other code "
+                "also steps it; remove one of the two",
                 stacklevel=2,
             )
         if is_first:

@@ -1,4 +1,4 @@
-"""See a schedule before running it."""
+"""Preview a schedule without training."""
 
 import copy
 import warnings
@@ -18,23 +18,23 @@ __all__ = ["simulate_schedule"]
 def simulate_schedule(
     scheduler: LRScheduler, steps: int | None = None, *, metrics: Iterable[float] | None = None
 ) -> dict[str, list[float]]:
-    """Return the learning rates that a scheduler would give each param group from here on.
+    """Return the learning rates that a scheduler would give each param group from now on.
 
-    A copy of the scheduler is stepped, on a copy of the optimizer that has the groups' options and none of their
-    parameters: the scheduler, the optimizer and the model stay as they are, and no memory of their size is needed.
+    It steps a copy of the scheduler on a copy of the optimizer that has the groups' options but not their parameters.
+    The scheduler, the optimizer and the model do not change, and the copy needs little memory.
 
     Args:
         scheduler: any torch scheduler, in any state.
-        steps: how many updates or epochs to look ahead, ≥ 1; not for ReduceLROnPlateau.
-        metrics: for ReduceLROnPlateau, the metric after each epoch, at least one, none of them NaN.
+        steps: how many steps (updates or epochs) to simulate, ≥ 1; not for ReduceLROnPlateau.
+        metrics: for ReduceLROnPlateau, the metric after each epoch; at least one, and no NaN.
 
     Returns:
-        For each group, by its ``"name"`` or else its index, the rate in use at each step: as many as ``steps``, or
-        one more than ``metrics``, whose last one decides about the epoch after it.
+        For each group, by its ``"name"`` or else its index, the learning rate in use at each step. That is ``steps``
+        values, or one more than ``metrics``: the last metric decides about the epoch after it.
 
     Raises:
-        TypeError: if ``scheduler`` is no torch scheduler, or is given ``steps`` where it needs ``metrics`` or the
-            other way round.
+        TypeError: if ``scheduler`` is not a torch scheduler, or is given ``steps`` but needs ``metrics``, or vice
+            versa.
         ValueError: if there are no steps or metrics, or two groups have the same name.
 
     Example:
@@ -50,7 +50,7 @@ def simulate_schedule(
     if isinstance(scheduler, ReduceLROnPlateau):
         if steps is not None or metrics is None:
             got = "neither" if steps is None else f"steps {describe(steps)}"
-            raise TypeError(f"metrics must be given, and no steps, for ReduceLROnPlateau, got {got}")
+            raise TypeError(f"metrics must be given instead of steps for ReduceLROnPlateau, got {got}")
         check_iterable("metrics", metrics, "a list of numbers")
         inputs = [(check_number("each of metrics", metric),) for metric in metrics]
         if not inputs:
@@ -58,26 +58,26 @@ def simulate_schedule(
     else:
         if metrics is not None or steps is None:
             got = "neither" if metrics is None else f"metrics {describe(metrics)}"
-            raise TypeError(f"steps must be given, and no metrics, for {type(scheduler).__name__}, got {got}")
+            raise TypeError(f"steps must be given instead of metrics for {type(scheduler).__name__}, got {got}")
         inputs = [()] * (check_integer("steps", steps, ge=1) - 1)
     names = group_names(scheduler.optimizer)
-    return {name: [*rates] for name, rates in zip(names, _rates(_copy(scheduler), inputs), strict=True)}
+    return {name: [*lrs] for name, lrs in zip(names, _simulate(_copy(scheduler), inputs), strict=True)}
 
 
-def _rates(scheduler: LRScheduler, inputs: list[tuple[float, ...]]) -> Iterable[tuple[float, ...]]:
+def _simulate(scheduler: LRScheduler, inputs: list[tuple[float, ...]]) -> Iterable[tuple[float, ...]]:
     step: Callable[..., None] = scheduler.step
-    rates = [_current(scheduler.optimizer)]
+    lrs = [_current(scheduler.optimizer)]
     with warnings.catch_warnings():
-        # Nothing is trained here, so torch misses the optimizer's steps.
+        # The optimizer makes no step here, about which torch would warn.
         warnings.filterwarnings("ignore", message=r"(?s).*`?optimizer\.step\(\)`?", category=UserWarning)
         for arguments in inputs:
             step(*arguments)
-            rates.append(_current(scheduler.optimizer))
-    return zip(*rates, strict=True)
+            lrs.append(_current(scheduler.optimizer))
+    return zip(*lrs, strict=True)
 
 
 def _copy(scheduler: LRScheduler) -> LRScheduler:
-    # deepcopy takes what stands in the memo for a copy already made.
+    # deepcopy takes what is in the memo as the copy.
     optimizer = scheduler.optimizer
     memo: dict[int, Any] = {id(optimizer.state): {}}
     for group in optimizer.param_groups:

@@ -1,4 +1,4 @@
-"""A scheduler's state for checkpoints: plain, whole, and put back in any order beside the optimizer's."""
+"""A scheduler's state for checkpoints: plain and complete, loaded before or after the optimizer's."""
 
 import copy
 import dataclasses
@@ -16,14 +16,14 @@ from ignite_tips.schedules.torch_internals import parts_of
 __all__ = ["check_scheduler_state", "load_scheduler", "save_scheduler"]
 
 _KEYS = ("schedule", "scheduler", "options")
-_SCHEDULED_OPTIONS = ("lr", "momentum", "betas")  # what torch's schedulers change in a param group
+_SCHEDULED_OPTIONS = ("lr", "momentum", "betas")  # the options of a param group that torch's schedulers change
 
 
 def save_scheduler(scheduler: LRScheduler) -> dict[str, Any]:
-    """Return the scheduler's state, a copy of its own.
+    """Return a copy of the scheduler's state.
 
-    Beside ``scheduler.state_dict()`` it has the scheduler's class, those of its parts included, and the rates and
-    momenta of each param group.
+    It has ``scheduler.state_dict()``, the classes of the scheduler and its parts, and the learning rates and momenta of
+    each param group.
 
     Example:
         >>> sgd = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
@@ -40,14 +40,14 @@ def save_scheduler(scheduler: LRScheduler) -> dict[str, Any]:
 
 
 def load_scheduler(scheduler: LRScheduler, state: object) -> None:
-    """Put back what ``save_scheduler`` returned; if that fails, the scheduler is as it was.
+    """Restore what ``save_scheduler`` returned. If that fails, the scheduler does not change.
 
-    The optimizer gets its rates back too. Building a scheduler sets them, so that one built after the optimizer's
-    state was loaded would otherwise start from wrong ones.
+    This also restores the optimizer's learning rates. A scheduler's constructor sets them, so if it ran after the
+    optimizer's state was loaded, they would be wrong.
 
     Raises:
-        TypeError: if ``state`` is no mapping.
-        ValueError: if it has other keys, or is of another kind of scheduler or number of param groups.
+        TypeError: if ``state`` is not a mapping.
+        ValueError: if it has other keys, or belongs to another kind of scheduler or number of param groups.
     """
     checked = copy.deepcopy(check_scheduler_state(scheduler, state))
     groups = scheduler.optimizer.param_groups
@@ -58,7 +58,7 @@ def load_scheduler(scheduler: LRScheduler, state: object) -> None:
         scheduler.load_state_dict(before)
         raise
     _restore_options(groups, checked["options"])
-    _tell_changes(built, _settings(scheduler))
+    _warn_about_changes(built, _settings(scheduler))
 
 
 def check_scheduler_state(scheduler: LRScheduler, state: object) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def _check_kind(scheduler: LRScheduler, state: dict[str, Any], groups: int) -> N
     if len(state["options"]) != groups:
         raise ValueError(
             f"the scheduler's state must be for {groups} param groups, got {len(state['options'])}; build the "
-            "optimizer with the groups of the run that saved it"
+            "optimizer with the same groups as in the run that saved it"
         )
     check_instance("the scheduler's state_dict", state["scheduler"], dict, "a dict")
     missing = [key for key in scheduler.state_dict() if key not in state["scheduler"]]
@@ -97,13 +97,13 @@ def _restore_options(groups: list[dict[str, Any]], saved: list[dict[str, Any]]) 
     for group, options in zip(groups, saved, strict=True):
         for key, value in options.items():
             if isinstance(group.get(key), torch.Tensor):
-                group[key].fill_(value)  # the optimizer may have captured this very tensor
+                group[key].fill_(value)  # in place: a captured graph may use this very tensor
             else:
                 group[key] = value
 
 
 def _settings(scheduler: LRScheduler) -> dict[str, str]:
-    """Return what a scheduler and its parts keep of their constructors' arguments, as text."""
+    """Return the constructor arguments that a scheduler and its parts keep, as text."""
     name = type(scheduler).__name__
     settings = {}
     for argument in inspect.signature(type(scheduler)).parameters.keys() - {"last_epoch"}:
@@ -118,13 +118,13 @@ def _settings(scheduler: LRScheduler) -> dict[str, str]:
     return settings
 
 
-def _tell_changes(built: dict[str, str], loaded: dict[str, str]) -> None:
+def _warn_about_changes(built: dict[str, str], loaded: dict[str, str]) -> None:
     changes = [
         f"{name} to {loaded[name]} from {value}" for name, value in sorted(built.items()) if loaded[name] != value
     ]
     if changes:
         warnings.warn(
-            f"the scheduler's state sets {', '.join(changes)}: a checkpoint brings its settings with it; to go on with "
+            f"the scheduler's state sets {', '.join(changes)}: a checkpoint includes the scheduler's settings; to use "
             "others, set them after loading",
             stacklevel=4,
         )

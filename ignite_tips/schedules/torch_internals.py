@@ -1,6 +1,6 @@
-"""What torch's schedulers do not tell in public: their parts, milestones, and how they find a learning rate.
+"""Private attributes of torch's schedulers behind named functions: parts, milestones, how a learning rate is computed.
 
-A release of torch without one of these attributes fails in this folder's tests, which name it.
+If a release of torch lacks one of them, a test of this folder fails and names it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,14 +15,14 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
 )
 
-__all__ = ["closed_form_in", "milestones_of", "parts_of", "start_anew", "with_parts"]
+__all__ = ["closed_form_in", "milestones_of", "parts_of", "restart_parts", "with_parts"]
 
-# These compute each learning rate from the initial one, whatever it is now; all others go on from the current one.
+# These compute each learning rate from the initial one and ignore the current one; all others continue from it.
 _CLOSED_FORM = (CosineAnnealingWarmRestarts, CyclicLR, LambdaLR, OneCycleLR)
 
 
 def parts_of(scheduler: LRScheduler) -> list[LRScheduler]:
-    """Return the schedulers that a SequentialLR or ChainedScheduler is made of; none of any other.
+    """Return the parts of a SequentialLR or ChainedScheduler; an empty list for any other.
 
     Example:
         >>> sgd = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
@@ -40,19 +40,19 @@ def with_parts(scheduler: LRScheduler) -> Iterator[LRScheduler]:
 
 
 def milestones_of(scheduler: SequentialLR) -> list[int]:
-    """Return the steps at which each part but the first begins."""
+    """Return the step at which each part except the first begins."""
     return list(scheduler._milestones)
 
 
-def start_anew(scheduler: ChainedScheduler, parts: Sequence[LRScheduler]) -> None:
-    """Let the parts of a scheduler do what their constructors did, once the initial learning rates are set."""
+def restart_parts(scheduler: ChainedScheduler, parts: Sequence[LRScheduler]) -> None:
+    """Repeat what the parts' constructors did, after the initial learning rates are set again."""
     for part in parts:
         part._initial_step()
     scheduler._last_lr = parts[-1].get_last_lr()
 
 
 def closed_form_in(scheduler: LRScheduler) -> str | None:
-    """Return the class of the scheduler, or of a part, that ignores the current learning rate; None if there is none.
+    """Return the class of the scheduler, or of a part, that ignores the current learning rate; None if none does.
 
     Example:
         >>> sgd = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)

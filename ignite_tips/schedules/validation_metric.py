@@ -1,4 +1,4 @@
-"""A validation's metric as one number, the same on every rank."""
+"""A validation metric as one number, the same on every rank."""
 
 import math
 from collections.abc import Callable
@@ -13,23 +13,23 @@ from ignite_tips._checks import describe
 
 __all__ = ["common_metric", "metric_name"]
 
-_ROUNDING = 1e-5  # by how much ranks may differ that each computed the same metric for itself
+_ROUNDING = 1e-5  # how much the ranks' metrics may differ
 
 
 def common_metric(evaluator: Engine, metric: str | Callable[[Engine], Any], needed_by: str) -> float:
-    """Return the metric of the evaluator's last run, rank 0's where the ranks differ by rounding.
+    """Return the metric of the evaluator's last run; rank 0's if the ranks differ by rounding.
 
-    Every rank of the process group has to call it. What goes wrong on one rank raises on all of them.
+    Every rank of the process group must call it. An error on one rank raises on all of them.
 
     Raises:
         ValueError: if the evaluator has no metric of that name.
-        TypeError: if the metric is no number.
+        TypeError: if the metric is not a number.
         RuntimeError: if another rank failed, or the ranks differ by more than rounding.
     """
     value, failure = math.nan, None
     try:
         value = _read(evaluator, metric, needed_by)
-    except Exception as error:  # the other ranks wait for this one's answer: they get it before it fails
+    except Exception as error:  # tell the other ranks, which wait for an answer, before raising
         failure = error
     answers = _gather((value, None if failure is None else f"{type(failure).__name__}: {failure}"))
     if failure is not None:
@@ -41,14 +41,14 @@ def common_metric(evaluator: Engine, metric: str | Callable[[Engine], Any], need
     if not all(_agree(values[0], other) for other in values):
         shown = ", ".join(f"{number:g}" for number in values)
         raise RuntimeError(
-            f"{needed_by} needs one {metric_name(metric)} on all ranks, but they have {shown}; reduce it over the "
+            f"{needed_by} needs the same {metric_name(metric)} on all ranks, but they have {shown}; reduce it over the "
             "ranks, as Ignite's metrics do"
         )
     return values[0]
 
 
 def metric_name(metric: str | Callable[[Engine], Any]) -> str:
-    """Return how a sentence names the metric."""
+    """Return the metric's name for a message."""
     return f"metric {metric!r}" if isinstance(metric, str) else "the metric function's value"
 
 
@@ -57,7 +57,7 @@ def _read(evaluator: Engine, metric: str | Callable[[Engine], Any], needed_by: s
     if callable(metric):
         try:
             value = metric(evaluator)
-        except Exception as error:  # any of the user's function: it goes on as it is, with the place
+        except Exception as error:  # raised by the user's function: re-raised with a note
             error.add_note(f"raised by the metric function of {needed_by}")
             raise
     elif metric in computed:

@@ -1,4 +1,4 @@
-"""Schedules to build: factors by step for LambdaLR, and a warm-up before any scheduler."""
+"""Schedules to build: factors for LambdaLR, and a warm-up before any scheduler."""
 
 import math
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import torch
 from torch.optim.lr_scheduler import ChainedScheduler, LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
 
 from ignite_tips._checks import check_choice, check_instance, check_integer, check_number
-from ignite_tips.schedules.torch_internals import milestones_of, parts_of, start_anew
+from ignite_tips.schedules.torch_internals import milestones_of, parts_of, restart_parts
 
 __all__ = ["linear_warmup", "warmup_stable_decay", "with_warmup"]
 
@@ -20,18 +20,18 @@ _SHAPES: dict[str, Callable[[float], float]] = {
 
 
 def linear_warmup(steps: int, *, start_factor: float = 0.0) -> Callable[[int], float]:
-    """Return a factor for LambdaLR that rises in a straight line to 1, and stays there.
+    """Return a factor for LambdaLR that rises linearly to 1 and stays there.
 
-    After s steps it is ``start_factor + (1 − start_factor) · min(1, s / steps)``. It can be pickled, and LambdaLR
-    saves its numbers; for groups that differ, give LambdaLR a list with one function for each.
+    After s steps it is ``start_factor + (1 − start_factor) · min(1, s / steps)``. It can be pickled, and LambdaLR saves
+    its numbers. For groups that differ, give LambdaLR a list with one function per group.
 
     Args:
         steps: how many steps the rise takes, ≥ 1.
-        start_factor: the factor at step 0, in [0, 1]; with 0 the first update leaves the parameters as they are.
+        start_factor: the factor at step 0, in [0, 1]; with 0 the first update does not change the parameters.
 
     Raises:
-        TypeError: if an argument is no number.
-        ValueError: if one is out of its bounds.
+        TypeError: if an argument is not a number.
+        ValueError: if an argument is out of range.
 
     Example:
         >>> [linear_warmup(4)(step) for step in range(6)]
@@ -39,15 +39,15 @@ def linear_warmup(steps: int, *, start_factor: float = 0.0) -> Callable[[int], f
     """
     check_integer("steps", steps, ge=1)
     check_number("start_factor", start_factor, ge=0, le=1)
-    return _LinearWarmup(steps, float(start_factor))  # a float of NumPy could be saved, but not be loaded
+    return _LinearWarmup(steps, float(start_factor))  # a NumPy float could be saved but not loaded
 
 
 def warmup_stable_decay(
     warmup: int, stable: int, decay: int, *, shape: str = "cosine", min_factor: float = 0.0
 ) -> Callable[[int], float]:
-    """Return a factor for LambdaLR that rises, holds, and falls, each for a number of steps.
+    """Return a factor for LambdaLR that rises, stays at 1, and falls, each for a number of steps.
 
-    After s steps, with W, S and D the lengths of the three parts and p = (s − W − S) / D::
+    After s steps, where W, S and D are the lengths of the three parts and p = (s − W − S) / D::
 
         f = s / W             while s < W
             1                 while s < W + S
@@ -56,8 +56,8 @@ def warmup_stable_decay(
             1 − √p                                 for "sqrt"
             0                 from then on
 
-    and the factor is ``min_factor + (1 − min_factor) · f``. A part may have the length 0; without a decay the
-    factor stays 1. It can be pickled, and LambdaLR saves its numbers.
+    and the factor is ``min_factor + (1 − min_factor) · f``. A part may have length 0; without a decay the factor stays
+    at 1. It can be pickled, and LambdaLR saves its numbers.
 
     Args:
         warmup: W, in steps, ≥ 0.
@@ -67,8 +67,8 @@ def warmup_stable_decay(
         min_factor: the factor at the start of the rise and at the end of the fall, in [0, 1].
 
     Raises:
-        TypeError: if a length is no integer, or ``shape`` no string.
-        ValueError: if an argument is out of its bounds, or all lengths are 0.
+        TypeError: if a length is not an integer, or ``shape`` not a string.
+        ValueError: if an argument is out of range, or all lengths are 0.
 
     Example:
         >>> factor = warmup_stable_decay(2, 2, 4, shape="linear")
@@ -82,39 +82,40 @@ def warmup_stable_decay(
     for name, steps in (("warmup", warmup), ("stable", stable), ("decay", decay)):
         check_integer(name, steps, ge=0)
     if warmup + stable + decay == 0:
-        raise ValueError("warmup, stable and decay must be > 0 together, got 0, 0 and 0")
+        raise ValueError("warmup, stable and decay must not all be 0, got 0, 0 and 0")
     check_choice("shape", shape, tuple(_SHAPES))
     check_number("min_factor", min_factor, ge=0, le=1)
     return _WarmupStableDecay(warmup, stable, decay, shape, float(min_factor))
 
 
 def with_warmup(scheduler: LRScheduler, steps: int, *, start_factor: float = 0.01) -> SequentialLR:
-    """Put a linear warm-up before a scheduler, which then starts from its first step.
+    """Put a linear warm-up before a scheduler, which then starts at its first step.
 
-    It is torch's own SequentialLR of a LinearLR and the scheduler, whose rates after the warm-up are to the last bit
-    those that it would have alone. After s < steps steps the factor is
-    ``start_factor + (1 − start_factor) · s / steps``, the same for every group, so that their ratios are kept. Step and
-    save the scheduler that is returned, not the one given.
+    The result is torch's own SequentialLR of a LinearLR and the scheduler. After the warm-up its learning rates equal,
+    bit for bit, those of the scheduler alone. After s < steps steps the factor is
+    ``start_factor + (1 − start_factor) · s / steps``, the same for every group, so the ratios between groups stay. Step
+    and save the returned scheduler, not the one given.
 
-    ReduceLROnPlateau takes its warm-up beside it: ``LinearLR(optimizer, start_factor, total_iters=steps)`` in a
-    SchedulerStepper of its own, which leaves the rate alone when it is done.
+    For ReduceLROnPlateau, attach a second SchedulerStepper with
+    ``LinearLR(optimizer, start_factor, total_iters=steps)``: after its end it no longer changes the learning rate.
 
     Args:
-        scheduler: a new scheduler, SequentialLR and ChainedScheduler included.
+        scheduler: a new scheduler; SequentialLR and ChainedScheduler work too.
         steps: how many steps the warm-up takes, ≥ 1.
         start_factor: the factor before the first step, in (0, 1].
 
     Raises:
-        TypeError: if ``scheduler`` is no torch scheduler, or ReduceLROnPlateau, or holds a SequentialLR inside another.
-        ValueError: if it has been stepped, or a number is out of its bounds.
+        TypeError: if ``scheduler`` is not a torch scheduler, is ReduceLROnPlateau, or has a SequentialLR inside another
+            scheduler.
+        ValueError: if it has been stepped, or a number is out of range.
 
     Example:
         >>> sgd = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1.0)
         >>> scheduler = with_warmup(torch.optim.lr_scheduler.StepLR(sgd, 1, gamma=0.5), 2, start_factor=0.5)
-        >>> rates = []
+        >>> lrs = []
         >>> for _ in range(5):
-        ...     rates.append(sgd.param_groups[0]["lr"]); sgd.step(); scheduler.step()
-        >>> rates
+        ...     lrs.append(sgd.param_groups[0]["lr"]); sgd.step(); scheduler.step()
+        >>> lrs
         [0.5, 0.75, 1.0, 0.5, 0.25]
     """
     check_instance("scheduler", scheduler, LRScheduler, "a torch learning-rate scheduler")
@@ -122,10 +123,10 @@ def with_warmup(scheduler: LRScheduler, steps: int, *, start_factor: float = 0.0
     check_number("start_factor", start_factor, gt=0, le=1)
     _check_new(scheduler)
     parts, milestones = [scheduler], [steps]
-    if isinstance(scheduler, SequentialLR):  # its parts become ours: one in another would miscount its steps
+    if isinstance(scheduler, SequentialLR):  # take over its parts: a nested SequentialLR miscounts its steps
         parts = parts_of(scheduler)
         milestones = [steps, *(steps + milestone for milestone in milestones_of(scheduler))]
-    late = _LateStart(_chained(parts[0]))  # may refuse, which LinearLR, as it sets the rates, would come too early for
+    late = _LateStart(_chained(parts[0]))  # may raise, so before LinearLR changes the learning rates
     optimizer = scheduler.optimizer
     warmup = LinearLR(optimizer, start_factor, total_iters=steps)
     return SequentialLR(optimizer, [warmup, late, *parts[1:]], milestones)
@@ -135,20 +136,20 @@ def _check_new(scheduler: LRScheduler) -> None:
     if isinstance(scheduler, ReduceLROnPlateau):
         raise TypeError(
             "scheduler must be stepped without a metric, got ReduceLROnPlateau; attach a SchedulerStepper with "
-            "LinearLR beside its PlateauStepper"
+            "LinearLR in addition to its PlateauStepper"
         )
-    if getattr(scheduler, "last_epoch", 0) > 0:  # a ChainedScheduler has none, its parts have
+    if getattr(scheduler, "last_epoch", 0) > 0:  # ChainedScheduler itself has no last_epoch
         raise ValueError(f"scheduler must be new, got {type(scheduler).__name__} after {scheduler.last_epoch} steps")
     for part in parts_of(scheduler):
         _check_new(part)
 
 
 def _chained(scheduler: LRScheduler) -> list[LRScheduler]:
-    """Return the schedulers that ``scheduler`` steps one after the other, each time."""
+    """Return the schedulers that ``scheduler`` steps at each of its steps."""
     if isinstance(scheduler, SequentialLR):
         raise TypeError(
-            "scheduler must hold schedulers that torch can start anew, got one with a SequentialLR inside another "
-            "scheduler; give the SequentialLR itself"
+            "scheduler must have parts that torch can restart, got a SequentialLR inside another scheduler; give the "
+            "SequentialLR itself"
         )
     if isinstance(scheduler, ChainedScheduler):
         return [leaf for part in parts_of(scheduler) for leaf in _chained(part)]
@@ -156,10 +157,11 @@ def _chained(scheduler: LRScheduler) -> list[LRScheduler]:
 
 
 class _LateStart(ChainedScheduler):
-    """Schedulers that SequentialLR may start after others, as if they were new.
+    """Schedulers that start as new when SequentialLR reaches them.
 
-    Of its own parts SequentialLR asks the closed form at 0. Those without one go on from the last rate of the part
-    before (MultiplicativeLR, many a user's), or raise NotImplementedError (ChainedScheduler).
+    SequentialLR itself restarts a part by its closed form at step 0. A part without one continues from the last
+    learning rate of the part before it (MultiplicativeLR, many user-written schedulers), or raises NotImplementedError
+    (ChainedScheduler).
     """
 
     def _update_lr(self, epoch: int | None = None) -> None:
@@ -168,7 +170,7 @@ class _LateStart(ChainedScheduler):
                 group["lr"].fill_(group["initial_lr"])
             else:
                 group["lr"] = group["initial_lr"]
-        start_anew(self, parts_of(self))
+        restart_parts(self, parts_of(self))
 
 
 @dataclass(frozen=True)

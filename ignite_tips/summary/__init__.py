@@ -1,1 +1,1 @@
-"""Show what a model is, layer by layer."""
+"""Summaries of a model, layer by layer."""

@@ -1,4 +1,4 @@
-"""What other libraries say of a model: torchinfo's count of operations, torchsummary's table."""
+"""Other libraries' results for a model: torchinfo's count of operations, torchsummary's table."""
 
 import contextlib
 import io
@@ -17,7 +17,7 @@ __all__ = ["run_with_torchinfo", "torchsummary_table"]
 
 
 class _Call(nn.Module):
-    """Calls a model with any arguments: torchinfo takes keywords of the model for its own."""
+    """Calls a model with any arguments: torchinfo would take the model's keywords for its own."""
 
     def __init__(self, model: nn.Module, args: Sequence[Any], keywords: Mapping[str, Any]) -> None:
         super().__init__()
@@ -30,28 +30,28 @@ class _Call(nn.Module):
 
 
 def run_with_torchinfo(model: nn.Module, args: Sequence[Any], keywords: Mapping[str, Any]) -> int | None:
-    """Run ``model`` in eval mode under torchinfo and return its mult-adds, or None where it fails.
+    """Run ``model`` in eval mode under torchinfo and return its mult-adds, or None if torchinfo fails.
 
-    It fails where the model does, and at some outputs that it does not know. The caller keeps the model as it was.
+    It fails if the model fails, and on some kinds of output. The caller restores the model's state.
     """
     call = _Call(model, args, keywords)
     try:
         found = torchinfo.summary(call, input_data=torch.zeros(1), mode="eval", verbose=0, cache_forward_pass=False)
-    except Exception:  # what torchinfo cannot count is told as not known; the table is ours and stands without
+    except Exception:  # the count is then shown as unknown; our own table does not need it
         return None
     finally:
-        clear_cached_forward_pass()  # torchinfo keeps the modules of every model that it saw
+        clear_cached_forward_pass()  # torchinfo keeps the modules of every model it has seen
     return int(found.total_mult_adds)
 
 
 def torchsummary_table(model: nn.Module, args: Sequence[Any], device: torch.device) -> str:
-    """Return the table that torchsummary prints, for inputs of the sizes of ``args``.
+    """Return the table that torchsummary prints for inputs with the sizes of ``args``.
 
     Raises:
-        RuntimeError: where torchsummary fails, as it does at outputs that are no tensors.
+        RuntimeError: if torchsummary fails, as it does for outputs that are not tensors.
     """
     if not args or not all(isinstance(argument, torch.Tensor) and argument.is_floating_point() for argument in args):
-        raise RuntimeError("torchsummary takes nothing but tensors of floats; leave backend out to see this model")
+        raise RuntimeError("torchsummary takes only tensors of floats; leave backend out to see this model")
     sizes = [tuple(argument.shape[1:]) for argument in args]
     printed = io.StringIO()
     with contextlib.ExitStack() as stack:

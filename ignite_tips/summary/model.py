@@ -1,4 +1,4 @@
-"""Look at a model: its layers, their shapes and parameters, without changing it."""
+"""Summarize a model, its layers, shapes and parameters, without changing it."""
 
 import copy
 from collections.abc import Iterable, Mapping
@@ -33,26 +33,26 @@ def summarize_model(
     optimizer: Optimizer | None = None,
     backend: str = "torchinfo",
 ) -> ModelSummary:
-    """Run ``model`` once, without gradients and in eval mode, and return what its layers are.
+    """Run ``model`` once, in eval mode and without gradients, and return a summary of its layers.
 
-    The model is afterwards as it was, bit for bit: flags, buffers, gradients, hooks, lazy parameters; and so are the
-    random number generators. Wrappers (DDP, DataParallel, ``torch.compile``) are looked through.
+    Afterwards the model is as before, bit for bit (flags, buffers, gradients, hooks, lazy parameters), and so are the
+    random number generators. A model in a wrapper (DDP, DataParallel, ``torch.compile``) is summarized without it.
 
     Args:
         model: any module, on any device; inputs are moved to it.
-        example: what the model is called with: a tensor or a dict, or a tuple or list of positional arguments.
+        example: an example input: a tensor or a dict, or a tuple or list of positional arguments.
         keywords: keyword arguments of the call.
         input_size: instead of an example, the size of a tensor of random numbers, batch included, or a list of
             several sizes.
-        optimizer: shows for each layer its param group and learning rate.
-        backend: ``"torchinfo"`` counts the operations under the table of this toolkit; ``"torchsummary"`` gives
-            torchsummary's own table as the text. The data are the same, and right, with both.
+        optimizer: if given, each layer shows its param group and learning rate.
+        backend: ``"torchinfo"`` counts the operations and uses this toolkit's table; ``"torchsummary"`` uses
+            torchsummary's own table as the text. The data are the same, and correct, with both.
 
     Raises:
         TypeError: if an argument has the wrong type, or the model is wrapped in FullyShardedDataParallel.
-        ValueError: if there is no input, or it does not fit the model: the error names the layer and the shapes; if
+        ValueError: if there is no input, or it does not fit the model (the error names the layer and the shapes); if
             the optimizer has none of the model's parameters.
-        RuntimeError: if torchsummary is asked for and fails on this model.
+        RuntimeError: if torchsummary is requested and fails on this model.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2))
@@ -104,7 +104,7 @@ def check_request(
     optimizer: Optimizer | None,
     backend: str,
 ) -> list[tuple[int, ...]] | None:
-    """Return the sizes that ``input_size`` asks for, or raise as ``summarize_model`` for what is wrong before a run."""
+    """Return the sizes in ``input_size``; raise as ``summarize_model`` for errors that show before the model runs."""
     check_instance("model", model, nn.Module, "a torch.nn.Module")
     check_instance("keywords", keywords, (Mapping, NoneType), "a mapping from names to arguments, or None")
     check_names("names in keywords", list(keywords or ()))
@@ -115,7 +115,7 @@ def check_request(
     if input_size is None:
         return None
     if example is not None:
-        raise ValueError(f"input_size must be None where there is an example, got {describe(input_size)}")
+        raise ValueError(f"input_size must be None if an example is given, got {describe(input_size)}")
     if not isinstance(input_size, tuple | list):
         raise TypeError(f"input_size must be a tuple of integers, or a list of such tuples, got {describe(input_size)}")
     several = [tuple(size) for size in input_size if isinstance(size, tuple | list)]
@@ -138,7 +138,7 @@ def _arguments(
         args = tuple(example) if isinstance(example, tuple | list) else (example,)
         return () if example is None else args, keywords
     floating = [tensor.dtype for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
-    generator = torch.Generator().manual_seed(0)  # the global one is left alone
+    generator = torch.Generator().manual_seed(0)  # does not touch the global one
     dtype = floating[0] if floating else torch.get_default_dtype()
     return tuple(torch.rand(size, generator=generator).to(dtype) for size in sizes), keywords
 
@@ -155,8 +155,8 @@ def _groups(optimizer: Optimizer | None) -> _Groups:
 
 
 def _copy_lazy(model: nn.Module, groups: _Groups) -> tuple[nn.Module, _Groups]:
-    # A lazy module takes its shapes from its first input: the copy takes them, the model stays as it is.
-    buffers = [buffer for buffer in model.buffers() if is_lazy(buffer)]  # torch cannot copy these itself
+    # A lazy module takes its shapes from its first input. A copy does that here; the model stays lazy.
+    buffers = [buffer for buffer in model.buffers() if is_lazy(buffer)]  # torch cannot copy these
     memo: dict[int, Any] = {
         id(buffer): UninitializedBuffer(device=buffer.device)  # type: ignore[call-arg]  # its stub is wrong
         for buffer in buffers
@@ -171,7 +171,7 @@ def _run(model: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any], call
     model.eval()
     try:
         model(*args, **keywords)
-    except Exception as error:  # whatever the model raises, the layer and its shapes are what is missing to mend it
+    except Exception as error:  # any error of the model: add the layer and the shapes
         names = {module: name for name, module in model.named_modules()}
         module, shapes = calls.running[-1] if calls.running else (model, "")
         where = f"layer {names[module]!r} ({type(module).__name__})" if names[module] else type(module).__name__
@@ -185,7 +185,7 @@ def _layers(model: nn.Module, calls: ModuleCalls, groups: _Groups) -> Iterable[L
         own = list(module.parameters(recurse=False))
         new = [parameter for parameter in own if parameter not in owners]
         shared = [owners[item] for item in (module, *own) if item in owners]
-        rates = dict(groups[parameter] for parameter in own if parameter in groups)
+        lrs = dict(groups[parameter] for parameter in own if parameter in groups)
         owners |= {item: name for item in (module, *own) if item not in owners}
         yield LayerSummary(
             name=name,
@@ -195,6 +195,6 @@ def _layers(model: nn.Module, calls: ModuleCalls, groups: _Groups) -> Iterable[L
             parameters=sum(parameter.numel() for parameter in new),
             trainable_parameters=sum(parameter.numel() for parameter in new if parameter.requires_grad),
             shared_with=shared[0] if shared else "",
-            groups=tuple(rates),
-            lrs=tuple(rates.values()),
+            groups=tuple(lrs),
+            lrs=tuple(lrs.values()),
         )

@@ -1,4 +1,4 @@
-"""Show what the model is, once, before it is trained."""
+"""Show a summary of the model once, before training."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -26,28 +26,29 @@ def _first_of_batch(batch: Any) -> Any:
 class ModelSummarizer:
     """Shows a table of the model's layers before the first batch is trained on; rank 0 prints it.
 
-    Acts on the first ITERATION_STARTED after ``attach``: the batch is there, and what other handlers freeze when the
-    run starts is frozen. The model is left as it was (see ``summarize_model``). Every rank runs it, because some models
-    need all ranks to run.
+    Acts on the first ITERATION_STARTED after ``attach``: the batch is available, and handlers that freeze parameters at
+    the start of the run have done so. The model does not change (see ``summarize_model``). Every rank runs the model,
+    because some models only run on all ranks together.
 
     Args:
         model: any module, in any wrapper.
-        input_size: the input's size, batch included, or a list of several; None takes the trainer's first batch.
-        example: an example of the input, in the place of ``input_size``.
-        keywords: keyword arguments that the model is called with.
-        input_of_batch: takes the model's input from a batch; that of ``(x, y)`` is ``x``. Not with another input.
-        optimizer: shows for each layer its param group and learning rate.
-        backend: ``"torchinfo"``, or ``"torchsummary"`` for the table that its users know.
-        depth: show layers within at most so many modules, ≥ 1; None shows all.
-        output: is given the text.
+        input_size: the input's size, batch included, or a list of several; None uses the trainer's first batch.
+        example: an example input, instead of ``input_size``.
+        keywords: keyword arguments of the call.
+        input_of_batch: a function that returns the model's input from a batch; by default ``x`` of ``(x, y)``. Not
+            together with ``input_size`` or ``example``.
+        optimizer: if given, each layer shows its param group and learning rate.
+        backend: ``"torchinfo"``, or ``"torchsummary"`` for torchsummary's own table.
+        depth: show layers nested in at most this many modules, ≥ 1; None shows all.
+        output: a function that is called with the text.
 
     Attributes:
-        summary: the ModelSummary, on every rank, once it is made.
+        summary: the ModelSummary, on every rank, after the first batch has arrived.
 
     Raises:
         TypeError: if an argument has the wrong type.
-        ValueError: if one is not as above, or the optimizer has none of the model's parameters; when the run starts,
-            if the input does not fit the model.
+        ValueError: if an argument is not as above, or the optimizer has none of the model's parameters; when the run
+            starts, if the input does not fit the model.
 
     State saved: none.
 
@@ -77,7 +78,7 @@ class ModelSummarizer:
         self._takes_batch = input_size is None and example is None and not keywords
         check_callable("input_of_batch", input_of_batch, "a function of the batch")
         if input_of_batch is not _first_of_batch and not self._takes_batch:
-            raise ValueError("input_of_batch must be left out where there is another input, got a function")
+            raise ValueError("input_of_batch must be left out if another input is given, got a function")
         if depth is not None:
             check_integer("depth", depth, ge=1)
         check_callable("output", output, "a function of the text")
@@ -92,7 +93,7 @@ class ModelSummarizer:
         self.summary: ModelSummary | None = None
 
     def attach(self, trainer: Engine, tb_logger: TensorboardLogger | None = None) -> Self:
-        """Show the model when ``trainer`` has its first batch, and write it to ``tb_logger`` under Text."""
+        """Show the summary when ``trainer`` has its first batch, and write it to the Text tab of ``tb_logger``."""
         check_instance("trainer", trainer, Engine, "an ignite Engine")
         check_instance("tb_logger", tb_logger, (TensorboardLogger, type(None)), "an ignite TensorboardLogger or None")
         if tb_logger is not None:
@@ -103,7 +104,7 @@ class ModelSummarizer:
         return self
 
     def detach(self) -> None:
-        """Do nothing any more; ``summary`` stays."""
+        """Show nothing in later runs; ``summary`` is kept."""
         self._attachment.clear()
 
     def _show(self, engine: Engine, tb_logger: TensorboardLogger | None) -> None:
@@ -115,5 +116,5 @@ class ModelSummarizer:
             return
         self._output(self.summary.text or self.summary.table(depth=self._depth))
         if tb_logger is not None:
-            # Between two iterations: after as many as are completed.
+            # The number of completed iterations: this one is just starting.
             write_text(tb_logger.writer, "model", self.summary.markdown(depth=self._depth), engine.state.iteration - 1)

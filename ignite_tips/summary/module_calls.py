@@ -1,4 +1,4 @@
-"""What went into and came out of every module while a model ran."""
+"""The inputs and outputs of every module while a model runs."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ __all__ = ["ModuleCall", "ModuleCalls", "move_tensors", "show_shapes", "tensors_
 
 @dataclass(frozen=True)
 class ModuleCall:
-    """One module's first run: the shapes of its inputs and outputs, as text, and its outputs' size in bytes."""
+    """A module's first call: the shapes of its inputs and outputs, as text, and the size of its outputs in bytes."""
 
     inputs: str
     outputs: str
@@ -22,12 +22,12 @@ class ModuleCall:
 
 
 class ModuleCalls:
-    """Records the first call of each module, and where a call that failed stood.
+    """Records the first call of each module, and where a failed call was.
 
     Attributes:
         first: each module's first completed call.
-        running: the modules under way, outermost first, each with the shapes of its inputs; what is left here
-            after an error is the way to the module that raised it.
+        running: the modules being called, outermost first, each with the shapes of its inputs. After an error it holds
+            the path to the module that raised.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class ModuleCalls:
 
     @contextmanager
     def recorded(self, model: nn.Module) -> Iterator[None]:
-        """Record the calls of ``model`` and all its modules within the block."""
+        """Record the calls of ``model`` and all its submodules within the block."""
         handles = []
         for module in model.modules():
             handles.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
@@ -62,7 +62,7 @@ class ModuleCalls:
 
 
 def show_shapes(value: Any) -> str:
-    """Return the shapes of the tensors in ``value``, in the form in which it holds them.
+    """Return the shapes of the tensors in ``value``, nested as in ``value``.
 
     Example:
         >>> show_shapes((torch.ones(2, 3), {"mask": torch.ones(2)}, None))
@@ -88,7 +88,7 @@ def _show_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
 
 
 def move_tensors(value: Any, device: torch.device) -> Any:
-    """Return ``value`` with the tensors that it holds in tuples, lists and dicts on ``device``."""
+    """Return ``value`` with all tensors in its tuples, lists and dicts moved to ``device``."""
     if isinstance(value, torch.Tensor):
         return value.to(device)
     if isinstance(value, PackedSequence):
@@ -103,7 +103,7 @@ def move_tensors(value: Any, device: torch.device) -> Any:
 
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:
-    """Return all tensors that ``value`` holds."""
+    """Return all tensors in ``value``."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, PackedSequence):

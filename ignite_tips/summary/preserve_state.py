@@ -1,4 +1,4 @@
-"""Let a model run and leave it, and the random number generators, exactly as they were."""
+"""Restore a model and the random number generators after the model has run."""
 
 import random
 from collections.abc import Iterator
@@ -14,18 +14,18 @@ from ignite_tips.parameters.sharding import lay_out_shards
 
 __all__ = ["preserved"]
 
-# Hooks that fully_shard registers at the first forward pass and never again; without them a checkpoint made after an
-# evaluation has whole copies where it should have shards.
+# fully_shard registers these hooks at the first forward pass only. Without them, a checkpoint written after an
+# evaluation has full copies instead of shards.
 _ADDED_BY_FULLY_SHARD = frozenset({"_state_dict_pre_hooks", "_load_state_dict_pre_hooks"})
 
 
 @contextmanager
 def preserved(model: nn.Module) -> Iterator[None]:
-    """Undo, at the end of the block, what running ``model`` changed in it and in the random number generators.
+    """At the end of the block, undo what running ``model`` changed in it and in the random number generators.
 
-    That is every module's train/eval flag, attributes, buffers and hooks, every parameter's ``requires_grad`` and
-    ``grad``, and the states of Python's, NumPy's and torch's generators, bit for bit. The contents of lists and other
-    objects that modules hold are not looked into.
+    This restores, bit for bit, every module's train/eval flag, attributes, buffers and hooks, every parameter's
+    ``requires_grad`` and ``grad``, and the states of Python's, NumPy's and torch's generators. It does not restore the
+    contents of lists and other objects in modules.
 
     Example:
         >>> norm = nn.BatchNorm1d(2)
@@ -34,7 +34,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
         >>> norm.running_mean
         tensor([0., 0.])
     """
-    # fully_shard notes elsewhere whether a module has its shards or whole copies: it has to be the shards throughout.
+    # fully_shard tracks elsewhere whether a module holds shards or full copies, so it must hold shards throughout.
     ignored = _ADDED_BY_FULLY_SHARD if lay_out_shards(model) else frozenset()
     modules = [_SavedModule(module, ignored) for module in model.modules()]
     tensors = [_SavedTensor(buffer) for buffer in model.buffers() if not is_lazy(buffer)]
@@ -60,7 +60,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
 
 
 class _SavedModule:
-    """A module's attributes, and the members of the dictionaries among them: parameters, buffers, children, hooks."""
+    """A module's attributes, and the items of those that are dicts: parameters, buffers, children, hooks."""
 
     def __init__(self, module: nn.Module, ignored: frozenset[str]) -> None:
         self._module = module
@@ -86,11 +86,11 @@ class _SavedTensor:
 
     @torch.no_grad()
     def restore(self) -> None:
-        if not torch.equal(self._tensor, self._contents):  # an expanded tensor cannot be written to, nor need it be
+        if not torch.equal(self._tensor, self._contents):  # an expanded tensor cannot be written to
             self._tensor.copy_(self._contents)
 
 
 def _refill(dictionary: dict[Any, Any], members: dict[Any, Any]) -> None:
-    # In place: others, such as the handles of hooks, refer to the dictionary itself.
+    # In place, because others refer to the dict itself, such as the handles of hooks.
     dictionary.clear()
     dictionary.update(members)

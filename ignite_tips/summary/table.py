@@ -1,4 +1,4 @@
-"""What is known of a model, layer by layer, and how it reads."""
+"""A model's layers and totals, and their table as text."""
 
 import re
 import shutil
@@ -19,14 +19,15 @@ class LayerSummary:
     """One module of a model.
 
     Attributes:
-        name: its path in the model, empty for the model itself.
-        type: its class.
-        input_shape: the shapes that it was first called with, empty if it was not called.
-        output_shape: the shapes that it then returned.
-        parameters: the numbers in the parameters that are its own, not its children's, and no other's before it.
-        trainable_parameters: those of them that require gradients.
-        shared_with: the layer that has this one's parameters, or this very module, already; empty if none has.
-        groups: the names of the optimizer's param groups that its parameters are in.
+        name: the path in the model, empty for the model itself.
+        type: the class.
+        input_shape: the shapes of the inputs in the first call, empty if it was not called.
+        output_shape: the shapes of the outputs of that call.
+        parameters: how many numbers its own parameters have, without its children's and without those that an earlier
+            layer shares.
+        trainable_parameters: how many of them require gradients.
+        shared_with: the earlier layer with the same parameters, or with this same module; empty if there is none.
+        groups: the names of the optimizer's param groups with its parameters.
         lrs: the learning rates of these groups.
     """
 
@@ -42,7 +43,7 @@ class LayerSummary:
 
     @property
     def depth(self) -> int:
-        """How many modules it lies within."""
+        """How many modules it is nested in."""
         return self.name.count(".") + 1 if self.name else 0
 
 
@@ -52,16 +53,16 @@ class ModelSummary:
 
     Attributes:
         layers: every module, the model itself first, in the order of definition.
-        total_parameters: ``sum(p.numel())`` over the model's parameters, none counted twice.
-        trainable_parameters: those of them that require gradients.
+        total_parameters: ``sum(p.numel())`` over the model's parameters, each counted once.
+        trainable_parameters: how many of them require gradients.
         parameter_bytes: the memory of the parameters.
-        trainable_bytes: that of the trainable ones, which is that of their gradients.
+        trainable_bytes: the memory of the trainable parameters, and so of their gradients.
         buffer_bytes: the memory of the buffers.
         input_bytes: the memory of the input.
-        activation_bytes: the memory of what the innermost layers return: an estimate of what training keeps.
-        mult_adds: multiplications and additions of one run, as torchinfo estimates them; None where it cannot.
+        activation_bytes: the memory of the outputs of the innermost layers: an estimate of what training keeps.
+        mult_adds: torchinfo's estimate of the multiplications and additions in one run; None if it has none.
         has_groups: whether an optimizer's groups are shown.
-        text: what stands in the place of the table where another library made it.
+        text: another library's table, shown instead of this one.
     """
 
     layers: tuple[LayerSummary, ...]
@@ -83,8 +84,9 @@ class ModelSummary:
         """Return the table as text.
 
         Args:
-            depth: show layers within at most so many modules, ≥ 1, each with all that lies deeper; None shows all.
-            width: the longest line, in characters, ≥ 60; None takes the terminal's.
+            depth: show layers nested in at most this many modules, ≥ 1; deeper ones count in the layer that contains
+                them. None shows all.
+            width: the maximum line length, in characters, ≥ 60; None uses the terminal's width.
 
         Raises:
             TypeError, ValueError: if an argument is not as above.
@@ -109,7 +111,7 @@ class ModelSummary:
         return "\n".join(lines) + "\n\n" + "\n\n".join(self.totals())
 
     def totals(self) -> list[str]:
-        """Return the lines below the table."""
+        """Return the lines with the totals, below the table."""
         frozen = self.total_parameters - self.trainable_parameters
         mult_adds = f"; {_short(self.mult_adds)} mult-adds" if self.mult_adds else ""
         training = self.parameter_bytes + self.trainable_bytes + self.buffer_bytes + self.input_bytes
@@ -141,19 +143,19 @@ class ModelSummary:
         for layer in self.layers:
             if layer.depth <= depth:
                 visible.append(layer)
-            else:  # the layers of a module stand behind it
+            else:  # a module's layers follow it
                 visible[-1] = _merge(visible[-1], layer)
         return visible
 
 
 def _merge(outer: LayerSummary, inner: LayerSummary) -> LayerSummary:
-    rates = dict(zip(outer.groups + inner.groups, outer.lrs + inner.lrs, strict=True))
+    lrs = dict(zip(outer.groups + inner.groups, outer.lrs + inner.lrs, strict=True))
     return replace(
         outer,
         parameters=outer.parameters + inner.parameters,
         trainable_parameters=outer.trainable_parameters + inner.trainable_parameters,
-        groups=tuple(rates),
-        lrs=tuple(rates.values()),
+        groups=tuple(lrs),
+        lrs=tuple(lrs.values()),
     )
 
 
@@ -176,11 +178,11 @@ def _no_group(layer: LayerSummary) -> str:
 
 
 def _compact(shapes: str) -> str:
-    return re.sub(r"\[([\d, ]+)\]", lambda match: match[1].replace(", ", "\u00d7"), shapes)  # 64x32 with a real sign
+    return re.sub(r"\[([\d, ]+)\]", lambda match: match[1].replace(", ", "\u00d7"), shapes)  # 64x32, with a real sign
 
 
 def _fit(widths: list[int], least: Sequence[int], width: int) -> list[int]:
-    """Take from the widest columns, down to their titles, until all fit into ``width``."""
+    """Shrink the widest columns, to their titles at least, until all fit into ``width``."""
     excess = sum(widths) + 2 * (len(widths) - 1) - width
     while excess > 0 and widths != list(least):
         widest = max(range(len(widths)), key=lambda column: (widths[column] > least[column], widths[column]))

@@ -1,1 +1,1 @@
-"""Curves, texts and annotations in TensorBoard: written, resumed, read back, drawn."""
+"""Curves, texts and annotations in TensorBoard: write, resume, read back, draw."""

@@ -1,4 +1,4 @@
-"""TensorBoard's event files as bytes: append records, and keep what a resumed run needs."""
+"""TensorBoard's event files as bytes: append records, keep what a resumed run needs."""
 
 import functools
 import os
@@ -7,38 +7,37 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
+import google_crc32c
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-__all__ = ["RecordFile", "event_files", "keep_until", "masked_crc32c", "position_event"]
+__all__ = ["RecordFile", "event_files", "masked_crc32c", "position_event", "truncate_after"]
 
-# A record: its length and that number's checksum, the data, the data's checksum.
+# A record: the length, its checksum, the data, their checksum.
 _HEADER = struct.Struct("<QI")
-_FOOTER_SIZE = 4
+_CHECKSUM = struct.Struct("<I")
 _POSITION = "trainer at epoch {} iteration {}"
 
 
 def event_files(folder: str | os.PathLike[str]) -> list[Path]:
-    """Return the event files of one run, the oldest first, as TensorBoard reads them."""
+    """Return the event files of one run, oldest first, in the order in which TensorBoard reads them."""
     return sorted(path for path in Path(folder).iterdir() if "tfevents" in path.name and path.is_file())
 
 
 def position_event(epoch: int, iteration: int, time: float) -> Event:
-    """Return an event that says where the trainer stands; TensorBoard passes over it."""
+    """Return an event that records the trainer's position; TensorBoard ignores it."""
     return Event(wall_time=time, step=iteration, session_log=SessionLog(msg=_POSITION.format(epoch, iteration)))
 
 
-def keep_until(path: Path, *, epoch: int, iteration: int) -> bool:
-    """Leave in a file only what a run wrote until ``iteration``, in ``epoch``, was completed; say if that is less.
+def truncate_after(path: Path, *, epoch: int, iteration: int) -> bool:
+    """Drop what a run wrote to a file after it completed ``iteration`` of ``epoch``. Return whether anything was.
 
-    What stands behind each ``position_event`` was written when the trainer was there. The file as it was stays
-    beside the new one under a name that TensorBoard does not read.
+    The records that follow a ``position_event`` were written at that position. The original file is kept beside the
+    new one, under a name that TensorBoard does not read.
     """
     data = path.read_bytes()
     kept, dropped, is_kept = [], 0, True
     for start, end in _records(data):
-        position = _parse_position(data[start + _HEADER.size : end - _FOOTER_SIZE])
+        position = _parse_position(data[start + _HEADER.size : end - _CHECKSUM.size])
         if position is not None:
             is_kept = position[0] <= epoch and position[1] <= iteration
         if is_kept:
@@ -57,7 +56,7 @@ def _records(data: bytes) -> Iterator[tuple[int, int]]:
     start = 0
     while start + _HEADER.size <= len(data):
         length, _ = _HEADER.unpack_from(data, start)
-        end = start + _HEADER.size + length + _FOOTER_SIZE
+        end = start + _HEADER.size + length + _CHECKSUM.size
         if end > len(data):
             return
         yield start, end
@@ -72,14 +71,8 @@ def _parse_position(data: bytes) -> tuple[int, int] | None:
     return int(words[3]), int(words[5])
 
 
-_POLYNOMIAL = 0x82F63B78  # CRC-32C (Castagnoli), bits reversed
-_START = 0xFFFFFFFF
-_CHUNK = 1024
-_CHECKSUM = struct.Struct("<I")
-
-
 class RecordFile:
-    """A file of records: each one's length, its checksum, the data, their checksum.
+    """A file of records: the length of each, its checksum, the data, their checksum.
 
     Example:
         >>> import tempfile
@@ -95,10 +88,10 @@ class RecordFile:
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115  # closed by close()
 
     def write(self, *records: bytes) -> None:
-        """Append records, all in one go.
+        """Append records in a single write.
 
         Raises:
-            OSError: if they could not be written whole.
+            OSError: if the records could not be written in full.
             ValueError: if the file is closed.
         """
         framed = b"".join(_header(len(data)) + data + _CHECKSUM.pack(masked_crc32c(data)) for data in records)
@@ -107,49 +100,19 @@ class RecordFile:
             raise OSError(f"{written} of {len(framed)} bytes could be written to {self._file.name!r}")
 
     def close(self) -> None:
-        """Write no more."""
+        """Close the file."""
         self._file.close()
 
 
 def masked_crc32c(data: bytes) -> int:
-    """Return the checksum that stands behind ``data`` in a record.
+    """Return the checksum that follows ``data`` in a record: its CRC-32C, masked as the format requires.
 
     Example:
-        >>> hex(masked_crc32c(b"123456789"))  # of 0xe3069283
+        >>> hex(masked_crc32c(b"123456789"))  # the CRC-32C is 0xe3069283
         '0xc78ab0e5'
     """
-    crc = _crc32c(data)
+    crc: int = google_crc32c.value(data)
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def _crc32c(data: bytes) -> int:
-    # The checksum is linear: the exclusive or of what each byte contributes that so many others follow, where the
-    # checksum of all before is added to the first four bytes.
-    state = _START
-    for start in range(0, len(data), _CHUNK):
-        chunk = data[start : start + _CHUNK]
-        head = min(len(chunk), 4)
-        mixed = int.from_bytes(chunk[:head], "little") ^ (state & ((1 << 8 * head) - 1))
-        values = np.frombuffer(mixed.to_bytes(head, "little") + chunk[head:], dtype=np.uint8)
-        contributions = _contributions()[_OFFSETS[-len(chunk) :] + values]
-        state = (state >> 8 * head) ^ int(np.bitwise_xor.reduce(contributions))
-    return state ^ _START
-
-
-# Of the last byte of a chunk first.
-_OFFSETS = np.arange(_CHUNK - 1, -1, -1) * 256
-
-
-@functools.cache
-def _contributions() -> NDArray[np.uint32]:
-    """Return what each byte contributes, for each number of bytes that follow it."""
-    last: NDArray[np.uint32] = np.arange(256, dtype=np.uint32)
-    for _ in range(8):
-        last = np.where(last & 1, (last >> 1) ^ np.uint32(_POLYNOMIAL), last >> 1)
-    rows = [last]
-    for _ in range(_CHUNK - 1):
-        rows.append(last[rows[-1] & 0xFF] ^ (rows[-1] >> 8))
-    return np.concatenate(rows)
 
 
 @functools.cache

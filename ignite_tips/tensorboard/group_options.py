@@ -14,15 +14,16 @@ __all__ = ["GroupOptions"]
 
 
 class GroupOptions:
-    """Reads options such as ``lr`` of those groups that are trained: a group that is frozen whole has none in use.
+    """Reads options such as ``lr`` of the param groups that are trained. Fully frozen groups are left out.
 
     Args:
-        optimizer: whose groups are read; their number, names and values may change from one reading to the next.
-        options: the names of one or several options; a number, a tensor of one number, or a tuple as Adam's betas.
-        tag: stands before each name, to tell several optimizers apart.
+        optimizer: the optimizer whose groups are read. Their number, names and values may change between reads.
+        options: the name of one option or of several; each is a number, a tensor of one number, or a tuple such as
+            Adam's betas.
+        tag: a prefix for each name, to tell several optimizers apart.
 
     Raises:
-        TypeError: if an argument has the wrong type, or an option is no number.
+        TypeError: if an argument has the wrong type, or an option is not a number.
         ValueError: if a group lacks an option, or two groups have the same name.
 
     Example:
@@ -46,11 +47,11 @@ class GroupOptions:
 
     @property
     def prefixes(self) -> dict[str, str]:
-        """Each option, and what its tags start with."""
+        """The prefix of each option's tags."""
         return dict(zip(self._options, self._prefixes, strict=True))
 
     def names(self) -> list[str]:
-        """Return what ``read`` calls each option of each group, frozen ones too, without a tuple's indices."""
+        """Return the tags of all groups, frozen ones too; for a tuple, the tag without the index."""
         return [prefix + name for prefix in self._prefixes for name in group_names(self._optimizer)]
 
     def read(self) -> dict[str, float]:

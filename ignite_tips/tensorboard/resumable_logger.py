@@ -1,4 +1,4 @@
-"""Ignite's TensorboardLogger for runs that crash and are resumed in the same folder."""
+"""Ignite's TensorboardLogger for runs that crash and resume in the same folder."""
 
 import os
 import time
@@ -14,33 +14,32 @@ from tensorboard.compat.proto.event_pb2 import Event
 from torch.utils.tensorboard import SummaryWriter
 
 from ignite_tips._checks import check_instance
-from ignite_tips.tensorboard.event_files import RecordFile, event_files, keep_until, position_event
+from ignite_tips.tensorboard.event_files import RecordFile, event_files, position_event, truncate_after
 
 __all__ = ["ResumableTensorboardLogger"]
 
 
 class ResumableTensorboardLogger(TensorboardLogger):
-    """A TensorboardLogger whose curves go on where a resumed trainer does, without doubled points.
+    """A TensorboardLogger whose curves continue where the trainer resumes, without duplicate points.
 
-    When ``trainer`` starts with a loaded state, what an earlier process wrote into the folder after the resumed
-    iteration is taken out of its files, on every x axis: ``SummaryWriter(purge_step=...)`` knows one axis alone. The
-    files as they were stay beside them, as ``events.out.superseded-...``. When it starts anew, the folder must hold
-    no other run.
+    When ``trainer`` starts with a loaded state, whatever an earlier process logged after the resumed iteration is
+    removed from the files, on every x axis. (``SummaryWriter(purge_step=...)`` handles one axis only.) The original
+    files are kept as ``events.out.superseded-...``. When a new run starts, the folder must not contain another run.
 
-    Every record is on its way to the disk at once: a run that is killed leaves all that it wrote, and a record costs
-    a fraction of what it does in TensorBoard's own writer. On ranks other than 0 it writes nothing, so that every
-    rank attaches the same handlers.
+    Every record goes to the operating system at once: a killed run loses nothing that it wrote, and a record costs a
+    fraction of what it costs with TensorBoard's own writer. Ranks other than 0 write nothing, so every rank can attach
+    the same handlers.
 
     Args:
-        log_dir: one run's folder, a path that is not empty; made if it is not there.
-        trainer: the engine whose run is logged; its state may be loaded before or after.
+        log_dir: the folder of one run, not an empty path; created if missing.
+        trainer: the engine whose run is logged. Its state may be loaded before or after.
 
     Raises:
-        TypeError: if ``log_dir`` is no path, or ``trainer`` no Engine.
-        ValueError: if the path is empty, or the folder cannot be written to.
-        RuntimeError: when a new run starts in a folder that holds another's event files.
+        TypeError: if ``log_dir`` is not a path, or ``trainer`` not an Engine.
+        ValueError: if the path is empty, or the folder is not writable.
+        RuntimeError: when a new run starts in a folder with another run's event files.
 
-    State saved: none; the trainer's own state says where the run is resumed.
+    State saved: none. The trainer's own state says where the run resumes.
 
     Example:
         >>> import tempfile
@@ -65,7 +64,7 @@ class ResumableTensorboardLogger(TensorboardLogger):
             self._earlier = _wait_for_later_name(log_dir)
             self.writer = SummaryWriter(str(log_dir))
             self._events = _EventWriter(self.writer.file_writer.event_writer, self._earlier, trainer)
-        except (OSError, ValueError) as error:  # the latter for a null byte
+        except (OSError, ValueError) as error:  # ValueError: a null byte in the path
             raise ValueError(
                 f"log_dir must be a folder that can be written to, got {str(log_dir)!r}: {error}"
             ) from error
@@ -81,13 +80,13 @@ class ResumableTensorboardLogger(TensorboardLogger):
         if iteration > 0:
             epoch = ceil(iteration / epoch_length)
             for path in self._earlier:
-                keep_until(path, epoch=epoch, iteration=iteration)
+                truncate_after(path, epoch=epoch, iteration=iteration)
             if iteration % epoch_length:
                 self._events.restart = (epoch, iteration)
         elif self._earlier:
             self._leave_folder()
             raise RuntimeError(
-                f"log_dir must be a new folder for a new run, got {self.writer.log_dir!r}, which holds "
+                f"log_dir must be a new folder for a new run, got {self.writer.log_dir!r}, which contains "
                 f"{self._earlier[0].name}; choose another, or load the trainer's state to resume the run"
             )
 
@@ -98,8 +97,8 @@ class ResumableTensorboardLogger(TensorboardLogger):
 
 
 def _wait_for_later_name(folder: str | os.PathLike[str]) -> list[Path]:
-    """Return the folder's event files once a new one's name, which has its second, comes after theirs."""
-    # TensorBoard reads the files in the order of their names: two processes of one second would be mixed up.
+    """Return the folder's event files, once a new file's name would sort after theirs."""
+    # TensorBoard reads files in name order, and a name has the time in seconds: two files of one second would mix.
     files = event_files(folder)
     while any(f".{int(time.time()):010}." in path.name for path in files):
         time.sleep(0.05)
@@ -113,13 +112,13 @@ def _start(trainer: Engine, logger_ref: "weakref.ref[ResumableTensorboardLogger]
 
 
 class _EventWriter:
-    """In the place of TensorBoard's EventFileWriter, writes to the file that it began.
+    """Replaces TensorBoard's EventFileWriter and continues its file.
 
-    Before what a trainer's handlers write, it notes where the trainer stands.
+    It records the trainer's position before the events that are written there.
 
     Attributes:
-        restart: where a trainer stands that starts once more the epoch within which it is resumed. What its
-            handlers write of that start is there already, from the first time, and is left out.
+        restart: the position of a trainer that resumes within an epoch and so starts that epoch again. Scalars written
+            at this position are in the file already, from the first start, and are left out.
     """
 
     def __init__(self, begun: Any, earlier: list[Path], trainer: Engine) -> None:
@@ -148,14 +147,14 @@ class _EventWriter:
         self._file.write(event.SerializeToString())
 
     def flush(self) -> None:
-        """Do nothing: all is written."""
+        """Do nothing: everything is already written."""
 
     def close(self) -> None:
         self._file.close()
 
 
 class _SilentWriter:
-    """What the other ranks' handlers write to."""
+    """The writer on ranks other than 0, which drops everything."""
 
     def __init__(self, log_dir: str) -> None:
         self.log_dir = log_dir

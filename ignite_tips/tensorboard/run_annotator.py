@@ -1,4 +1,4 @@
-"""What happened in a run, in TensorBoard beside its curves, so that a jump in one can be explained."""
+"""Write what happened in a run next to its TensorBoard curves, to explain jumps in them."""
 
 import re
 from typing import Any, Self
@@ -24,22 +24,22 @@ _KEPT = 100
 
 
 class RunAnnotator:
-    """Marks freezing and unfreezing, plateau reductions and skipped updates, with the gradient norm beside them.
+    """Writes freezing and unfreezing, plateau reductions and skipped updates as text, and gradient norms as scalars.
 
-    Every annotation is a text entry, under ``annotations``, at the update at which it was made; each entry repeats
-    those before it, because TensorBoard shows ten of a run at most. On STEP_COMPLETED, when the update is made and
-    counted, it writes as scalars: ``grad_norm`` (before clipping) and ``grad_clip_coef`` as the clippers leave them in
-    ``trainer.state.metrics``, ``trainable_fraction`` when it changes, and ``skipped_steps``. The x axis of all is
-    the optimizer step. Only rank 0 writes.
+    Each annotation is a text entry under ``annotations``, at the update at which it was made. An entry repeats the
+    earlier ones, because TensorBoard shows at most ten texts of a run. On STEP_COMPLETED, when the update is counted,
+    it writes these scalars: ``grad_norm`` (before clipping) and ``grad_clip_coef``, which clippers leave in
+    ``trainer.state.metrics``; ``trainable_fraction`` when it changes; and ``skipped_steps``. The x axis is always the
+    optimizer step. Only rank 0 writes.
 
     Args:
-        model: the model whose share of trainable parameters is written.
+        model: the model whose fraction of trainable parameters is written.
         optimizer: the optimizer of that model, whose updates are counted.
-        tag: not empty, stands before the names, as the clipper's own ``tag`` does, to tell several optimizers apart.
+        tag: a prefix of the names, not empty, to tell several optimizers apart; the same as the clipper's ``tag``.
 
     Raises:
-        TypeError: if an argument has the wrong type, or the optimizer computes its gradients several times in an
-            update, as LBFGS.
+        TypeError: if an argument has the wrong type, or the optimizer computes its gradients several times in one
+            update, as LBFGS does.
         ValueError: if the optimizer has none of the model's parameters.
 
     State saved: none.
@@ -68,7 +68,7 @@ class RunAnnotator:
     def attach(
         self, trainer: Engine, tb_logger: TensorboardLogger, event: Any = OptimizerEvents.STEP_COMPLETED
     ) -> Self:
-        """Write what happens in the run of ``trainer``; the scalars at ``event``, where ``every=`` thins them out.
+        """Write what happens in the run of ``trainer``; scalars at ``event``, less often with ``every=``.
 
         Raises:
             TypeError: if an argument has the wrong type.
@@ -97,7 +97,7 @@ class RunAnnotator:
         return self
 
     def detach(self) -> None:
-        """Write no more."""
+        """Stop writing."""
         self._attachment.clear()
 
     def _annotate(self, writer: Any, annotation: Annotation) -> None:
@@ -119,15 +119,15 @@ class RunAnnotator:
         self._write(engine, self._counts[_FRACTION], {_FRACTION: self._trainable_fraction})
         self._write(engine, self._counts[_SKIPPED], {name: metrics[name] for name in (_SKIPPED,) if name in metrics})
 
-    def _write(self, engine: Engine, sink: ScalarWriter, values: dict[str, Any]) -> None:
+    def _write(self, engine: Engine, scalars: ScalarWriter, values: dict[str, Any]) -> None:
         if values:
             step: int = engine.state.optimizer_step  # type: ignore[attr-defined]  # counted by OptimizerEvents
             tagged = {self._prefix + name: float(value) for name, value in values.items()}
-            sink.write(engine, OptimizerEvents.STEP_COMPLETED, step, tagged)
+            scalars.write(engine, OptimizerEvents.STEP_COMPLETED, step, tagged)
 
     def _forget_fraction(self, engine: Engine) -> None:
         self._trainable_fraction = None
 
     def _write_held(self, engine: Engine) -> None:
-        for sink in self._counts.values():
-            sink.flush()
+        for scalars in self._counts.values():
+            scalars.flush()

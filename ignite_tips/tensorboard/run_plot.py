@@ -1,4 +1,4 @@
-"""A picture of whole runs, without a server."""
+"""Draw whole runs as a picture, without a server."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -21,7 +21,7 @@ _COLORS = ("#1f77b4", "#e8710a", "#2a9d4b", "#b5179e", "#7b5cd6", "#8c564b", "#0
 _LINE_STYLES = ("-", "--", ":", "-.")
 _ANNOTATION_COLORS = {"freeze": "#2b6cb0", "unfreeze": "#2f855a", "plateau": "#c05621", "skipped step": "#c53030"}
 _LEGEND_ENTRIES = 12
-_LONG = 150  # points from which a noisy curve gets a smooth one over it
+_LONG = 150  # points; a longer curve gets a smoothed one on top
 _Panel = tuple[str, Callable[[str], bool]]
 
 
@@ -29,7 +29,7 @@ def _last(tag: str) -> str:
     return tag.rpartition("/")[2]
 
 
-# Each panel's title, and the tags that it takes; the first that takes a tag has it.
+# Each panel's title, and the tags it accepts; the first panel that accepts a tag gets it.
 _PANELS: tuple[_Panel, ...] = (
     ("learning rate", lambda tag: tag.startswith("lr/") or "/lr/" in tag),
     ("gradient norm", lambda tag: _last(tag) == "grad_norm"),
@@ -41,21 +41,21 @@ _ORDER = ("learning rate", "loss", "metric", "gradient norm")
 
 
 def plot_runs(runs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *, title: str | None = None) -> "Figure":
-    """Draw the learning rates by group, losses, metrics and gradient norms of runs, with what happened in them.
+    """Draw the learning rates by group, losses, metrics and gradient norms of one or several runs.
 
-    A vertical line marks freezing, unfreezing, plateau reductions and skipped updates, as RunAnnotator wrote them.
-    All panels have the learning rates' x axis: a point of another axis stands where its time of writing puts it.
-    Several runs are told apart by their line styles. Needs matplotlib: ``pip install ignite-tips[plot]``.
-    As a command: ``python -m ignite_tips.plot RUN... -o runs.png``.
+    Vertical lines show freezing, unfreezing, plateau reductions and skipped updates, as RunAnnotator wrote them. All
+    panels use the x axis of the learning rates; a point from another axis is placed by the time at which it was
+    written. Several runs differ by line style. Needs matplotlib: ``pip install ignite-tips[plot]``. As a command:
+    ``python -m ignite_tips.plot RUN... -o runs.png``.
 
     Args:
-        runs: the folder of one run, or of each of several, at least one.
-        title: stands above the picture; None shows the runs' names.
+        runs: the folder of one run, or the folders of several.
+        title: the title above the picture; None shows the runs' names.
 
     Raises:
         ImportError: without matplotlib.
         TypeError: if an argument has the wrong type.
-        ValueError: if no folder is given, one has no event files, or none of them a curve.
+        ValueError: if no folder is given, a folder has no event files, or no folder has a curve.
 
     Example:
         >>> import tempfile
@@ -88,7 +88,7 @@ def plot_runs(runs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *
 
 
 def _on_one_axis(record: RunRecord) -> RunRecord:
-    """Return the run with all its steps on the axis of its learning rates, as far as times tell."""
+    """Return the run with all steps on the axis of its learning rates, where the times allow it."""
     reference = max(
         (series for tag, series in record.series.items() if _PANELS[0][1](tag)),
         key=lambda series: len(series.steps),
@@ -158,7 +158,7 @@ def _draw_series(axes: "Axes", series: Series, name: str, **style: Any) -> None:
 
 
 def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the mean over a window of a fiftieth of the curve around each point, without those not finite."""
+    """Return the mean of the finite values in a window around each point, a fiftieth of the curve wide."""
     finite = np.isfinite(values)
     window = np.ones(len(values) // 50 * 2 + 1)
     total = np.convolve(np.where(finite, values, 0.0), window, mode="same")
@@ -179,7 +179,7 @@ def _draw_annotations(axes: "Axes", records: Sequence[RunRecord]) -> None:
 
 
 def _annotation_style(kind: str) -> dict[str, Any]:
-    # Each kind has dashes where the others have gaps: several at one step are all seen.
+    # Each kind has its dashes where the others have gaps, so several at one step stay visible.
     phase = list(_ANNOTATION_COLORS).index(kind) if kind in _ANNOTATION_COLORS else 0
     return {
         "color": _ANNOTATION_COLORS.get(kind, "#555555"),
@@ -188,8 +188,8 @@ def _annotation_style(kind: str) -> dict[str, Any]:
 
 
 def _place(time: float, step: int, record: RunRecord) -> float:
-    rates = [series for tag, series in record.series.items() if _PANELS[0][1](tag)]
-    return float(np.interp(time, rates[0].times, rates[0].steps)) if rates else step
+    lrs = [series for tag, series in record.series.items() if _PANELS[0][1](tag)]
+    return float(np.interp(time, lrs[0].times, lrs[0].steps)) if lrs else step
 
 
 def _add_heads(figure: "Figure", axes: "Axes", records: Sequence[RunRecord], title: str | None) -> None:

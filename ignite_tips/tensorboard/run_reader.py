@@ -1,4 +1,4 @@
-"""What a run left in its event files, read by TensorBoard's own reader."""
+"""Read a run's event files, with TensorBoard's own reader."""
 
 import os
 import re
@@ -22,7 +22,7 @@ _ANNOTATION_LINE = re.compile(r"- \*\*step \d+\*\*, epoch \d+, ([^:]+): (.*)")
 
 @dataclass(frozen=True)
 class Series:
-    """One curve: its steps, values and the times at which they were written."""
+    """One curve: its steps, its values, and when each was written."""
 
     steps: NDArray[np.float64]
     values: NDArray[np.float64]
@@ -31,7 +31,7 @@ class Series:
 
 @dataclass(frozen=True)
 class RunAnnotation:
-    """One thing that happened, as RunAnnotator wrote it, and when."""
+    """One annotation, as RunAnnotator wrote it, and when."""
 
     kind: str
     text: str
@@ -41,7 +41,7 @@ class RunAnnotation:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run's name, its curves by tag, and its annotations, the earliest first."""
+    """A run's name, its curves by tag, and its annotations, earliest first."""
 
     name: str
     series: dict[str, Series]
@@ -49,7 +49,7 @@ class RunRecord:
 
 
 def read_run(folder: str | os.PathLike[str]) -> RunRecord:
-    """Read the event files in ``folder``, all points of them.
+    """Read all points of the event files in ``folder``.
 
     Raises:
         ValueError: if there are none.
@@ -72,7 +72,7 @@ def _read_annotations(reader: "EventAccumulator") -> list[RunAnnotation]:
     for tag in reader.Tags()["tensors"]:
         if tag == _ANNOTATIONS or tag.endswith(f"/{_ANNOTATIONS}"):
             for entry in reader.Tensors(tag):
-                # Each entry begins with its own annotation; those before it follow.
+                # Each entry begins with its own annotation, followed by the earlier ones.
                 found = _ANNOTATION_LINE.match(entry.tensor_proto.string_val[0].decode())
                 if found:
                     text = re.sub(r"\\(.)", r"\1", found[2])

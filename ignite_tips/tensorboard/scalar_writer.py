@@ -1,4 +1,4 @@
-"""Where scalars go: to TensorBoard, to another of Ignite's loggers, or to the engine's metrics."""
+"""Write scalars to TensorBoard, to another Ignite logger, or to the engine's metrics."""
 
 from collections.abc import Callable
 from functools import partial
@@ -20,12 +20,12 @@ class ScalarWriter:
     """Writes scalars that belong together: one record of a TensorBoard file, on rank 0.
 
     Args:
-        logger: one of Ignite's; None writes to ``engine.state.metrics``, on every rank.
-        only_changes: leave out what equals the values before it, but for the last of them: a curve is then drawn
-            as steps, not as a slope from one change to the next.
+        logger: an Ignite logger; None writes to ``engine.state.metrics``, on every rank.
+        only_changes: leave out values that equal the previous ones, except the last before a change: the curve is then
+            drawn as steps, not as slopes between changes.
 
     Raises:
-        TypeError: if ``logger`` is none of Ignite's.
+        TypeError: if ``logger`` is not an Ignite logger.
         RuntimeError: if the TensorBoard writer is closed.
     """
 
@@ -33,13 +33,13 @@ class ScalarWriter:
         check_instance("logger", logger, (BaseLogger, type(None)), "one of Ignite's loggers")
         if isinstance(logger, ProgressBar):
             raise TypeError(
-                "logger must keep what it is given, got a ProgressBar; attach without a logger, and have the bar show "
+                "logger must store what it is given, got a ProgressBar; attach without a logger, and let the bar show "
                 "the metrics: ProgressBar().attach(trainer, ['lr/...'])"
             )
         self.logger = logger
         self._only_changes = only_changes
         self._latest: dict[str, float] | None = None
-        self._held: Callable[[], None] | None = None  # equals what was last written
+        self._held: Callable[[], None] | None = None  # a write held back because its values equal the previous ones
         self._record = ScalarRecord([])
         self._write_now: Callable[..., None] = self._write_output
         if isinstance(logger, TensorboardLogger):
@@ -47,7 +47,7 @@ class ScalarWriter:
             self._write_now = self._write_record
 
     def write(self, engine: Engine, event: Any, step: int, values: dict[str, float]) -> None:
-        """Write ``values``, by tag, at ``step``; ``event`` is when."""
+        """Write ``values``, by tag, at ``step``; ``event`` is the current event."""
         if self.logger is None:
             engine.state.metrics |= values
         elif idist.get_rank() == 0:
@@ -60,13 +60,13 @@ class ScalarWriter:
             write()
 
     def flush(self) -> None:
-        """Write what was left out last."""
+        """Write the values held back last, if any."""
         held, self._held = self._held, None
         if held is not None:
             held()
 
     def _write_record(self, engine: Engine, event: Any, step: int, values: dict[str, float]) -> None:
-        writer = self.logger.writer  # type: ignore[union-attr]  # chosen only where there is one
+        writer = self.logger.writer  # type: ignore[union-attr]  # used only with a TensorBoard logger
         tags = list(values)
         if self._record.tags != tags:
             self._record = ScalarRecord(tags)
@@ -74,7 +74,7 @@ class ScalarWriter:
         self._record.write(writer, list(values.values()), step)
 
     def _write_output(self, engine: Engine, event: Any, step: int, values: dict[str, float]) -> None:
-        # Every Ignite logger makes handlers that write an engine's output under its own rules; here the output is ours.
+        # Every Ignite logger can make a handler that writes an engine's output by the logger's own rules. Give it ours.
         logger: Any = self.logger
         by_tag: dict[str, dict[str, float]] = {}
         for tag, value in values.items():

@@ -1,4 +1,4 @@
-"""Write to a TensorBoard event file: many scalars as one record, texts, and which series share a chart."""
+"""Write to a TensorBoard event file: several scalars as one record, texts, chart layouts."""
 
 import weakref
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ __all__ = ["ScalarRecord", "add_chart", "check_open", "write_charts", "write_tex
 
 
 class ScalarRecord:
-    """Scalars that are always written together: one event of the file, with tags exactly as given.
+    """Scalars that are always written together, as one event of the file, with tags exactly as given.
 
-    ``SummaryWriter.add_scalar`` makes one event for each value, and replaces characters of its tag.
+    ``SummaryWriter.add_scalar`` writes one event per value, and replaces characters in the tag.
 
     Example:
         >>> import tempfile
@@ -35,13 +35,13 @@ class ScalarRecord:
             RuntimeError: if the writer is closed.
         """
         check_open(writer)
-        if not isinstance(writer, SummaryWriter):  # tensorboardX, which Ignite prefers where it is installed
+        if not isinstance(writer, SummaryWriter):  # tensorboardX, which Ignite prefers if installed
             for tag, value in zip(self.tags, values, strict=True):
                 writer.add_scalar(tag, value, step)
             return
         for slot, value in zip(self._slots, values, strict=True):
             slot.simple_value = value
-        # The event is serialised at once, so that the same one serves the next step.
+        # The event is serialized at once, so it can be reused for the next step.
         writer.file_writer.add_event(self._event, step)  # type: ignore[attr-defined]  # an open writer has one
 
 
@@ -56,16 +56,14 @@ def write_text(writer: Any, tag: str, text: str, step: int) -> None:
 
 
 def check_open(writer: Any) -> None:
-    """Raise RuntimeError if the writer is closed, where torch's own would begin another file in silence."""
+    """Raise RuntimeError if the writer is closed; torch's own would silently start another file."""
     if getattr(writer, "file_writer", writer) is None:
         folder = getattr(writer, "log_dir", None) or writer.logdir  # torch's, tensorboardX's
-        raise RuntimeError(
-            f"the TensorBoard writer must be open, got one that was closed: {folder}; close it after the run"
-        )
+        raise RuntimeError(f"the TensorBoard writer must be open, got a closed one: {folder}; close it after the run")
 
 
 class _Charts:
-    """The charts of one writer. TensorBoard knows one layout a run: all who add charts to it share this one."""
+    """The charts of one writer. TensorBoard knows one layout per run, so all handlers share this one."""
 
     def __init__(self) -> None:
         self.layout: dict[str, dict[str, list[Any]]] = {}
@@ -76,9 +74,9 @@ _charts: weakref.WeakKeyDictionary[Any, _Charts] = weakref.WeakKeyDictionary()
 
 
 def add_chart(writer: Any, category: str, title: str, patterns: Sequence[str]) -> None:
-    """Put the series whose tags match any of the regular expressions into one chart of the Custom Scalars tab.
+    """Put the curves whose tags match any of the regular expressions into one chart of the Custom Scalars tab.
 
-    It is shown once ``write_charts`` has written the layout. Adding the same chart again changes nothing.
+    It shows after ``write_charts`` has written the layout. Adding the same chart again changes nothing.
     """
     charts = _charts.setdefault(writer, _Charts())
     chart = ["Multiline", list(patterns)]
@@ -88,7 +86,7 @@ def add_chart(writer: Any, category: str, title: str, patterns: Sequence[str]) -
 
 
 def write_charts(writer: Any) -> None:
-    """Write the layout, unless it is already written as it is.
+    """Write the layout, if it has changed since it was last written.
 
     Raises:
         RuntimeError: if the writer is closed.

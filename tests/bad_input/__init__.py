@@ -1,1 +1,1 @@
-"""Wrong inputs: the scene in which they are given, and tables of calls with the sentence that each must get."""
+"""Wrong input: the scene in which calls are made, and tables of calls with the sentence each must get."""

@@ -1,4 +1,4 @@
-"""Domains of arguments: which values are within, and which are without."""
+"""Domains of arguments: which values are inside, and which are outside."""
 
 import math
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from tests.bad_input.scene import Own
 
 __all__ = ["ODD", "Domain", "integer", "just", "number", "one_of", "optional", "some"]
 
-# What is neither a number, nor a name, nor a part of a training job; each argument's domain takes out what it admits.
+# Neither numbers, nor names, nor parts of a training job; each argument's domain removes those that it allows.
 ODD = [None, True, False, 0, 1, -1, 1.5, math.nan, math.inf, -math.inf, 2**63, 10**400, 1j, Decimal(1), Fraction(1, 2)]
 ODD += [
     np.float32(1.0),
@@ -42,7 +42,7 @@ _numbers = st.floats(allow_nan=True) | st.integers()
 
 @dataclass(frozen=True)
 class Domain:
-    """The values that an argument takes: which are within, and which strategy draws some beside ``ODD``."""
+    """The values that an argument accepts, and strategies for values inside and, besides ``ODD``, outside."""
 
     admits: Callable[[Any], bool]
     within: st.SearchStrategy[Any]
@@ -59,7 +59,7 @@ def _is_int(value: Any) -> bool:
 
 
 def number(least: float = -math.inf, most: float = math.inf, *, above: bool = True, below: bool = False) -> Domain:
-    """Ints and floats from ``least`` to ``most``; ``above`` and ``below``: without the bound itself."""
+    """Ints and floats from ``least`` to ``most``; ``above`` and ``below`` exclude the bound itself."""
 
     def admits(value: Any) -> bool:
         if not _is_float(value) or math.isnan(value):
@@ -71,7 +71,7 @@ def number(least: float = -math.inf, most: float = math.inf, *, above: bool = Tr
 
 
 def integer(least: int) -> Domain:
-    """Integers of 64 bits from ``least`` on."""
+    """Integers of 64 bits that are at least ``least``."""
     return Domain(lambda value: _is_int(value) and value >= least, st.integers(least, 99), _numbers)
 
 
@@ -87,15 +87,15 @@ def one_of(*choices: Any) -> Domain:
 
 
 def just(value: Any, *others: Any) -> Domain:
-    """The one thing that fits the rest of the call, and others of its kind that do not."""
+    """The only object that fits the rest of the call, and others of its kind that do not."""
     return Domain(lambda given: given is value, st.just(value), st.sampled_from(others) if others else st.nothing())
 
 
 def some(*values: Any, but: tuple[Any, ...] = (), and_also: Callable[[Any], bool] = lambda value: False) -> Domain:
-    """Values of a form that few things have; ``and_also`` holds for odd things that happen to have it too."""
+    """Values of a rare form; ``and_also`` is true for odd values that happen to have it too."""
     return Domain(and_also, st.sampled_from(values), st.sampled_from(but) if but else st.nothing())
 
 
 def optional(domain: Domain) -> Domain:
-    """None too."""
+    """The domain and None."""
     return Domain(lambda value: value is None or domain.admits(value), st.none() | domain.within, domain.more)

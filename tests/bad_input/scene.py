@@ -1,4 +1,4 @@
-"""What the wrong calls are made with, and all that a refused one must have left as it was."""
+"""The objects of the wrong calls, and everything that a refused call must leave unchanged."""
 
 import os
 import re
@@ -31,13 +31,13 @@ __all__ = ["Scene"]
 
 
 class Own(EventEnum):
-    """Events of a user's own, which no engine knows."""
+    """A user's own events, which no engine knows."""
 
     SOMETHING = "something"
 
 
 class Silent:
-    """A thing without a repr."""
+    """An object without a repr."""
 
     def __repr__(self) -> str:
         raise RuntimeError("no repr")
@@ -50,7 +50,7 @@ _NAMES |= {"ReduceLROnPlateau": ReduceLROnPlateau, "nan": nan, "inf": inf, "np":
 
 
 class Scene:
-    """A small training job whose parts have the names that the calls use; costly ones are made when one needs them."""
+    """A small training job whose parts have the names that the calls use; costly ones are created when needed."""
 
     def __init__(self, folder: Path) -> None:
         torch.manual_seed(seeded())
@@ -95,7 +95,7 @@ class Scene:
         }
 
     def make(self, code: str) -> None:
-        """Make all that ``code`` names."""
+        """Create everything that ``code`` names."""
         for word in set(re.findall(r"\w+", code)) & self._makers.keys() - self.names.keys():
             self.names[word] = self._makers[word]()
 
@@ -107,7 +107,7 @@ class Scene:
         os.environ.update(variables)
 
     def traces(self) -> dict[str, Any]:
-        """Return all that a handler could have left on the job's parts."""
+        """Return everything that a handler could have left on the job's parts."""
         model, optimizers = self.names["model"], [self.names[name] for name in ("sgd", "other_sgd")]
         engines = [self.names["trainer"], self.names["evaluator"]]
         return {
@@ -144,7 +144,7 @@ class Scene:
         return tb_logger
 
     def close(self) -> None:
-        """Close what was opened, and put the environment back."""
+        """Close what was opened, and restore the environment."""
         for name in os.environ.keys() - self._variables.keys():
             del os.environ[name]
         if "tb_logger" in self.names:

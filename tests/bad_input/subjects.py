@@ -1,4 +1,4 @@
-"""Every public callable, and the domain of each of its parameters: the docstrings' words as strategies."""
+"""Every public callable, and the domain of each of its parameters: the docstrings as strategies."""
 
 import math
 import tempfile
@@ -25,9 +25,9 @@ __all__ = ["SUBJECTS", "Subject", "registered"]
 
 @dataclass(frozen=True)
 class Subject:
-    """A callable, the arguments that it needs, the domain of each parameter, and what undoes a call.
+    """A callable, the arguments it needs, the domain of each parameter, and how to undo a call.
 
-    A parameter with a sentence in the place of a domain takes anything, or is spoken of elsewhere.
+    A parameter with a sentence instead of a domain accepts anything, or is tested elsewhere.
     """
 
     call: Callable[..., Any]
@@ -50,7 +50,7 @@ _lbfgs, _part = LBFGS(_model.parameters()), SGD(_model[3].parameters(), lr=0.1)
 _trainer, _evaluator = (Engine(lambda engine, batch: None) for _ in range(2))
 _steps, _plateau = StepLR(_sgd, 2), ReduceLROnPlateau(_sgd)
 _tb_logger: Any = TensorboardLogger.__new__(TensorboardLogger)
-_tb_logger.writer = nn.Identity()  # stands for a writer that is open
+_tb_logger.writer = nn.Identity()  # stands for an open writer
 _freezer, _stepper = ignite_tips.ParameterFreezer(_model, "0.*"), ignite_tips.SchedulerStepper(_steps)
 _unfreezer, _plateaus = ignite_tips.GradualUnfreezer(_model, ["3.*", "0.*"]), ignite_tips.PlateauStepper(_plateau)
 _clipper, _logger = ignite_tips.GradientNormClipper(_sgd, 1.0), ignite_tips.LearningRateLogger(_sgd)
@@ -260,8 +260,10 @@ SUBJECTS = {
     ),
     "plot_schedule": _public(
         "plot_schedule",
-        {"rates": {"a": [0.1]}},
-        rates=some({"a": [0.1]}, {"a": (1, 0.5), "b": [0.2]}, but=({"a": []}, {1: [0.1]}, {"a": ["1"]}, {"a": 0.1})),
+        {"learning_rates": {"a": [0.1]}},
+        learning_rates=some(
+            {"a": [0.1]}, {"a": (1, 0.5), "b": [0.2]}, but=({"a": []}, {1: [0.1]}, {"a": ["1"]}, {"a": 0.1})
+        ),
         title=_title,
         xlabel=Domain(lambda value: isinstance(value, str), st.just("epoch")),
         log_scale=_bool,

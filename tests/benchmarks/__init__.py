@@ -1,1 +1,1 @@
-"""Tests of the benchmarks' own code, on made-up figures: no test times anything."""
+"""Tests of the benchmarks' own code, on made-up figures: no test measures time."""

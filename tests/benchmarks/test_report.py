@@ -1,4 +1,4 @@
-"""The report, its picture, and the command that makes them."""
+"""The report, its picture, and the command that creates them."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def make_results() -> Results:
 
 
 def test_every_module_is_a_benchmark_or_known_support() -> None:
-    """No benchmark is forgotten in the list that is run."""
+    """No benchmark is missing in the list."""
     modules = {
         path.stem for path in (Path(__file__).parents[2] / "benchmarks").glob("*.py") if not path.stem.startswith("_")
     }
@@ -40,7 +40,7 @@ def test_every_module_is_a_benchmark_or_known_support() -> None:
 
 
 def test_bars_are_counted_and_the_missed_are_named() -> None:
-    """The report begins with what is missed, by the row's words."""
+    """The report begins with the missed bars, named by their rows."""
     table = bars(make_results())
     missed = (
         "small, fused, hand-written PyTorch: 0.80, not ≤ 0.75; large, fused, hand-written PyTorch: 0.80, not ≤ 0.75"
@@ -49,7 +49,7 @@ def test_bars_are_counted_and_the_missed_are_named() -> None:
 
 
 def test_the_report_holds_machine_picture_and_every_table() -> None:
-    """Nothing that was measured is left out."""
+    """The report has every measurement."""
     results = make_results()
     text = report(results, "two cores", picture="results.png")
     assert "\n\ntwo cores.\n\n![Ratios at a glance](results.png)\n\n## Bars\n\n" in text
@@ -59,7 +59,7 @@ def test_the_report_holds_machine_picture_and_every_table() -> None:
 
 
 def test_results_are_written_as_data_report_and_picture(tmp_path: Path) -> None:
-    """The three files belong together; the picture is drawn of whatever benchmarks there are."""
+    """All three files are written; the picture has whatever benchmarks there are."""
     results = make_results()
     write(results, "two cores", tmp_path)
     assert loads((tmp_path / "results.json").read_text()) == {"machine": "two cores", "benchmarks": results}
@@ -68,14 +68,14 @@ def test_results_are_written_as_data_report_and_picture(tmp_path: Path) -> None:
     write({"launch": []}, "two cores", tmp_path)
 
 
-def test_a_benchmark_runs_in_a_process_of_its_own() -> None:
-    """Its tables come back as data."""
+def test_a_benchmark_runs_in_its_own_process() -> None:
+    """Its tables are returned as data."""
     (table,) = run("ignite_schedulers", quick=True)
     assert table.records()[-1]["SchedulerStepper, PlateauStepper"] == 2
 
 
 def test_an_unknown_benchmark_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    """The error names those that there are."""
+    """The error lists the known benchmarks."""
     with pytest.raises(SystemExit):
         main(["clippin"])
     assert "there is no benchmark clippin; there are: training, clipping" in capsys.readouterr().err

@@ -25,25 +25,25 @@ def test_a_table_is_markdown() -> None:
     )
 
 
-def test_tables_come_back_from_json_as_they_were() -> None:
-    """Figures are handed on as data: spreads and bars too, whatever holds the tables."""
+def test_tables_are_unchanged_by_json() -> None:
+    """Also spreads and bars, in any nesting of tables."""
     results = {"machine": "two cores", "benchmarks": {"speed": [make_table()]}}
     assert loads(dumps(results)) == results
 
 
 def test_records_are_found_by_their_cells() -> None:
-    """Rows are read by the names of columns."""
+    """Rows are selected by the names of columns."""
     assert [record["µs"] for record in make_table().records(case="small")] == [1234.56]
     assert len(make_table().records()) == 2
 
 
 def test_a_row_has_a_cell_for_each_column() -> None:
-    """A row of another length is refused."""
+    """A row with another number of cells is refused."""
     with pytest.raises(ValueError, match="a row must have 4 cells, got 1"):
         make_table().add("small")
 
 
-def test_the_best_toolkit_is_the_fastest_but_ours_and_by_hand() -> None:
+def test_the_best_toolkit_is_the_fastest_besides_ours_and_by_hand() -> None:
     """Ours is compared with both; a toolkit whose cost noise hides is not the best."""
     table = peer_table()
     times = {"ours": [2.0, 2.0], "by hand": [1.0, 1.0], "slow": [8.0, 8.0], "quick": [4.0, 4.0], "lost": [-1.0, 0.0]}

@@ -1,6 +1,6 @@
-"""The accelerator that device tests run on: the machine's GPU, or where there is none one that stands in for it.
+"""The accelerator that device tests run on: the machine's GPU, or a substitute if there is none.
 
-A test module starts it when it is imported: torch's autograd counts the devices once, at the first backward pass.
+A test module starts it at import, because torch's autograd counts the devices once, at the first backward pass.
 """
 
 import ctypes
@@ -27,7 +27,7 @@ NAME = "cuda" if torch.cuda.is_available() else "standin"
 
 @functools.cache
 def start() -> ctypes.CDLL | None:
-    """Make the device known to torch, for the rest of the process; None where it is a GPU."""
+    """Register the device with torch, for the rest of the process; return None if it is a GPU."""
     if NAME == "cuda":
         return None
     library = _build()
@@ -41,7 +41,7 @@ def start() -> ctypes.CDLL | None:
 
 @contextmanager
 def waits() -> Iterator[list[str]]:
-    """Yield a list of what makes the host wait for the device in the block; complete at its end."""
+    """Yield a list of the operations in the block that make the host wait for the device; complete at its end."""
     found: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -56,10 +56,10 @@ def waits() -> Iterator[list[str]]:
 
 
 class _Module(ModuleType):
-    """What torch asks of ``torch.<device>``."""
+    """The module ``torch.<device>`` that torch expects."""
 
     def is_available(self) -> bool:
-        return False  # to DataParallel, which would take it for its own in every test that follows
+        return False  # DataParallel would use it in all later tests
 
     def device_count(self) -> int:
         return 1
@@ -74,7 +74,7 @@ class _Module(ModuleType):
         return False
 
     def manual_seed_all(self, seed: int) -> None:
-        """The CPU's generator is the device's too."""
+        """The device uses the CPU's generator."""
 
 
 def _warn_of_waits(warn: bool) -> None:
@@ -86,7 +86,7 @@ def _warn_of_waits(warn: bool) -> None:
 
 
 def _build() -> Path:
-    """Compile device.cpp for this torch, once for each version of both."""
+    """Compile device.cpp for this torch, once per version of both."""
     compiler = shutil.which("c++")
     if compiler is None:
         pytest.skip("there is no C++ compiler (c++) to build the device with", allow_module_level=True)
@@ -97,7 +97,7 @@ def _build() -> Path:
         return target
     target.parent.mkdir(mode=0o700, exist_ok=True)
     with open(target.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another process of the same tests may be at it
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process of the same tests may be compiling it
         if not target.exists():
             _compile(compiler, source, target)
     return target

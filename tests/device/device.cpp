@@ -1,6 +1,6 @@
-// An accelerator that is not there, behind torch's own interface for devices (PrivateUse1). Its memory is for its own
-// kernels alone; a copy to the host that nobody waits for has not arrived; and as CUDA does in its sync debug mode, it
-// warns of each operation for which the host waits. The kernels are the CPU's, on the same memory.
+// A simulated accelerator behind torch's own device interface (PrivateUse1). Only its own kernels may use its memory. A
+// copy to the host arrives only once it is waited for. Like CUDA's sync debug mode, it warns about each operation that
+// makes the host wait. The kernels are the CPU's, on the same memory.
 
 #include <ATen/ATen.h>
 #include <ATen/EmptyTensor.h>
@@ -43,7 +43,7 @@ void wait(const char* why) {
 struct Memory final : c10::Allocator {
   c10::DataPtr allocate(size_t bytes) override {
     void* data = bytes ? std::aligned_alloc(64, (bytes + 63) / 64 * 64) : nullptr;
-    if (data) std::memset(data, 0xff, bytes);  // NaN: memory is what was left in it
+    if (data) std::memset(data, 0xff, bytes);  // NaN: new memory is uninitialized
     return {data, data, &std::free, c10::Device(kDevice, 0)};
   }
   c10::DeleterFnPtr raw_deleter() const override { return &std::free; }
@@ -65,7 +65,7 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   c10::Stream exchangeStream(c10::Stream stream) const override { return stream; }
   c10::DeviceIndex deviceCount() const noexcept override { return 1; }
   void record(void** event, const c10::Stream&, const c10::DeviceIndex, const c10::EventFlag) const override {
-    *event = reinterpret_cast<void*>(sent());  // an event is the copies that were sent before it
+    *event = reinterpret_cast<void*>(sent());  // an event stands for the copies sent before it
   }
   void block(void*, const c10::Stream&) const override {}
   bool queryEvent(void* event) const override { return reinterpret_cast<intptr_t>(event) <= arrived; }
@@ -134,7 +134,7 @@ const at::Tensor& resize_(const at::Tensor& self, c10::SymIntArrayRef size, std:
   return self;
 }
 
-// The same memory as the CPU's kernels see it.
+// The same memory as a CPU tensor, for the CPU's kernels.
 at::Tensor on_cpu(const at::Tensor& tensor) {
   if (!is_ours(tensor)) return tensor;
   return at::from_blob(
@@ -184,13 +184,13 @@ void by_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   if (result_depends_on_values(op.schema().name())) wait(op.schema().name().c_str());
   const auto count = op.schema().arguments().size();
   const auto begin = stack->size() - count;
-  std::unordered_map<at::TensorImpl*, at::Tensor> ours;  // by what the kernel sees
+  std::unordered_map<at::TensorImpl*, at::Tensor> ours;  // by the tensor that the kernel gets
   auto replace = [&](const at::Tensor& tensor, bool is_out = false) {
     if (tensor.defined() && !is_ours(tensor))
       TORCH_CHECK(
           tensor.dim() == 0 || tensor.device().type() == kDevice, "Expected all tensors to be on the same device, in ",
           op.schema().name());
-    auto seen = is_out ? at::empty({0}, tensor.options().device(at::kCPU)) : on_cpu(tensor);  // it may be resized
+    auto seen = is_out ? at::empty({0}, tensor.options().device(at::kCPU)) : on_cpu(tensor);  // the kernel may resize it
     if (is_ours(tensor)) ours.emplace(seen.unsafeGetTensorImpl(), tensor);
     return seen;
   };
@@ -247,7 +247,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("_copy_from", &copy_from);
   m.impl("_copy_from_and_resize", &copy_and_resize);
   m.impl("_local_scalar_dense", &read_number);
-  // Without these torch would take tensors one by one, and read factors on the host, where a GPU has kernels.
+  // A GPU has kernels for these; without them torch would process tensors one by one and read factors on the host.
   for (const char* name :
        {"_foreach_norm.Scalar", "_foreach_mul_.Tensor", "_foreach_mul_.Scalar", "_foreach_div_.Tensor",
         "_foreach_clamp_min_.Scalar", "_foreach_clamp_max_.Scalar", "_foreach_add_.Scalar", "_foreach_add_.List",

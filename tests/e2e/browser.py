@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# TensorBoard's pages are made of shadow roots, which ordinary selectors do not look into.
+# TensorBoard's pages consist of shadow roots, which ordinary selectors do not search.
 _ALL_ELEMENTS = """
 const all = root => [...root.querySelectorAll('*')].flatMap(e => [e, ...(e.shadowRoot ? all(e.shadowRoot) : [])]);
 const elements = all(document);
@@ -31,15 +31,15 @@ return nodes(document.body).filter(Boolean).join('\\n');
 
 
 def find_chromium() -> tuple[str, str] | None:
-    """Return the paths of Chromium and its driver, or None where one of them is not installed."""
+    """Return the paths of Chromium and its driver, or None if one of them is not installed."""
     browser, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
     return (browser, driver) if browser and driver else None
 
 
 @contextmanager
 def tensorboard(folder: Path) -> Iterator[str]:
-    """Serve ``folder`` on a free port; the value is the server's address."""
-    # The page shows the folder as it is given here.
+    """Serve ``folder`` on a free port; yield the server's address."""
+    # The page shows this folder's name.
     arguments = ["--logdir", folder.name, "--host", "127.0.0.1", "--port", "0"]
     server = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-m", "tensorboard.main", *arguments],
@@ -57,7 +57,7 @@ def tensorboard(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def chromium(size: tuple[int, int] = (1280, 900)) -> Iterator["Browser"]:
-    """Start a headless Chromium of its own."""
+    """Start a separate headless Chromium."""
     found = find_chromium()
     assert found is not None
     executable, driver_path = found
@@ -104,11 +104,11 @@ class Browser:
         self._session = self._call("POST", "/session", {"capabilities": capabilities})["sessionId"]
 
     def close(self) -> None:
-        """End the browser."""
+        """Close the browser."""
         self._call("DELETE", f"/session/{self._session}")
 
     def open(self, address: str) -> None:
-        """Load a page, anew where only the part behind # differs."""
+        """Load a page; reload it if only the part after # differs."""
         self._call("POST", f"/session/{self._session}/url", {"url": "about:blank"})
         self._call("POST", f"/session/{self._session}/url", {"url": address})
 
@@ -132,7 +132,7 @@ class Browser:
         raise TimeoutError(f"not seen within {seconds} s; the page reads:\n{self.text()}")
 
     def screenshot(self, path: Path) -> None:
-        """Save what is seen as PNG."""
+        """Save a screenshot as PNG."""
         path.write_bytes(base64.b64decode(self._call("GET", f"/session/{self._session}/screenshot")))
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:

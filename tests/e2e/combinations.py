@@ -1,8 +1,8 @@
-"""Combinations of tips and strategies, and the small training job that each of them trains, without a loop.
+"""Combinations of tips and strategies, and their small training job, without the training loop.
 
-The network has BatchNorm, no bias in front of it (its gradient would be rounding noise), a body that is frozen for two
-epochs, and two parts with rates of their own. One gradient is made infinite under GradScaler, on one rank, so that an
-update is skipped. Neither Ignite nor anything of ours is used here, because the oracle shares it.
+The network has BatchNorm, no bias before it (its gradient would be rounding noise), a body that is frozen for two
+epochs, and two parts with different learning rates. Under GradScaler one gradient is infinite, on one rank, and its
+update is skipped. Neither Ignite nor our code is used here, because the reference loop shares this module.
 """
 
 import copy
@@ -45,14 +45,14 @@ class Point:
 
     @property
     def refusal(self) -> str | None:
-        """How the sentence begins by which the point is refused; None where it has to train as the oracle does."""
+        """The start of the sentence that refuses the point; None if it must train like the reference loop."""
         if self.strategy == "FSDP2" and self.optimizer == "fused SGD":
             return "Operator aten._fused_sgd_.default does not have a sharding strategy registered."
         return None
 
 
 def points(strategy: str, device: str = "cpu", processes: int | None = None) -> Iterator[Point]:
-    """All combinations of a strategy, each to be trained whole and resumed, or refused."""
+    """All combinations with a strategy, each to be trained uninterrupted and resumed, or refused."""
     optimizers = ("SGD", "fused SGD", *(("fused AdamW",) if strategy == "FSDP2" else ()))
     trainers = ("supervised", "custom", "two optimizers")
     for axes in itertools.product(("fp32", "bf16", "fp16"), optimizers, (1, 3), trainers):
@@ -65,7 +65,7 @@ class Network(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(nn.Linear(6, 12, bias=False), nn.BatchNorm1d(12), nn.ReLU())
-        self.head = nn.Linear(12, 3)  # its bias is not divisible by two ranks
+        self.head = nn.Linear(12, 3)  # the bias cannot be divided evenly over two ranks
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.body(x))
@@ -105,14 +105,14 @@ def loss_of(point: Point, output: torch.Tensor, target: torch.Tensor, iteration:
     return loss * float("inf") if point.precision == "fp16" and iteration == POISONED and last_rank else loss
 
 
-def outcome(model: nn.Module, optimizers: list[torch.optim.Optimizer], rates: list[list[float]]) -> dict[str, Any]:
-    """All that training left behind on this rank."""
+def outcome(model: nn.Module, optimizers: list[torch.optim.Optimizer], lrs: list[list[float]]) -> dict[str, Any]:
+    """The result of training on this rank."""
     state = [optimizer.state_dict()["state"] for optimizer in optimizers]
-    return {"model": _own(dict(model.state_dict())), "optimizers": _own(state), "rates": rates}
+    return {"model": _own(dict(model.state_dict())), "optimizers": _own(state), "lrs": lrs}
 
 
 def difference(path: str, left: Any, right: Any) -> list[str]:
-    """Where two nests of dicts, lists and tensors are not the same, bit for bit."""
+    """Where two structures of dicts, lists and tensors differ, bit for bit."""
     if isinstance(left, dict) and isinstance(right, dict) and left.keys() == right.keys():
         return [found for key in left for found in difference(f"{path}.{key}", left[key], right[key])]
     if isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
@@ -123,7 +123,7 @@ def difference(path: str, left: Any, right: Any) -> list[str]:
 
 
 def _own(nest: Any) -> Any:
-    """Return a copy with this rank's part of each sharded tensor in its place."""
+    """Return a copy in which each sharded tensor is replaced by this rank's part."""
     if isinstance(nest, dict):
         return {key: _own(value) for key, value in nest.items()}
     if isinstance(nest, list):

@@ -1,4 +1,4 @@
-"""The oracle of the combinations: their job as a hand-written loop in bare PyTorch, without Ignite and ignite_tips."""
+"""The reference loop of the combinations: their job in plain PyTorch, without Ignite and ignite_tips."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ from tests.e2e.combinations import (
 
 
 def train_by_hand(point: Point, rank: int = 0) -> dict[str, Any]:
-    """Train, and return what is left of it on this rank."""
+    """Train, and return the result on this rank."""
     network = make_network(point)
     model: nn.Module = network
     body = {"params": list(network.body.parameters()), "lr": 0.05}
@@ -36,7 +36,7 @@ def train_by_hand(point: Point, rank: int = 0) -> dict[str, Any]:
     plateaus = [ReduceLROnPlateau(optimizer, factor=0.5, patience=0, threshold=0.05) for optimizer in optimizers]
     scaler = GradScaler(point.device, init_scale=256.0, enabled=point.precision == "fp16")
     train, validation = make_batches(point, 1, rank), make_batches(point, 2, rank, count=2)
-    rates: list[list[float]] = []
+    lrs: list[list[float]] = []
     iteration = 0
     for epoch in range(1, EPOCHS + 1):
         if epoch in (1, UNFREEZE):
@@ -56,17 +56,17 @@ def train_by_hand(point: Point, rank: int = 0) -> dict[str, Any]:
             scaler.scale(loss_of(point, output, y, iteration) / point.accumulation).backward()
             if iteration % point.accumulation == 0:
                 for optimizer, decay in zip(optimizers, decays, strict=True):
-                    if _update(optimizer, scaler, rates):
+                    if _update(optimizer, scaler, lrs):
                         decay.step()
                 scaler.update()
         loss = _validate(point, model, validation)
         for plateau in plateaus:
             plateau.step(loss)
-    return outcome(network, optimizers, rates) | {"scaler": scaler.state_dict()}
+    return outcome(network, optimizers, lrs) | {"scaler": scaler.state_dict()}
 
 
-def _update(optimizer: torch.optim.Optimizer, scaler: GradScaler, rates: list[list[float]]) -> bool:
-    """Clip and update; return whether GradScaler let the update be made."""
+def _update(optimizer: torch.optim.Optimizer, scaler: GradScaler, lrs: list[list[float]]) -> bool:
+    """Clip and update; return whether GradScaler made the update."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if all(parameter.grad is None for parameter in parameters):
         return False
@@ -74,7 +74,7 @@ def _update(optimizer: torch.optim.Optimizer, scaler: GradScaler, rates: list[li
     norm = nn.utils.clip_grad_norm_(parameters, MAX_NORM)
     is_finite = bool((norm.full_tensor() if isinstance(norm, DTensor) else norm).isfinite())
     if is_finite:
-        rates.append([group["lr"] for group in optimizer.param_groups])
+        lrs.append([group["lr"] for group in optimizer.param_groups])
     scaler.step(optimizer)
     return is_finite
 

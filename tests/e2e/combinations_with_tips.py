@@ -1,4 +1,4 @@
-"""The combinations' job by Ignite, with every tip attached, and a checkpoint of Ignite's after the second epoch."""
+"""The combinations' job in Ignite, with every tip attached, and a checkpoint by Ignite after the second epoch."""
 
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ class Job:
 
     def __init__(self, point: Point, rank: int) -> None:
         self.point, self.rank = point, rank
-        self.rates: list[list[float]] = []
+        self.lrs: list[list[float]] = []
         self.network = make_network(point)
         self.model: nn.Module = DistributedDataParallel(self.network) if point.strategy == "DDP" else self.network
         rules = {"body.*": {"lr": 0.05}, "head.*": {"lr": 0.1}}
@@ -68,7 +68,7 @@ class Job:
             gradient_accumulation_steps=self.point.accumulation,
             model_fn=self._forward,
             device=self.point.device,
-            **amp,  # Ignite's own autocast is for CUDA alone; that of the CPU is in model_fn
+            **amp,  # Ignite's own autocast is for CUDA only; the CPU's is in model_fn
         )
 
     def _update(self, engine: Engine, batch: Batch) -> float:
@@ -107,13 +107,13 @@ class Job:
             self.to_save |= {f"optimizer {tag}": optimizer, f"decay {tag}": decay, f"plateau {tag}": plateau}
 
     def _note_rates(self, engine: Engine, optimizer: torch.optim.Optimizer) -> None:
-        self.rates.append([group["lr"] for group in optimizer.param_groups])
+        self.lrs.append([group["lr"] for group in optimizer.param_groups])
 
     def save(self, folder: Path) -> None:
-        """Let Ignite save all after the second epoch of the run to come.
+        """Let Ignite save everything after the second epoch of the next run.
 
-        fully_shard shares nothing between ranks but gradients: each has shards and BatchNorm's statistics of its own,
-        and so a file of its own. With DDP rank 0's file is every rank's.
+        With fully_shard the ranks share only gradients: each has its own shards and BatchNorm statistics, and so its
+        own file. With DDP all ranks use rank 0's file.
         """
         rank = self.rank if self.point.strategy == "FSDP2" else 0
         saver = DiskSaver(checkpoint_folder(folder, self.point, rank), save_on_rank=rank)
@@ -121,15 +121,15 @@ class Job:
         self.trainer.add_event_handler(Events.EPOCH_COMPLETED(once=SAVED), checkpoint)
 
     def load(self, folder: Path) -> None:
-        """Take up what a job in another process saved."""
+        """Load what a job in another process saved."""
         (path,) = checkpoint_folder(folder, self.point, self.rank if self.point.strategy == "FSDP2" else 0).iterdir()
         Checkpoint.load_objects(self.to_save, torch.load(path, weights_only=True))
 
     def run(self) -> dict[str, Any]:
-        """Train to the end; return what is left of it on this rank."""
+        """Train to the end; return the result on this rank."""
         self.trainer.run(self.train, max_epochs=EPOCHS)
-        assert self.trainer.state.metrics["0/grad_clip_coef"] < 1, "the bound must be felt"
-        return outcome(self.network, self.optimizers, self.rates) | {"scaler": self.scaler.state_dict()}
+        assert self.trainer.state.metrics["0/grad_clip_coef"] < 1, "the threshold must take effect"
+        return outcome(self.network, self.optimizers, self.lrs) | {"scaler": self.scaler.state_dict()}
 
 
 def checkpoint_folder(folder: Path, point: Point, rank: int) -> Path:

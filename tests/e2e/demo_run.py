@@ -1,4 +1,4 @@
-"""A short training run with everything that can be seen of one; also what the screenshots show.
+"""A short training run that logs everything a run can show; also used for the screenshots.
 
 python -m tests.e2e.demo_run FOLDER
 """

@@ -1,4 +1,4 @@
-"""The site's pages: their code blocks, and a process that runs those of a page as they stand."""
+"""The site's pages: their code blocks, and a process that runs those of a page as shown."""
 
 import contextlib
 import io
@@ -29,11 +29,11 @@ _FENCE = re.compile(
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block: a script with a title is a whole one, for two processes; what follows it may be its output.
+    """One fenced block. Python with a title is a whole script for two processes; the next block may be its output.
 
     Attributes:
-        text: what stands between the fences, without the indentation of a list or a note around it.
-        line: the page's line before its first one.
+        text: the text between the fences, without the indentation of a list or a note around it.
+        line: the number of the page's line before its first line.
     """
 
     language: str
@@ -44,14 +44,14 @@ class Block:
 
 @dataclass(frozen=True)
 class Run:
-    """What came of one process: the output of each block, and the traceback of the one that failed."""
+    """The result of one process: the output of each block, and the traceback of a failed one."""
 
     outputs: list[str]
     error: str
 
 
 def blocks(page: Path) -> list[Block]:
-    """Return the page's fenced blocks in their order."""
+    """Return the page's fenced blocks in order."""
     text = page.read_text()
     found = []
     for match in _FENCE.finditer(text):
@@ -62,7 +62,7 @@ def blocks(page: Path) -> list[Block]:
 
 
 def scripts(page: Path) -> list[tuple[Block, Block | None]]:
-    """Return the page's Python blocks, each with the block that shows its output, if one follows."""
+    """Return the page's Python blocks, each with the block that shows its output, if any."""
     listed = blocks(page)
     return [
         (block, after if after is not None and after.language == "text" else None)
@@ -72,7 +72,7 @@ def scripts(page: Path) -> list[tuple[Block, Block | None]]:
 
 
 def run_in_one_process(page: Path, code: list[Block], folder: Path) -> Run:
-    """Run blocks in order, in one new process and one namespace; the folder is where it works."""
+    """Run blocks in order, in one new process and one namespace, with ``folder`` as its working folder."""
     return _run(_run_blocks, page, code, folder, [{}])[0]
 
 
@@ -114,7 +114,7 @@ def _receive(end: Any) -> Run:
 
 def _work(target: Any, path: Path, code: list[Block], folder: Path, environment: dict[str, str], end: Any) -> None:
     os.chdir(folder)
-    os.environ.update(environment, COLUMNS="120")  # tables are as wide as the terminal
+    os.environ.update(environment, COLUMNS="120")  # tables use the terminal's width
     torch.set_num_threads(threads())
     warnings.simplefilter("error")
     # torch's own, when Ignite imports its checkpoints
@@ -132,7 +132,7 @@ def _run_blocks(page: Path, code: list[Block], outputs: list[str]) -> None:
     namespace: dict[str, Any] = {"__name__": "__main__"}
     linecache.getlines(str(page))
     for block in code:
-        # Empty lines before it, so that a traceback tells the page's own line.
+        # Empty lines before it, so a traceback has the page's line numbers.
         compiled = compile("\n" * block.line + block.text, str(page), "exec")
         with _printed(outputs):
             exec(compiled, namespace)

@@ -1,4 +1,4 @@
-"""The demo's job as a hand-written PyTorch loop: no Ignite, and nothing of ours."""
+"""The demo's job as a hand-written PyTorch loop, without Ignite and ignite_tips."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ def network_by_hand() -> nn.Module:
 
 
 def train_digits_by_hand(rank: int, world_size: int, epochs: int, unfreeze_epoch: int, accumulation: int) -> Any:
-    """Return the final weights and buffers, and the rates in use for each update."""
+    """Return the final weights and buffers, and the learning rates of each update."""
     torch.manual_seed(seeded())
     digits = load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
@@ -57,7 +57,7 @@ def train_digits_by_hand(rank: int, world_size: int, epochs: int, unfreeze_epoch
     decay = ExponentialLR(optimizer, gamma=0.93)
     plateau = ReduceLROnPlateau(optimizer, factor=0.5, patience=1)
     loss_fn = nn.CrossEntropyLoss()
-    rates: list[list[float]] = []
+    lrs: list[list[float]] = []
     iteration = 0
 
     for epoch in range(1, epochs + 1):
@@ -76,7 +76,7 @@ def train_digits_by_hand(rank: int, world_size: int, epochs: int, unfreeze_epoch
             (loss_fn(model(x), y) / accumulation).backward()
             if iteration % accumulation == 0:
                 nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-                rates.append([group["lr"] for group in optimizer.param_groups])
+                lrs.append([group["lr"] for group in optimizer.param_groups])
                 optimizer.step()
         decay.step()
         model.eval()
@@ -86,4 +86,4 @@ def train_digits_by_hand(rank: int, world_size: int, epochs: int, unfreeze_epoch
                 total += torch.tensor([loss_fn(model(x), y).item() * len(x), len(x)])
         dist.all_reduce(total)
         plateau.step((total[0] / total[1]).item())
-    return {name: tensor.clone() for name, tensor in network.state_dict().items()}, rates
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}, lrs

@@ -1,4 +1,4 @@
-"""States through a file's bytes, and where two of them are not the same, bit for bit."""
+"""States as read from a file, and where two of them differ, bit for bit."""
 
 import io
 from typing import Any
@@ -9,7 +9,7 @@ __all__ = ["differences", "saved"]
 
 
 def differences(expected: Any, got: Any, path: str = "") -> list[str]:
-    """Return a line for each place that differs; NaN equals NaN."""
+    """Return one line per difference; NaN equals NaN."""
     if type(expected) is not type(got):
         return [f"{path}: expected {type(expected).__name__}, got {type(got).__name__}"]
     if isinstance(expected, torch.Tensor):

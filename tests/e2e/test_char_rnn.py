@@ -13,7 +13,7 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "char_rnn.py"
 def test_only_the_clipped_run_learns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Run as a user runs it, but shorter, it prints both runs, of which one learns, and draws them."""
+    """A shorter run prints both networks' results, of which one learns, and draws them."""
     picture = tmp_path / "new" / "rnn.png"
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--updates", "60", "--picture", str(picture)])
     runpy.run_path(str(SCRIPT), run_name="__main__")

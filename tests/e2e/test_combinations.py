@@ -1,4 +1,4 @@
-"""Every tip with every other, in every mode: weights, momenta, rates and statistics of a hand-written loop."""
+"""Every pair of tips in every mode: weights, momenta, learning rates and statistics equal a hand-written loop's."""
 
 import itertools
 from pathlib import Path
@@ -20,7 +20,7 @@ def _select(strategy: str, precision: str, *, refused: bool) -> list[Point]:
 
 
 def _train_whole(rank: int, world_size: int, strategy: str, precision: str, folder: Path) -> list[str]:
-    """Train to the end, with a checkpoint on the way; return where the end is not the oracle's."""
+    """Train to the end, with a checkpoint on the way; return where the result differs from the reference loop's."""
     found = []
     for point in _select(strategy, precision, refused=False):
         expected = train_by_hand(point, rank)
@@ -32,14 +32,14 @@ def _train_whole(rank: int, world_size: int, strategy: str, precision: str, fold
 
 
 def _train_resumed(rank: int, world_size: int, strategy: str, precision: str, folder: Path) -> list[str]:
-    """Train on from the checkpoints; return where the end is not the oracle's."""
+    """Continue from the checkpoints; return where the result differs from the reference loop's."""
     found = []
     for point in _select(strategy, precision, refused=False):
         expected = torch.load(folder / f"{point} by hand.{rank}", weights_only=True)
         job = Job(point, rank)
         job.load(folder)
         ended = job.run()
-        expected["rates"] = expected["rates"][-len(ended["rates"]) :]
+        expected["lrs"] = expected["lrs"][-len(ended["lrs"]) :]
         found += difference(f"{point}, resumed", ended, expected)
     return found
 
@@ -50,7 +50,7 @@ def _train_resumed(rank: int, world_size: int, strategy: str, precision: str, fo
 # Ignite's trainer for GradScaler names CUDA.
 @pytest.mark.filterwarnings("ignore:.*CUDA is not available:UserWarning")
 def test_all_tips_on(strategy: str, precision: str, tmp_path: Path) -> None:
-    """Bit for bit on every rank, run through, and resumed in new processes from the file that Ignite wrote."""
+    """Bit for bit on every rank, uninterrupted, and resumed in new processes from Ignite's checkpoint."""
     world_size = WORLD_SIZES[strategy]
     if strategy == "single":  # without a process group
         found = [_train_whole(0, 1, strategy, precision, tmp_path)]
@@ -66,7 +66,7 @@ def _refused(rank: int, world_size: int, strategy: str) -> dict[str, str]:
         for point in _select(strategy, precision, refused=True):
             try:
                 Job(point, rank).run()
-            except Exception as error:  # whatever it is, it is compared with the sentence
+            except Exception as error:  # any error is compared with the sentence
                 told[str(point)] = str(error)
     return told
 
@@ -74,7 +74,7 @@ def _refused(rank: int, world_size: int, strategy: str) -> dict[str, str]:
 @pytest.mark.distributed
 @pytest.mark.parametrize("strategy", WORLD_SIZES)
 def test_what_cannot_be_right_is_refused(strategy: str) -> None:
-    """Every other point of the product ends in the sentence that it has, on every rank."""
+    """Every other combination raises its sentence, on every rank."""
     expected = {str(point): point.refusal for point in points(strategy) if point.refusal is not None}
     for told in run_distributed(_refused, WORLD_SIZES[strategy], strategy):
         assert told == expected

@@ -1,4 +1,4 @@
-"""The main job in whole runs: against a hand-written loop, interrupted and resumed, and read back from its logs."""
+"""The demo in whole runs: compared with a hand-written loop, interrupted and resumed, and read back from its logs."""
 
 import os
 import re
@@ -44,7 +44,7 @@ def _run(launcher: list[str], runs: Path, *arguments: str) -> str:
 
 
 def _run_forked(runs: Path, *arguments: str, world_size: int = 1, **variables: str) -> Ended:
-    """Run it without a launcher and without its seconds of imports; return how rank 0 ended."""
+    """Run it without a launcher and without the time for imports; return how rank 0 ended."""
     runs.mkdir(exist_ok=True)
     return run_script(SCRIPT, *_arguments(runs, *arguments), folder=runs, world_size=world_size, **variables)[0]
 
@@ -67,8 +67,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return runs, _run(LAUNCH, runs)
 
 
-def test_the_run_says_what_it_did(finished: tuple[Path, str]) -> None:
-    """The summary comes first; the accuracy, and where the logs are, come last."""
+def test_the_run_prints_summary_accuracy_and_logs(finished: tuple[Path, str]) -> None:
+    """The summary comes first; the accuracy and the logs' folder come last."""
     runs, printed = finished
     assert printed.index("Conv2d") < printed.index("epoch  1/3") < printed.index("validation accuracy")
     accuracy = re.search(r"validation accuracy (\d\.\d+) after 3 epochs", printed)
@@ -79,48 +79,48 @@ def test_the_run_says_what_it_did(finished: tuple[Path, str]) -> None:
 
 @pytest.fixture(scope="module")
 def by_hand() -> tuple[dict[str, torch.Tensor], list[list[float]]]:
-    """The hand-written loop's weights, and the rates in use for each of its updates."""
-    weights, rates = run_distributed(train_digits_by_hand, 2, EPOCHS, UNFREEZE, 1)[0]
-    return weights, rates
+    """The hand-written loop's weights, and the learning rates of each update."""
+    weights, lrs = run_distributed(train_digits_by_hand, 2, EPOCHS, UNFREEZE, 1)[0]
+    return weights, lrs
 
 
 def test_weights_equal_a_hand_written_loop(finished: tuple[Path, str], by_hand: tuple[Any, Any]) -> None:
-    """Clipping, schedules, groups and freezing, in two processes: bit for bit the hand-written loop's weights."""
+    """Clipping, schedules, groups and freezing, in two processes: the weights are equal, bit for bit."""
     assert _same(_final_checkpoint(finished[0])["model"], by_hand[0])
 
 
 def test_accumulation_equals_a_hand_written_loop(tmp_path: Path) -> None:
-    """The same with two batches an update."""
+    """The same with two batches per update."""
     assert _run_forked(tmp_path, "--accumulation", "2", world_size=2).code == 0
     by_hand = run_distributed(train_digits_by_hand, 2, EPOCHS, UNFREEZE, 2)
     assert _same(_final_checkpoint(tmp_path)["model"], by_hand[0][0])
 
 
-def test_event_files_hold_the_rates_in_use(finished: tuple[Path, str], by_hand: tuple[Any, Any]) -> None:
-    """TensorBoard's own reader finds, for each named group, the rate of every update."""
+def test_event_files_have_the_lrs_in_use(finished: tuple[Path, str], by_hand: tuple[Any, Any]) -> None:
+    """TensorBoard's own reader finds, for each named group, the learning rate of every update."""
     (run,) = finished[0].iterdir()
     events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
-    _, rates = by_hand
-    frozen = len(rates) * (UNFREEZE - 1) // EPOCHS
+    _, lrs = by_hand
+    frozen = len(lrs) * (UNFREEZE - 1) // EPOCHS
     for index, (name, first) in enumerate({"stem": 0, "body": frozen, "head": 0}.items()):
-        series = events.Scalars(f"lr/{name}")  # a frozen group has no rate in use
-        assert [event.step for event in series] == list(range(first + 1, len(rates) + 1))
-        assert [event.value for event in series] == pytest.approx([step[index] for step in rates[first:]], rel=1e-6)
-    per_epoch = len(rates) // EPOCHS
+        series = events.Scalars(f"lr/{name}")  # a frozen group has no learning rate in use
+        assert [event.step for event in series] == list(range(first + 1, len(lrs) + 1))
+        assert [event.value for event in series] == pytest.approx([step[index] for step in lrs[first:]], rel=1e-6)
+    per_epoch = len(lrs) // EPOCHS
     assert [event.step for event in events.Scalars("validation/accuracy")] == [
         per_epoch * epoch for epoch in range(1, EPOCHS + 1)
     ]
 
 
 def test_torchrun_and_plain_python_run_the_same_script(finished: tuple[Path, str], tmp_path: Path) -> None:
-    """Without our launcher: torchrun ends in the same weights, and one process trains too."""
+    """Without our launcher: torchrun gives the same weights, and a single process also trains."""
     _run(TORCHRUN, tmp_path / "torchrun")
     assert _same(_final_checkpoint(tmp_path / "torchrun")["model"], _final_checkpoint(finished[0])["model"])
     assert _run_forked(tmp_path / "python", "--bf16", "--epochs", "1").code == 0
 
 
 def test_an_interrupted_run_resumes_bit_for_bit(finished: tuple[Path, str], tmp_path: Path) -> None:
-    """Stopped by Ctrl-C in its third epoch and resumed, it ends as the undisturbed one; test_soak kills it."""
+    """Stopped by Ctrl-C and resumed, it ends like the undisturbed run; test_soak kills it."""
     process = subprocess.Popen(
         _command(LAUNCH, tmp_path), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
     )
@@ -144,7 +144,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(finished: tuple[Path, str], tmp_
 
 
 def test_resume_without_a_run_is_one_sentence(tmp_path: Path) -> None:
-    """There is nothing to go on with: said in words, without a traceback, and not by each process."""
+    """There is nothing to resume: one message without a traceback, not one per process."""
     done = subprocess.run(_command(LAUNCH, tmp_path, "--resume"), capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stderr.count(f"--resume needs a run with a checkpoint, but {tmp_path} has none\n") == 1
@@ -153,7 +153,7 @@ def test_resume_without_a_run_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_the_newest_run_is_the_one_to_resume(finished: tuple[Path, str], tmp_path: Path) -> None:
-    """Where it has no checkpoint yet, an older run is left alone: by --resume, and by workers that are restarted."""
+    """If it has no checkpoint yet, --resume and restarted workers do not take an older run."""
     (older,) = finished[0].iterdir()
     shutil.copytree(older, tmp_path / "2000-01-01_00-00-00")
     newest = tmp_path / "2000-01-02_00-00-00"
@@ -166,7 +166,7 @@ def test_the_newest_run_is_the_one_to_resume(finished: tuple[Path, str], tmp_pat
 
 
 def test_a_resumed_run_tidies_its_folder(finished: tuple[Path, str], tmp_path: Path) -> None:
-    """The two newest checkpoints stay, whichever process wrote them; what was half written when it died goes."""
+    """The two newest checkpoints stay, whichever process wrote them; incomplete files are removed."""
     run = shutil.copytree(next(finished[0].iterdir()), tmp_path / "run")
     (run / "tmphalf1234").write_text("half a checkpoint")
     assert _run_forked(tmp_path, "--resume", "--epochs", str(EPOCHS + 1)).code == 0

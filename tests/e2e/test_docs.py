@@ -1,4 +1,4 @@
-"""The site's pages: their code runs as it stands, and they speak of everything that is public."""
+"""The site's pages: their code runs as shown, and the API pages have everything that is public."""
 
 import re
 from pathlib import Path
@@ -19,11 +19,11 @@ def _check_output(printed: str, shown: Block | None, where: str) -> None:
     if shown is not None:
         assert printed.rstrip() == shown.text.rstrip(), where
     else:
-        assert printed == "", f"{where}: what it prints is not shown"
+        assert printed == "", f"{where}: its output is not shown"
 
 
 def test_pages_have_code() -> None:
-    """The pattern that finds the code still finds it, and no block hides behind another name of the language."""
+    """The pattern still finds the code, and no block uses another name for the language."""
     assert len(WITH_CODE) >= 9
     assert TITLED
     languages = {block.language for page in PAGES for block in blocks(page)}
@@ -32,7 +32,7 @@ def test_pages_have_code() -> None:
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=[str(page.relative_to(DOCS)) for page in WITH_CODE])
 def test_a_pages_code_runs_in_order(page: Path, tmp_path: Path) -> None:
-    """In one process, in an empty folder, with warnings as errors; what each block prints is what is shown below it."""
+    """In one process, in an empty folder, with warnings as errors; each block's output is the one shown below it."""
     code = [(block, shown) for block, shown in SCRIPTS[page] if not block.title]
     run = run_in_one_process(page, [block for block, _ in code], tmp_path)
     assert not run.error, run.error
@@ -43,22 +43,22 @@ def test_a_pages_code_runs_in_order(page: Path, tmp_path: Path) -> None:
 @pytest.mark.distributed
 @pytest.mark.parametrize(("script", "shown"), TITLED, ids=[block.title for block, _ in TITLED])
 def test_a_whole_script_runs_in_two_processes(script: Block, shown: Block | None, tmp_path: Path) -> None:
-    """Started as a launcher starts it, it prints on rank 0 what is shown, and on rank 1 nothing."""
+    """Started as by a launcher, rank 0 prints what is shown, and rank 1 prints nothing."""
     first, second = run_in_two_processes(script, tmp_path)
     assert not first.error + second.error, first.error + second.error
     _check_output(first.outputs[0], shown, script.title)
     assert second.outputs == [""]
 
 
-def test_every_public_name_has_its_place_in_the_api() -> None:
-    """Each name in ``__all__`` is on one API page, and nothing else but where the events fire."""
+def test_every_public_name_is_in_the_api() -> None:
+    """Each name in ``__all__`` is on one API page, and nothing else except the module of the events."""
     text = "".join(page.read_text() for page in (DOCS / "api").glob("*.md"))
     documented = re.findall(r"^::: ignite_tips\.(?:core\.)?(\w+)$", text, re.MULTILINE)
     assert sorted(documented) == sorted({*ignite_tips.__all__, "events"} - {"__version__"})
 
 
 def test_every_picture_is_shown() -> None:
-    """No picture is left over."""
+    """No picture is unused."""
     text = "".join(page.read_text() for page in [*PAGES, DOCS.parent / "README.md"])
     for picture in (DOCS / "images").iterdir():
         assert f"images/{picture.name}" in text

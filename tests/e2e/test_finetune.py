@@ -1,4 +1,4 @@
-"""The example of fine-tuning, run as a user would, in one process and in two."""
+"""The fine-tuning example, run as a user would, in one process and in two."""
 
 import re
 from pathlib import Path
@@ -16,14 +16,14 @@ ROW = re.compile(r"^ *(\d+) to +(\d+) +([\d.]+)% +([\d.]+) +[\d.]+ ms +([\d.]+) 
 @pytest.mark.distributed
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_fine_tuning_learns_faster_than_from_scratch(world_size: int, tmp_path: Path) -> None:
-    """Stage after stage trains, each phase is printed, and the pre-trained network is ahead after the first of them."""
+    """The stages train in turn, each phase is printed, and the pre-trained network is ahead after the first."""
     done = run_script(SCRIPT, *SHORT, folder=tmp_path, world_size=world_size)[0]
     assert done.code == 0, done.err
     rows = ROW.findall(done.out)
     assert [(first, last) for first, last, *_ in rows] == [("1", "3"), ("4", "6"), ("7", "9"), ("10", "12")]
     assert [share for _, _, share, *_ in rows] == ["15.4", "71.0", "98.9", "100.0"]
-    tuned, afresh = ([float(row[column]) for row in rows] for column in (3, 4))
-    assert tuned[0] > afresh[0]
+    tuned, from_scratch = ([float(row[column]) for row in rows] for column in (3, 4))
+    assert tuned[0] > from_scratch[0]
     assert tuned[-1] > 0.9
     assert re.search(r"^stem\.0\.weight +16 x 1 x 3 x 3 +stem +\S+ +yes$", done.out, re.MULTILINE)
     assert re.search(r"^head\.weight +5 x 512 +rest +0\.003$", done.out, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""A training with every tip attached, killed at random updates and resumed each time in a new process."""
+"""A training run with every tip attached, killed at random updates and resumed each time in a new process."""
 
 import multiprocessing
 import os
@@ -50,7 +50,7 @@ def make_net() -> nn.Module:
 
 
 class Data:
-    """Batches in an order of their own each epoch, and only those still to come in the first one of a resumed run."""
+    """Batches in a different order each epoch; in a resumed run's first epoch only the remaining ones."""
 
     def __init__(self, trainer: Engine) -> None:
         self._trainer = trainer
@@ -71,7 +71,7 @@ class Data:
 
 
 def train(folder: Path, kill_at: int | None) -> None:
-    """Train from the newest checkpoint on, and die by SIGKILL within update ``kill_at``."""
+    """Train from the newest checkpoint, and die by SIGKILL within update ``kill_at``."""
     torch.set_num_threads(threads())
     net = make_net()
     layers = ["stem.*", "body.*", "neck.*"]
@@ -121,7 +121,7 @@ def train(folder: Path, kill_at: int | None) -> None:
 
 
 def train_in_new_process(folder: Path, kill_at: int | None) -> int:
-    """Return how the process ended. The one that calls this never computes, so that forks of it are sound."""
+    """Return how the process ended. The caller never computes, so forks of it are safe."""
     if (pid := os.fork()) == 0:
         try:
             with open(folder / "output", "a") as output:
@@ -141,8 +141,8 @@ def drive(whole: Path, killed: Path, kills: list[int]) -> None:
     assert train_in_new_process(killed, None) == 0
 
 
-def test_killed_at_twenty_updates_it_ends_as_if_never_killed(tmp_path: Path) -> None:
-    """Weights, optimizer state, rates and the state of every handler equal the uninterrupted run's, bit for bit."""
+def test_a_run_killed_at_twenty_updates_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
+    """Weights, optimizer state, learning rates and every handler's state are equal, bit for bit."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()

@@ -1,4 +1,4 @@
-"""Whole runs under ignite-launch: scripts written for others, the demo killed and started again."""
+"""Whole runs under ignite-launch: scripts for other launchers, and the demo killed and restarted."""
 
 import random
 from contextlib import ExitStack
@@ -14,7 +14,7 @@ from tests.support import run_script
 pytestmark = pytest.mark.distributed
 _ROOT = Path(__file__).parents[2]
 
-# The form in which Ignite's documentation of idist.Parallel has it for processes that somebody else started.
+# As in Ignite's documentation of idist.Parallel, for processes that another launcher started.
 _PARALLEL = """
 import sys
 import ignite.distributed as idist
@@ -40,7 +40,7 @@ place = f"{os.environ['LOCAL_RANK']} {dist.get_rank()} {dist.get_world_size()} {
 sys.stdout.write(f"{place} gloo {total.item()}\\n")
 dist.destroy_process_group()
 """
-# Rank 1 dies at an update that the test has drawn, in the first starts; a start after a checkpoint resumes.
+# In the first starts rank 1 dies at an update that the test has drawn; a start after a checkpoint resumes.
 _DEMO = """
 import os, runpy, signal, sys
 from pathlib import Path
@@ -71,7 +71,7 @@ runpy.run_path(demo, run_name="__main__")
     ids=["idist.Parallel", "idist.Parallel in srun", "torch.distributed"],
 )
 def test_scripts_for_other_launchers_run_unchanged(tmp_path: Path, script: str, slurm: bool) -> None:
-    """Ignite's and torch's own examples find their ranks, and agree on a sum; also in a task of srun."""
+    """Ignite's and torch's own examples find their ranks and agree on a sum; also in an srun task."""
     (tmp_path / "main.py").write_text(script)
     task = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_NUM_TASKS": "1", "SLURM_JOB_ID": "7"}
     task |= {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "1", "SLURM_JOB_NODELIST": "node1"}
@@ -82,8 +82,8 @@ def test_scripts_for_other_launchers_run_unchanged(tmp_path: Path, script: str, 
     assert sorted(lines) == ["0 0 2 2 gloo 3.0", "1 1 2 2 gloo 3.0"]
 
 
-def test_two_launches_at_once_do_not_meet(tmp_path: Path) -> None:
-    """Two runs started together on one machine each have two workers, and a port of their own to meet at."""
+def test_two_simultaneous_launches_are_separate(tmp_path: Path) -> None:
+    """Two runs started together on one machine each have two workers and their own rendezvous port."""
     script = "import os, sys\nsys.stdout.write(' '.join(os.environ[name] for name in sys.argv[1:]) + '\\n')"
     with ExitStack() as stack:
         runs = []
@@ -105,7 +105,7 @@ def test_two_launches_at_once_do_not_meet(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(240)
 def test_the_demo_survives_a_worker_killed_twice(tmp_path: Path) -> None:
-    """With --max-restarts 2 and a worker killed at random updates, the weights are those of the undisturbed run."""
+    """With --max-restarts 2 and a worker killed at random updates, the weights equal the undisturbed run's."""
     (tmp_path / "demo.py").write_text(_DEMO)
     demo = str(_ROOT / "examples" / "digits.py")
     drawn = random.Random(seeded(5)).sample(range(1, 44), 2)  # of 44 updates

@@ -1,4 +1,4 @@
-"""NaN and infinity at drawn moments of a training: in a batch, in its loss, in a gradient."""
+"""NaN and infinity at drawn moments of a training run: in a batch, in its loss, in a gradient."""
 
 import math
 from collections.abc import Callable
@@ -30,7 +30,7 @@ NAMES = ("0.weight", "0.bias", "2.weight", "2.bias")
 
 @dataclass(frozen=True)
 class Fault:
-    """What is not finite in one update: an input, a target, or a value of one gradient, after the backward pass."""
+    """A non-finite value in one update: in an input, a target, or a gradient after the backward pass."""
 
     where: str
     value: float
@@ -39,7 +39,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Case:
-    """A training, and at which of its updates there is a fault."""
+    """A training run, and the updates at which it has a fault."""
 
     clipper: str
     optimizer: str
@@ -48,7 +48,7 @@ class Case:
     faults: dict[int, Fault]
 
     def batches(self, *, whole: bool) -> list[Batch]:
-        """Those of all updates, with their faults, or those of the updates that have none."""
+        """The batches of all updates, with their faults, or of the updates without a fault."""
         batches = make_batches(UPDATES * self.accumulation)
         for update, fault in self.faults.items():
             micro = (update - 1) * self.accumulation + fault.place % self.accumulation
@@ -65,7 +65,7 @@ class Case:
         return Training(make, precision=self.precision, accumulate=self.accumulation, **options)
 
     def trainer(self, training: Training, *, whole: bool) -> Engine:
-        """Return an engine that puts the faults into gradients where ``whole``."""
+        """Return an engine that puts the faults into gradients if ``whole``."""
 
         def spoil(training: Training) -> None:
             fault = self.faults.get(engine.state.iteration // self.accumulation)
@@ -110,7 +110,7 @@ def _are_finite(tensors: list[torch.Tensor]) -> bool:
 @given(case=cases(least=0))
 @settings(max_examples=120, deadline=None, derandomize=True)
 def test_skip_leaves_no_trace(case: Case) -> None:
-    """Parameters and optimizer state are finite after every update; at the end they are those of the run without."""
+    """Parameters and optimizer state stay finite, and at the end equal those of a run without faults."""
     training, trainer, clipper = case.train(whole=True, on_nonfinite="skip")
     finite: list[bool] = []
     trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: finite.append(_are_finite(training.tensors())))
@@ -118,7 +118,7 @@ def test_skip_leaves_no_trace(case: Case) -> None:
     assert all(finite)
     assert len(finite) == UPDATES * case.accumulation
     assert state.optimizer_step == UPDATES - len(case.faults)
-    # What GradScaler finds it skips by itself, before a clipper sees it.
+    # GradScaler itself skips what it finds, before a clipper sees it.
     assert state.metrics["skipped_steps"] == (0 if case.precision == "fp16" else len(case.faults))
 
     expected, other, _ = case.train(whole=False, on_nonfinite="skip")
@@ -132,8 +132,8 @@ def test_skip_leaves_no_trace(case: Case) -> None:
 
 @given(case=cases(least=1, precisions=("fp32", "bf16")))
 @settings(max_examples=80, deadline=None, derandomize=True)
-def test_raise_leaves_all_as_it_was(case: Case) -> None:
-    """The first fault ends the run; the error names the update and, where it is one, the parameter."""
+def test_raise_changes_nothing(case: Case) -> None:
+    """The first fault ends the run; the error names the update and, if there is one, the parameter."""
     training, trainer, _ = case.train(whole=True, on_nonfinite="raise")
     update = min(case.faults)
     with pytest.raises(RuntimeError, match="gradients must be finite, got ") as caught:
@@ -175,8 +175,8 @@ def test_values_are_clipped_however_large_they_are(optimizer: str) -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("clipper", ["auto", "z"])
-def test_what_propagates_is_no_norm_to_remember(clipper: str, value: float) -> None:
-    """A NaN that is let through stays out of the history that later bounds are found in."""
+def test_a_propagated_norm_is_not_remembered(clipper: str, value: float) -> None:
+    """A NaN that propagates is not added to the history of norms."""
     case = Case(clipper, "sgd", "fp32", 1, {4: Fault("gradient", value, 0)})
     _, trainer, handler = case.train(whole=True, on_nonfinite="propagate")
     trainer.run(case.batches(whole=True))
@@ -186,8 +186,8 @@ def test_what_propagates_is_no_norm_to_remember(clipper: str, value: float) -> N
 
 
 @pytest.mark.parametrize("on_nonfinite", ["skip", "raise"])
-def test_statistics_of_a_batch_that_is_nan_stay(on_nonfinite: str) -> None:
-    """What the forward pass left in BatchNorm nothing takes back: it is said, and BatchNorm's own reset mends it."""
+def test_batchnorm_statistics_of_a_nan_batch_stay(on_nonfinite: str) -> None:
+    """Nothing undoes what the forward pass left in BatchNorm: a message says so, and BatchNorm's reset fixes it."""
     torch.manual_seed(seeded())
     model = nn.Sequential(nn.Linear(6, 8, bias=False), nn.BatchNorm1d(8), nn.Linear(8, 1))
     optimizer = sgd(model)
@@ -196,7 +196,7 @@ def test_statistics_of_a_batch_that_is_nan_stay(on_nonfinite: str) -> None:
     trainer = create_supervised_trainer(model, optimizer, nn.functional.mse_loss)
     GradientNormClipper(optimizer, 0.3, on_nonfinite=on_nonfinite, model=model).attach(trainer)
     told: list[str] = []
-    on_annotation(trainer, lambda engine, notice: told.append(notice.text))
+    on_annotation(trainer, lambda engine, annotation: told.append(annotation.text))
     try:
         assert trainer.run(batches).metrics["skipped_steps"] == 1
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Losses, metrics, rates and norms that are NaN or infinite: what is logged, and what a plateau makes of them."""
+"""NaN and infinite losses, metrics, learning rates and norms: what is logged, and what a plateau does with them."""
 
 import math
 import warnings
@@ -28,8 +28,8 @@ from tests.ignite_tips.clipping.support import Batch, Training, make_batches, ma
 
 
 @pytest.mark.parametrize("on_nonfinite", ["skip", "raise"])
-def test_a_loss_that_is_nan_alone_is_no_reason(on_nonfinite: str, tmp_path: Path) -> None:
-    """With finite gradients the update is made; the loss that was shown as NaN is written as NaN."""
+def test_a_nan_loss_with_finite_gradients_is_no_reason_to_skip(on_nonfinite: str, tmp_path: Path) -> None:
+    """With finite gradients the update is made, and the NaN loss is written as NaN."""
     model, batches = make_model(), make_batches(3)
     optimizer = sgd(model)
 
@@ -52,10 +52,10 @@ def test_a_loss_that_is_nan_alone_is_no_reason(on_nonfinite: str, tmp_path: Path
 
 
 class Validated:
-    """A training that is validated after each of its epochs, with these losses."""
+    """A training run that is validated after each epoch, with these losses."""
 
     def __init__(self, losses: list[float], options: dict[str, Any]) -> None:
-        self.rates: list[float] = []
+        self.lrs: list[float] = []
         self.optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1.0)
         self.trainer = Engine(lambda engine, batch: self.optimizer.step())
         evaluator = Engine(lambda engine, batch: None)
@@ -68,7 +68,7 @@ class Validated:
         @self.trainer.on(Events.EPOCH_COMPLETED)
         def validate() -> None:
             evaluator.run([0])
-            self.rates.append(self.optimizer.param_groups[0]["lr"])
+            self.lrs.append(self.optimizer.param_groups[0]["lr"])
 
         self.plateau.attach(self.trainer, evaluator)
 
@@ -92,7 +92,7 @@ class Validated:
 def test_a_plateau_of_metrics_that_are_not_finite(
     losses: list[float], patience: int, mode: str, data: st.DataObject
 ) -> None:
-    """It is torch's over the metrics that are numbers and not infinitely good; saved between any two, it goes on."""
+    """It equals torch's without the NaN and infinitely good metrics, also if resumed between any two."""
     options = {"mode": mode, "factor": 0.5, "patience": patience}
     whole = Validated(losses, options).run(len(losses))
     native = ReduceLROnPlateau(torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1.0), **options)
@@ -101,17 +101,17 @@ def test_a_plateau_of_metrics_that_are_not_finite(
         if not (math.isnan(loss) or loss == {"min": -math.inf, "max": math.inf}[mode]):
             native.step(loss)
         expected.append(native.optimizer.param_groups[0]["lr"])
-    assert whole.rates == expected
+    assert whole.lrs == expected
 
     stop = data.draw(st.integers(1, len(losses) - 1))
     first, second = Validated(losses, options).run(stop), Validated(losses, options)
     Checkpoint.load_objects(second.parts(), saved(first.parts()))
-    assert first.rates + second.run(len(losses)).rates == expected
+    assert first.lrs + second.run(len(losses)).lrs == expected
     assert saved(second.parts()) == saved(whole.parts())
 
 
 def test_loggers_write_what_is_not_finite(tmp_path: Path) -> None:
-    """A rate, a norm and a metric that are NaN or infinite are written as they are, and drawn around."""
+    """A learning rate, a norm and a metric that are NaN or infinite are written unchanged, and left out of drawings."""
     training = Training(sgd)
     trainer = training.trainer()
     evaluator = Engine(

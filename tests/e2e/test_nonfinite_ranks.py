@@ -1,4 +1,4 @@
-"""NaN and infinity on one rank of two: every rank skips the same updates, or all raise, and none waits for ever."""
+"""NaN and infinity on one rank of two: every rank skips the same updates, or all raise, and none hangs."""
 
 import math
 import random
@@ -27,7 +27,7 @@ OPTIMIZERS = {"sgd": (sgd, False), "fused sgd": (sgd, True), "adamw": (adamw, Fa
 
 @dataclass(frozen=True)
 class Fault:
-    """A value of one rank's batch, or of one of its gradients once they are reduced, that is not finite."""
+    """A non-finite value in one rank's batch, or in one of its gradients after they are reduced."""
 
     rank: int
     where: str
@@ -36,13 +36,13 @@ class Fault:
 
     @property
     def parameter(self) -> str:
-        """One that is not finite then; under fully_shard every rank has a part of it."""
+        """The parameter whose gradient is not finite then; under fully_shard every rank has a part of it."""
         return "0.bias" if self.where == "gradient" and self.place % 2 else "0.weight"
 
 
 @dataclass(frozen=True)
 class Case:
-    """A training on two ranks, and at which of its updates there is a fault."""
+    """A training run on two ranks, and the updates at which it has a fault."""
 
     strategy: str
     clipper: str
@@ -52,14 +52,14 @@ class Case:
 
 
 def cases(strategy: str, seed: int, *precisions: str) -> Iterator[Case]:
-    """Every clipper with every optimizer, two of the precisions drawn for each, and faults for each of these."""
+    """Every clipper with every optimizer, with two drawn precisions each, and faults for each of these."""
     source = random.Random(seed)
     for clipper in CLIPPERS:
         for optimizer in OPTIMIZERS:
             if strategy == "fsdp" and optimizer == "fused sgd":
-                continue  # torch has no fused SGD of DTensors
+                continue  # torch has no fused SGD for DTensors
             for precision in source.sample(precisions, min(2, len(precisions))):
-                # A fused optimizer's kernel goes by each rank's own gradients, which DDP promises to be the same.
+                # A fused optimizer's kernel uses each rank's own gradients, which DDP guarantees to be the same.
                 alike = (strategy, precision, OPTIMIZERS[optimizer][1]) == ("ddp", "fp16", True)
                 where = ["batch"] if alike else ["batch", "gradient"]
                 values = [math.nan, math.inf, -math.inf]
@@ -82,7 +82,7 @@ class Training:
         self.model = parallelize(self.inner, case.strategy, world_size)
         make, fused = OPTIMIZERS[case.optimizer]
         self.optimizer = make(self.inner, fused=fused)
-        # GradScaler's own choice is each rank's; of DTensors it is that of all.
+        # GradScaler decides for each rank; for DTensors it decides for all together.
         scaler = torch.amp.GradScaler if fused or case.strategy == "fsdp" else ShardedGradScaler
         self.scaler = scaler("cpu", init_scale=128.0, enabled=case.precision == "fp16")
         self.share = slice(rank, None, world_size)
@@ -149,13 +149,13 @@ def skip(rank: int, world_size: int, strategy: str, seed: int) -> list[tuple[str
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_every_rank_skips_the_same_updates(strategy: str) -> None:
-    """All clippers, optimizers and precisions: what stays finite on each rank is the run without the faults."""
+    """With all clippers, optimizers and precisions, each rank ends like a run without the faults."""
     assert run_distributed(skip, 2, strategy, seeded(3)) == [[], []]
 
 
 def refuse(rank: int, world_size: int, strategy: str, seed: int) -> list[tuple[str, Any]]:
     results: list[tuple[str, Any]] = []
-    for case in cases(strategy, seed, "fp32"):  # under GradScaler, which skips, nothing is left to raise for
+    for case in cases(strategy, seed, "fp32"):  # GradScaler would skip, and nothing would raise
         first = min(case.faults)
         training, expected = (Training(case, rank, world_size, "raise") for _ in range(2))
         if first > 1:
@@ -179,6 +179,6 @@ def refuse(rank: int, world_size: int, strategy: str, seed: int) -> list[tuple[s
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_every_rank_raises_and_touches_nothing(strategy: str) -> None:
-    """The error is of the same update on each rank and names what is not finite there; all is as before it."""
+def test_every_rank_raises_and_changes_nothing(strategy: str) -> None:
+    """Each rank's error names the same update and what is not finite there; nothing has changed."""
     assert run_distributed(refuse, 2, strategy, seeded(4)) == [[], []]

@@ -1,4 +1,4 @@
-"""Pairs of tips, and of a tip and what users bring along: each as the hand-written loop, or refused in words."""
+"""Pairs of tips, and of a tip and users' own parts: each equals the hand-written loop, or is refused."""
 
 import copy
 from collections.abc import Callable
@@ -53,8 +53,8 @@ def backward(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor], accumul
 
 
 def left(model: nn.Module, optimizer: Any) -> dict[str, Any]:
-    rates = [group["lr"] for group in optimizer.param_groups]
-    return copy.deepcopy({"model": dict(model.state_dict()), "state": optimizer.state_dict()["state"], "rates": rates})
+    lrs = [group["lr"] for group in optimizer.param_groups]
+    return copy.deepcopy({"model": dict(model.state_dict()), "state": optimizer.state_dict()["state"], "lrs": lrs})
 
 
 def assert_same(one: tuple[nn.Module, Any], other: tuple[nn.Module, Any]) -> None:
@@ -62,7 +62,7 @@ def assert_same(one: tuple[nn.Module, Any], other: tuple[nn.Module, Any]) -> Non
 
 
 def loop(model: nn.Module, optimizer: Any, epochs: int, before_step: Any = None, **hooks: Any) -> None:
-    """A hand-written loop: no Ignite, and nothing of ours."""
+    """A hand-written loop, without Ignite and ignite_tips."""
     accumulation, iteration = hooks.get("accumulation", 1), 0
     for epoch in range(1, epochs + 1):
         for batch in batches(hooks.get("count", 6)):
@@ -81,7 +81,7 @@ def loop(model: nn.Module, optimizer: Any, epochs: int, before_step: Any = None,
 
 
 def test_two_clippers() -> None:
-    """One after the other, as two lines of the loop would; an optimizer may have any number."""
+    """They act one after the other, like two lines of the loop; an optimizer may have any number."""
     mine, reference = build(), build()
     trainer = supervised(*mine)
     tips.GradientNormClipper(mine[1], 0.3).attach(trainer)
@@ -98,7 +98,7 @@ def test_two_clippers() -> None:
 
 
 def test_two_clippers_of_a_large_fused_optimizer() -> None:
-    """The first does not leave its factor to the fused kernel, for the second has to see what it made."""
+    """The first does not fold its factor into the fused kernel, because the second must see the clipped gradients."""
     torch.manual_seed(seeded())
     results = []
     for by_hand in (False, True):
@@ -121,7 +121,7 @@ def test_two_clippers_of_a_large_fused_optimizer() -> None:
     assert torch.equal(*results)
 
 
-def test_two_schedulers_that_go_on_from_the_current_rate() -> None:
+def test_two_schedulers_that_continue_from_the_current_lr() -> None:
     """One per update and one per epoch, in the loop's order."""
     mine, reference = build(), build()
     trainer = supervised(*mine)
@@ -134,7 +134,7 @@ def test_two_schedulers_that_go_on_from_the_current_rate() -> None:
 
 
 def test_a_warmup_that_a_filter_ends() -> None:
-    """LambdaLR forgets the rate, but where its event ends before the other begins nothing is undone."""
+    """LambdaLR is closed-form, but if its event ends before the other begins, nothing is undone."""
     mine, reference = build(), build()
     trainer = supervised(*mine)
     warmup, decay = (LambdaLR(mine[1], lambda step: min(1.0, (step + 1) / 6)), StepLR(mine[1], 1, 0.5))
@@ -154,8 +154,8 @@ def test_a_warmup_that_a_filter_ends() -> None:
 
 
 @pytest.mark.parametrize("fused", [None, True], ids=["foreach", "fused"])
-def test_freezing_what_the_optimizer_has_state_for(fused: bool | None) -> None:
-    """Adam's moments and step counts wait, and the loop that sets requires_grad ends in the same."""
+def test_freezing_parameters_that_have_optimizer_state(fused: bool | None) -> None:
+    """Adam's moments and step counts pause, as in a loop that sets requires_grad."""
     options = {"fused": True} if fused else {"foreach": True}
     mine, reference = build(torch.optim.AdamW, **options), build(torch.optim.AdamW, **options)
     trainer = supervised(*mine)
@@ -173,9 +173,9 @@ def test_freezing_what_the_optimizer_has_state_for(fused: bool | None) -> None:
 
 
 def test_accumulation_across_epochs() -> None:
-    """Where the number of batches is no multiple of it, an accumulation is frozen, scheduled and ended half-way.
+    """If the number of batches is not a multiple of it, an accumulation is frozen, scheduled and ended halfway.
 
-    Ignite counts iterations through all epochs, and so does the loop: the last two batches make no update.
+    Ignite counts iterations across epochs, and so does the loop: the last two batches make no update.
     """
     mine, reference = build(), build()
     trainer = supervised(*mine, accumulation=3)
@@ -200,7 +200,7 @@ def test_accumulation_across_epochs() -> None:
 
 
 def test_ignites_ema_per_update() -> None:
-    """EMAHandler takes our event, so that under accumulation it averages once an update."""
+    """EMAHandler accepts our event, so under accumulation it averages once per update."""
     mine, reference = build(), build()
     trainer = supervised(*mine, accumulation=2)
     freezer = tips.ParameterFreezer(mine[0], "body.*").attach(trainer, unfreeze=Events.EPOCH_STARTED(once=2))
@@ -229,7 +229,7 @@ def test_ignites_ema_per_update() -> None:
 
 
 def test_stochastic_weight_averaging() -> None:
-    """AveragedModel of torch in a handler, and SWALR after another schedule, each at its epochs."""
+    """AveragedModel in a handler, and SWALR after another schedule, each in its own epochs."""
     mine, reference = build(), build()
     trainer = supervised(*mine)
     averaged = AveragedModel(mine[0])
@@ -255,7 +255,7 @@ def test_stochastic_weight_averaging() -> None:
 
 
 def test_a_closure_that_is_evaluated_once() -> None:
-    """The gradients that it makes are clipped before the update."""
+    """Its gradients are clipped before the update."""
     mine, reference = build(), build()
 
     def update(engine: Engine, batch: Any) -> None:
@@ -274,7 +274,7 @@ def test_a_closure_that_is_evaluated_once() -> None:
 
 @pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0")
 def test_a_compiled_model() -> None:
-    """torch.compile's module is clipped and frozen as the one inside it; each freeze compiles anew."""
+    """torch.compile's module is clipped and frozen like the module inside it; each freeze triggers a recompile."""
     mine, reference = build(), build()
     compiled, other = (torch.compile(pair[0], backend="aot_eager") for pair in (mine, reference))
     trainer = supervised(compiled, mine[1])
@@ -291,7 +291,7 @@ def test_a_compiled_model() -> None:
 
 
 def test_data_parallel_on_a_cpu() -> None:
-    """There DataParallel is a pass-through; what it does with several GPUs is not shown here."""
+    """DataParallel is a pass-through there; several GPUs are not tested here."""
     mine, reference = build(), build()
     model = nn.DataParallel(mine[0])
     trainer = supervised(model, mine[1])

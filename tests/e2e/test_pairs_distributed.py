@@ -1,4 +1,4 @@
-"""Pairs of tips and a strategy that the combinations do not have, on two ranks, against loops by hand."""
+"""Pairs of a tip and a strategy that the combinations do not have, on two ranks, compared with hand-written loops."""
 
 import warnings
 from collections.abc import Callable
@@ -27,7 +27,7 @@ EPOCHS = 4
 
 
 class Net(nn.Module):
-    """A body and a head, the head in the root's own shards."""
+    """A body and a head; the head is in the root's shards."""
 
     def __init__(self, norm: Callable[[int], nn.Module]) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Way:
     make_optimizer: Callable[[nn.Module], Any] = _sgd
     accumulation: int = 1
     count: int = 6  # batches
-    reduce_once: bool = False  # an accumulation, as no_sync() does
+    reduce_once: bool = False  # per accumulation, as with no_sync()
 
     def prepare(self, model: Any, iteration: int) -> None:
         if not self.reduce_once:
@@ -87,7 +87,7 @@ WAYS = {
     "accumulation across epochs, FSDP2": Way(lambda: _net(sharded=True), accumulation=3, count=5),
     "DDP, reduced once": Way(lambda: DistributedDataParallel(_net()), accumulation=3, reduce_once=True),
     "FSDP2, reduced once": Way(lambda: _net(sharded=True), accumulation=3, reduce_once=True),
-    # A CPU has no BatchNorm of bfloat16 weights and float32 statistics.
+    # The CPU has no BatchNorm with bfloat16 weights and float32 statistics.
     "FSDP2 in bfloat16": Way(lambda: _net(sharded=True, norm=nn.LayerNorm, mp_policy=_BF16)),
     "ZeRO": Way(lambda: DistributedDataParallel(_net()), _zero),
     "gradients as views": Way(lambda: DistributedDataParallel(_net(), gradient_as_bucket_view=True)),
@@ -105,7 +105,7 @@ def _train(way: Way, model: nn.Module, optimizer: Any, rank: int) -> None:
 
 
 def _loop(way: Way, model: Any, optimizer: Any, rank: int) -> None:
-    """By hand: no Ignite, and nothing of ours."""
+    """By hand, without Ignite and ignite_tips."""
     inner, scheduler, iteration = getattr(model, "module", model), StepLR(optimizer, 4), 0
     for epoch in range(1, EPOCHS + 1):
         if epoch in (2, 3):
@@ -139,19 +139,19 @@ def _compare(rank: int, world_size: int) -> list[str]:
             model = way.wrap()
             optimizer = way.make_optimizer(model)
             train(way, model, optimizer, rank)
-            optimizers = [] if name == "ZeRO" else [optimizer]  # whose state is on one rank for each parameter
+            optimizers = [] if name == "ZeRO" else [optimizer]  # each parameter's state is on one rank only
             ends.append(outcome(getattr(model, "module", model), optimizers, []))
         found += difference(name, *ends)
     return found
 
 
-def test_as_by_hand() -> None:
+def test_equals_the_hand_written_loop() -> None:
     """Bit for bit on both ranks."""
     assert run_distributed(_compare, 2) == [[], []]
 
 
 def _resume_whole(rank: int, world_size: int) -> str:
-    """Resume with torch's helper for whole states, from a run in which a part was never updated."""
+    """Resume with torch's helper for full states, from a run in which some parameters were never updated."""
     options = torch_states.StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
     model = _net(sharded=True)
     optimizer = torch.optim.AdamW(model.parameters())
@@ -167,8 +167,8 @@ def _resume_whole(rank: int, world_size: int) -> str:
     return "no error"
 
 
-def test_whole_states_of_a_partly_frozen_run_are_refused_by_torch() -> None:
-    """Its helper wants a state for every parameter that trains; with a file a rank, the combinations resume it."""
+def test_torch_refuses_full_states_of_a_partly_frozen_run() -> None:
+    """Its helper needs a state for every trainable parameter; with one file per rank, the combinations resume it."""
     for told in run_distributed(_resume_whole, 2):
         assert told.startswith("Missing optimizer state for parameter 'body.0.weight' in checkpoint.")
 
@@ -185,8 +185,8 @@ def _shard_too_late(rank: int, world_size: int) -> list[str]:
     return [str(warning.message) for warning in caught if warning.category is UserWarning]
 
 
-def test_an_optimizer_made_before_sharding_is_told_of() -> None:
-    """Torch says nothing of it: the optimizer moves the parameters that fully_shard has replaced."""
+def test_an_optimizer_created_before_sharding_warns() -> None:
+    """Torch gives no warning: the optimizer updates the parameters that fully_shard has replaced."""
     for told in run_distributed(_shard_too_late, 2):
-        about_it = "GradientNormClipper found no gradient for its SGD in a whole epoch; make the optimizer of the model"
+        about_it = "GradientNormClipper found no gradient for its SGD in a whole epoch; create the optimizer from the"
         assert [text.startswith(about_it) for text in told if "GradientNormClipper" in text] == [True]

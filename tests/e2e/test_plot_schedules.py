@@ -12,7 +12,7 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "plot_schedules.py"
 def test_draws_the_picture_of_the_docs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Run as a user runs it, it writes a picture where it is told to."""
+    """Run as by a user, it writes a picture to the given path."""
     picture = tmp_path / "new" / "schedules.png"
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(picture)])
     runpy.run_path(str(SCRIPT), run_name="__main__")

@@ -1,4 +1,4 @@
-"""README's code runs as it stands."""
+"""README's code runs as shown."""
 
 import re
 import subprocess
@@ -12,12 +12,12 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re
 
 
 def test_readme_has_code() -> None:
-    """The pattern that finds the code still finds it."""
+    """The pattern still finds the code."""
     assert len(BLOCKS) >= 1
 
 
 @pytest.mark.parametrize("code", BLOCKS, ids=[f"block {index}" for index in range(len(BLOCKS))])
-def test_code_runs_in_a_process_of_its_own(code: str, tmp_path: Path) -> None:
+def test_code_runs_in_its_own_process(code: str, tmp_path: Path) -> None:
     """Each block is a whole script: it runs in an empty folder, with warnings as errors."""
     ignore = "ignore:`torch.jit:DeprecationWarning"  # torch's own, when Ignite imports its checkpoints
     done = subprocess.run(

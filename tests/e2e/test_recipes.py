@@ -1,4 +1,4 @@
-"""Ignite's own recipes with our handlers attached, each against a hand-written loop of the same job."""
+"""Ignite's own recipes with our handlers attached, each compared with a hand-written loop of the same job."""
 
 from typing import Any
 
@@ -75,7 +75,7 @@ def _discriminator_loss(discriminator: nn.Module, real: Tensor, fake: Tensor) ->
 
 
 def test_a_gan_with_two_optimizers() -> None:
-    """Each network has its own clipper and schedule; the generator is updated in every second iteration."""
+    """Each network has its own clipper and schedule; the generator makes an update in every second iteration."""
     generator, discriminator = _linear(2, 3, 6), _linear(3, 1, 7)
     twins = _linear(2, 3, 6), _linear(3, 1, 7)
     noise = [torch.randn(4, 2, generator=torch.Generator().manual_seed(seeded(i))) for i in range(8)]
@@ -137,7 +137,7 @@ def _finish_episode(optimizer: torch.optim.Optimizer, losses: list[Tensor]) -> N
 
 
 def test_reinforcement_learning_updates_in_an_event_handler() -> None:
-    """The update is made by a handler of an event of the example's own, which the update function fires."""
+    """A handler makes the update, at the example's own event, which the update function fires."""
     policy, reference = _linear(3, 2, 8), _linear(3, 2, 8)
     observations = [x for x, _ in _batches(10, 1, 3)]
 
@@ -184,7 +184,7 @@ class _Recurrent(nn.Module):
         return self.head(output), hidden
 
 
-def test_truncated_backpropagation_updates_several_times_an_iteration() -> None:
+def test_truncated_backpropagation_makes_several_updates_per_iteration() -> None:
     """create_supervised_tbptt_trainer makes three updates in each iteration; each is clipped and scheduled."""
     model, reference = _Recurrent(), _Recurrent()
     data = [(torch.randn(6, 4, 3), torch.randn(6, 4, 2)) for _ in range(2)]

@@ -1,4 +1,4 @@
-"""Pairs that cannot be right: each ends in a sentence, whoever says it, and never in wrong weights without a word."""
+"""Pairs that cannot be correct: each gets a message, from us or from torch, and never silently wrong weights."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -163,12 +163,12 @@ def _freezer_of_a_script(job: Job) -> None:
     tips.ParameterFreezer(torch.jit.script(job.model), "0.*").attach(job.trainer)
 
 
-def _two_rate_loggers(job: Job) -> None:
+def _two_lr_loggers(job: Job) -> None:
     tips.LearningRateLogger(job.optimizer).attach(job.trainer)
     tips.LearningRateLogger(Job().optimizer).attach(job.trainer)
 
 
-def _rates_of_another_optimizer(job: Job) -> None:
+def _lr_logger_of_another_optimizer(job: Job) -> None:
     tips.LearningRateLogger(Job().optimizer).attach(job.trainer)
     job.run()
 
@@ -184,43 +184,43 @@ REFUSED: dict[Callable[[Job], None], str] = {
         "closure several times; act on Ignite's own events instead"
     ),
     _closure_evaluated_again: (
-        "RuntimeError: OptimizerEvents must have a closure that is evaluated once in an update, but Twice "
-        "evaluated it again; detach the handlers that act on its updates"
+        "RuntimeError: a closure must be evaluated once in an update with OptimizerEvents, but Twice evaluated it "
+        "again; detach the handlers that act on its updates"
     ),
     _closure_under_grad_scaler: "RuntimeError: Closure use is not currently supported if GradScaler is enabled.",
     _fp16_weights_under_grad_scaler: "ValueError: Attempting to unscale FP16 gradients.",
     _scaler_without_amp: "ValueError: scaler argument is True, but amp_mode is None. Consider using amp_mode='amp'.",
     _plateau_and_one_cycle: (
-        "ValueError: the schedulers of one optimizer must leave each other's rates, got ReduceLROnPlateau and"
-        " OneCycleLR, which undoes the reductions in its next step; use one that goes on from the current "
-        "rate (LinearLR, ExponentialLR, StepLR, CosineAnnealingLR), or end it by a filter on its event"
+        "ValueError: schedulers of one optimizer must not undo each other, got ReduceLROnPlateau and OneCycleLR, "
+        "which undoes the reductions in its next step; use one that continues from the current learning rate "
+        "(LinearLR, ExponentialLR, StepLR, CosineAnnealingLR), or end it with a filter on its event"
     ),
     _step_and_lambda: (
-        "ValueError: the schedulers of one optimizer must leave each other's rates, got StepLR and LambdaLR, "
-        "which undoes the steps in its next step; use one that goes on from the current rate (LinearLR, "
-        "ExponentialLR, StepLR, CosineAnnealingLR), or end it by a filter on its event"
+        "ValueError: schedulers of one optimizer must not undo each other, got StepLR and LambdaLR, which undoes the "
+        "steps in its next step; use one that continues from the current learning rate (LinearLR, ExponentialLR, "
+        "StepLR, CosineAnnealingLR), or end it with a filter on its event"
     ),
     _one_scheduler_twice: (
-        "ValueError: scheduler must be stepped by one handler, but another one attached to the trainer steps "
-        "this StepLR already; step it at several events by attach(trainer, one | other)"
+        "ValueError: scheduler must be stepped by one handler, but another handler of the trainer already steps this "
+        "StepLR; to step it at several events, use attach(trainer, one | other)"
     ),
     _a_cell_run_twice: (
-        "UserWarning: SchedulerStepper steps a second StepLR of the trainer's SGD, so that both change its learning "
-        "rates; if only one is meant, as after a notebook's cell was run twice, keep the handler that is to go and "
-        "call its detach(), or build the trainer anew"
+        "UserWarning: SchedulerStepper steps a second StepLR of the trainer's SGD, and both change its learning "
+        "rates; if only one is intended, for example after running a notebook cell twice, detach() one of the two or "
+        "create a new trainer"
     ),
     _ignites_scheduler: (
-        "ValueError: SchedulerStepper must be alone in setting the rates of its SGD, but the trainer has "
-        "Ignite's CosineAnnealingScheduler too, which sets them anew in every call; leave one of the two out,"
-        " or end it by a filter on its event"
+        "ValueError: SchedulerStepper must be the only one to set the learning rates of its SGD, but the trainer also"
+        " has Ignite's CosineAnnealingScheduler, which overwrites them in every call; remove one of the two, or end "
+        "it with a filter on its event"
     ),
     _too_short: (
         "ValueError: OneCycleLR has total_steps 3, but the run steps it 4 times; build the scheduler for the "
         "run's length"
     ),
     _plateau_as_a_schedule: (
-        "TypeError: scheduler must be stepped without a metric, got ReduceLROnPlateau; use PlateauStepper, "
-        "which gives it a metric of the validation"
+        "TypeError: scheduler must be stepped without a metric, got ReduceLROnPlateau; use PlateauStepper, which "
+        "steps it with a validation metric"
     ),
     _scheduler_of_another_optimizer: (
         "RuntimeError: SchedulerStepper must step after an update of its scheduler's SGD, but the trainer has"
@@ -232,28 +232,28 @@ REFUSED: dict[Callable[[Job], None], str] = {
         "that the trainer steps"
     ),
     _clipper_of_stale_parameters: (
-        "UserWarning: GradientNormClipper found no gradient for its SGD in a whole epoch; make the optimizer "
-        "of the model's parameters, after fully_shard, which replaces them"
+        "UserWarning: GradientNormClipper found no gradient for its SGD in a whole epoch; create the optimizer from "
+        "the model's parameters, after fully_shard, which replaces them"
     ),
     _two_clippers: (
         "UserWarning: GradientNormClipper clips the trainer's SGD twice, with max_norm=1.0 and then with "
-        "max_norm=5.0, so that the smaller threshold wins; keep the handler that is to go and call its detach(), "
-        "build the trainer anew, or give each a tag=... if both are meant"
+        "max_norm=5.0, and the smaller threshold wins; detach() one of the two, create a new trainer, or give each a "
+        "tag=... if both are intended"
     ),
     _clippers_of_two_optimizers: (
-        "UserWarning: GradientNormClipper of one SGD writes the metric 'grad_norm' as another optimizer's "
+        "UserWarning: GradientNormClipper of one SGD writes the metric 'grad_norm', as does another optimizer's "
         "GradientNormClipper; give each a tag=..."
     ),
     _group_added_later: (
         "ValueError: LambdaLR was built for 1 param groups, but its optimizer has 2; make all groups up front"
     ),
     _two_freezers: (
-        "ValueError: parameter '0.bias' must have one handler that freezes it, but an attached "
-        "ParameterFreezer has it already; give them patterns that do not overlap, or detach it"
+        "ValueError: parameter '0.bias' must be frozen by one handler, but an attached ParameterFreezer already "
+        "freezes it; use patterns that do not overlap, or detach that handler"
     ),
     _freezer_and_gradual_unfreezer: (
-        "ValueError: parameter '0.weight' must have one handler that freezes it, but an attached "
-        "ParameterFreezer has it already; give them patterns that do not overlap, or detach it"
+        "ValueError: parameter '0.weight' must be frozen by one handler, but an attached ParameterFreezer already "
+        "freezes it; use patterns that do not overlap, or detach that handler"
     ),
     _unfreezing_without_a_group: (
         "ValueError: optimizer must have a group for each parameter to be unfrozen, but has none for: "
@@ -262,18 +262,17 @@ REFUSED: dict[Callable[[Job], None], str] = {
     _freezer_of_a_script: (
         "TypeError: model must not be a ScriptModule, whose modules take no changes; freeze before scripting"
     ),
-    _rates_of_another_optimizer: (
-        "UserWarning: LearningRateLogger found no update of its SGD in a whole epoch, and so no rate in use; "
-        "log the optimizer that the trainer steps"
+    _lr_logger_of_another_optimizer: (
+        "UserWarning: LearningRateLogger found no update of its SGD in a whole epoch, so there is no learning rate in"
+        " use to log; log the optimizer that the trainer steps"
     ),
-    _two_rate_loggers: (
-        "ValueError: each LearningRateLogger must write names of its own, but another one attached to the "
-        "trainer writes 'lr/0' to the trainer's metrics already; give one of them tag=..., or keep the first "
-        "and call its detach()"
+    _two_lr_loggers: (
+        "ValueError: each LearningRateLogger must write its own names, but another one attached to the trainer "
+        "already writes 'lr/0' to the trainer's metrics; give one of the two a tag=..., or detach() the first"
     ),
     _loaded_before_attached: (
-        "RuntimeError: the trainer's state must be loaded after its handlers are attached, got one at "
-        "iteration 4 already, whose count of updates is lost; attach first, then load"
+        "RuntimeError: the trainer's state must be loaded after its handlers are attached, but it is at iteration 4 "
+        "already and its count of updates is lost; attach first, then load"
     ),
 }
 
@@ -281,14 +280,14 @@ REFUSED: dict[Callable[[Job], None], str] = {
 @pytest.mark.parametrize("pair", REFUSED, ids=lambda pair: pair.__name__.strip("_"))
 @pytest.mark.filterwarnings("ignore:`torch.jit")
 def test_a_pair_is_refused(pair: Callable[[Job], None]) -> None:
-    """In this very sentence."""
+    """With exactly this sentence."""
     with pytest.raises(Exception) as caught:  # noqa: PT011  # its kind and text are compared whole
         pair(Job())
     assert f"{caught.type.__name__}: {caught.value}" == REFUSED[pair]
 
 
 def test_the_page_on_combinations_has_each_sentence() -> None:
-    """Up to its remedy."""
+    """Each sentence is on the page, up to its remedy."""
     page = (Path(__file__).parents[2] / "docs" / "combinations.md").read_text().replace("\\", "")
     for sentence in REFUSED.values():
         assert f" | {sentence.split('; ')[0]} |" in page

@@ -1,4 +1,4 @@
-"""The site is built without a warning, and needs nothing from elsewhere to be read."""
+"""The site builds without a warning, and loads nothing from other hosts."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# What a browser loads of its own accord: links that a reader may click are not among it.
+# What a browser loads by itself; links to click are not included.
 LOADED = re.compile(
     r"""<(?:script|img|iframe|source)\b[^>]*\bsrc=["']?(?:https?:)?//|<link\b[^>]*\bhref=["']?(?:https?:)?//"""
 )
@@ -33,14 +33,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_nothing_is_fetched(site: Path) -> None:
-    """No page loads a font, a script, a style sheet or a picture from another host."""
+    """No page loads a font, script, style sheet or picture from another host."""
     pages = list(site.rglob("*.html"))
     assert len(pages) > 15
     assert {page.name: LOADED.findall(page.read_text()) for page in pages if LOADED.search(page.read_text())} == {}
 
 
 def test_examples_of_docstrings_are_code(site: Path) -> None:
-    """Prompts of doctests are shown in highlighted code, with the arguments' own descriptions beside them."""
+    """Doctest prompts are shown as highlighted code, and each argument has its own description."""
     text = (site / "api" / "clipping.html").read_text()
     assert text.count('<span class="gp">&gt;&gt;&gt; </span>') > 10
     assert text.count("process_group") >= 5

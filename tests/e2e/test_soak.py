@@ -1,4 +1,4 @@
-"""The demo in two processes killed within its writes, in short; `python -m tests.e2e.soak` is the long one."""
+"""A short version of `python -m tests.e2e.soak`: the demo in two processes, killed within its writes."""
 
 import random
 import shutil
@@ -14,7 +14,7 @@ from tests.settings import seeded
 
 pytestmark = [
     pytest.mark.distributed,
-    pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler, for what stops a run in a write"),
+    pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler, to stop a run in a write"),
 ]
 EPOCHS = 4
 
@@ -26,8 +26,8 @@ def soak(tmp_path_factory: pytest.TempPathFactory) -> Soak:
 
 
 @pytest.mark.timeout(240)
-def test_killed_within_its_writes_it_ends_as_if_never_killed(soak: Soak) -> None:
-    """In a checkpoint, a record and the trimming of an event file; nothing is left running, half written or lost."""
+def test_a_run_killed_within_its_writes_ends_like_an_uninterrupted_one(soak: Soak) -> None:
+    """In a checkpoint, a record and the trimming of an event file: nothing is left running, incomplete or lost."""
     source = random.Random(seeded(8))
     share = [f"{source.random():.3f}" for _ in range(3)]
     soak.kill_once(Kill("checkpoint", "all", f"checkpoint write {source.randint(15, 26)} {share[0]}", 0.0))
@@ -41,8 +41,8 @@ def test_killed_within_its_writes_it_ends_as_if_never_killed(soak: Soak) -> None
     assert soak.counts["left: a trimmed event file under a temporary name"] == 1
 
 
-def test_what_is_wrong_with_a_folder_is_seen(soak: Soak, tmp_path: Path) -> None:
-    """A checkpoint that is cut off, one of another run, and a record that is lost are each found."""
+def test_damage_in_a_folder_is_found(soak: Soak, tmp_path: Path) -> None:
+    """A truncated checkpoint, one of another run, and a lost record are each found."""
     run = shutil.copytree(soak.undisturbed, tmp_path / "run")
     assert (look(run).failures, compare_runs(soak.undisturbed, run)) == ([], [])
     last = newest_checkpoint(run)
@@ -58,7 +58,7 @@ def test_what_is_wrong_with_a_folder_is_seen(soak: Soak, tmp_path: Path) -> None
 
 
 def test_every_kind_of_kill_is_drawn() -> None:
-    """In proportion to its weight, the same for the same seed."""
+    """In proportion to its weight, and the same for the same seed."""
 
     def drawn(seed: int) -> list[Kill]:
         source = random.Random(seed)

@@ -1,4 +1,4 @@
-"""What a person sees who opens TensorBoard on a finished run: a real server, in a real headless Chromium."""
+"""What a user sees in TensorBoard after a run: a real server, in a real headless Chromium."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +18,7 @@ GROUPS = ("lr/stem (demo)", "lr/body (demo)", "lr/head (demo)")
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Browser, str]]:
-    """A browser, and the address of a TensorBoard that serves one run."""
+    """A browser, and the address of a TensorBoard with one run."""
     folder: Path = tmp_path_factory.mktemp("page") / "runs"
     train(folder / "demo", epochs=4)
     with tensorboard(folder) as address, chromium() as browser:
@@ -26,7 +26,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Browser, st
 
 
 def test_custom_scalars_shows_one_chart_with_every_group(page: tuple[Browser, str]) -> None:
-    """Titled lr, with a line for each group under the group's name."""
+    """The chart's title is lr, and each group has a line under its name."""
     browser, address = page
     browser.open(f"{address}/#custom_scalars")
     text = browser.wait_for(lambda browser: "Matches (3)" in browser.text() and browser.text())
@@ -46,15 +46,15 @@ def test_custom_scalars_shows_one_chart_with_every_group(page: tuple[Browser, st
 
 
 def test_scalars_shows_every_group_by_name(page: tuple[Browser, str]) -> None:
-    """Each has a chart of its own in the tab that people know."""
+    """Each group has its own chart in the Scalars tab."""
     browser, address = page
     browser.open(f"{address}/#scalars&tagFilter=lr%2F")
     text = browser.wait_for(lambda browser: "tag:" in browser.text() and browser.text())
     assert {"lr/stem", "lr/body", "lr/head"} <= set(text.splitlines())
 
 
-def test_text_shows_the_summary_and_the_marks(page: tuple[Browser, str]) -> None:
-    """The model as a table with groups and rates, and what happened in words."""
+def test_text_shows_the_summary_and_the_annotations(page: tuple[Browser, str]) -> None:
+    """The model is a table with groups and learning rates, and the annotations are sentences."""
     browser, address = page
     browser.open(f"{address}/#text&tagFilter=model")
     text = browser.wait_for(lambda browser: "Parameters:" in browser.text() and browser.text())

@@ -1,4 +1,4 @@
-"""The wheel: what is in it, and that it works when it is installed alone."""
+"""The wheel: its contents, and that it works when installed alone."""
 
 import shutil
 import subprocess
@@ -14,9 +14,9 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built as a user would."""
+    """The wheel, built as by a user."""
     folder = tmp_path_factory.mktemp("wheel")
-    # From a copy: a build leaves its files behind, and the next one would pack those of modules long gone.
+    # From a copy: a build leaves files behind, and the next build would pack those of deleted modules.
     source = shutil.copytree(
         ROOT, folder / "source", ignore=shutil.ignore_patterns(".*", "build", "*.egg-info", "runs")
     )
@@ -26,8 +26,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_the_wheel_holds_both_packages_and_nothing_else(wheel: Path) -> None:
-    """Every module and py.typed of the two packages, no tests, no examples."""
+def test_the_wheel_has_both_packages_and_nothing_else(wheel: Path) -> None:
+    """It has every module and py.typed of the two packages, but no tests and no examples."""
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     ours = {f"ignite_tips/{path.relative_to(ROOT / 'ignite_tips')}" for path in (ROOT / "ignite_tips").rglob("*.py")}
     theirs = {f"ignite_launch/{path.relative_to(ROOT / 'launch')}" for path in (ROOT / "launch").rglob("*.py")}
@@ -37,13 +37,13 @@ def test_the_wheel_holds_both_packages_and_nothing_else(wheel: Path) -> None:
 
 
 def test_the_wheel_works_installed_alone(wheel: Path, tmp_path: Path) -> None:
-    """In an environment of its own the library imports, and the command trains a script in two processes."""
+    """In a new environment the library imports, and the command trains a script in two processes."""
     venv.create(tmp_path / "venv", with_pip=False)
     python = tmp_path / "venv" / "bin" / "python"
     site = next((tmp_path / "venv" / "lib").glob("*/site-packages"))
     install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", str(wheel)]
     subprocess.run(install, check=True, timeout=60)
-    # The dependencies, which would take minutes to install, come from this environment; its packages of ours do not.
+    # Dependencies come from this environment, because installing them takes minutes; our own packages do not.
     ours = next(path for path in map(Path, sys.path) if path.name == "site-packages")
     (site / "dependencies.pth").write_text(f"{ours}\n")
     script = tmp_path / "script.py"
@@ -56,5 +56,5 @@ def test_the_wheel_works_installed_alone(wheel: Path, tmp_path: Path) -> None:
     command = [str(tmp_path / "venv" / "bin" / "ignite-launch"), "--nproc", "2", str(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("DistributedDataParallel") == 2, done.stdout  # the ranks' words may be interleaved
+    assert done.stdout.count("DistributedDataParallel") == 2, done.stdout  # the ranks' output may be interleaved
     assert done.stdout.count(str(site)) == 4

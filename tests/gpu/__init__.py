@@ -1,4 +1,4 @@
-"""What only a GPU can show. ``make gpu`` runs it there; without one, ``IGNITE_TIPS_DRY_RUN=1`` runs it on the CPU."""
+"""Tests that need a GPU: ``make gpu`` runs them there. Without one, ``IGNITE_TIPS_DRY_RUN=1`` runs them on the CPU."""
 
 import os
 

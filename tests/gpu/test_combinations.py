@@ -1,4 +1,4 @@
-"""All tips together on a GPU: alone, under DDP over nccl in one process, and under FSDP2 on a mesh of one GPU."""
+"""All tips together on a GPU: in one process, under DDP over nccl, and under FSDP2 on a mesh of one GPU."""
 
 import itertools
 
@@ -14,13 +14,13 @@ pytestmark = [pytest.mark.gpu, needs_gpu]
 
 
 def _train(rank: int, world_size: int, strategy: str, precision: str) -> list[str]:
-    """Train each point; return where its end is not that of the loop by hand."""
+    """Train each point; return where the result differs from the hand-written loop's."""
     found = []
     for point in points(strategy, DEVICE, world_size):
         if point.precision == precision and point.refusal is None:
             try:
                 found += difference(str(point), Job(point, rank).run(), train_by_hand(point, rank))
-            except Exception as error:  # the other points may still tell something
+            except Exception as error:  # go on with the other points
                 found.append(f"{point}: {type(error).__name__}: {error}")
     return found
 
@@ -29,9 +29,9 @@ def _train(rank: int, world_size: int, strategy: str, precision: str) -> list[st
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("strategy", WORLD_SIZES)
 def test_all_tips_on(strategy: str, precision: str) -> None:
-    """Weights, momenta, statistics and learning rates are those of the hand-written loop, bit for bit.
+    """Weights, momenta, statistics and learning rates equal the hand-written loop's, bit for bit.
 
-    The operations are the same: a handler that looks at the update follows the clipper, so that nothing is folded.
+    The operations are the same: a handler that observes the update follows the clipper, so nothing is folded.
     """
     found = run_distributed(_train, 1, strategy, precision, timeout=110, backend=BACKEND)
     assert not any(found), "\n".join(itertools.chain(*found))

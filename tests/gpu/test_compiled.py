@@ -1,4 +1,4 @@
-"""torch.compile of the model, of the backward pass with it, and of the optimizer's step."""
+"""torch.compile of the model, with its backward pass, and of the optimizer's step."""
 
 from itertools import pairwise
 from typing import Any
@@ -15,7 +15,7 @@ from tests.gpu import DEVICE, HAS_GPU, needs_gpu
 from tests.ignite_tips.clipping.support import adamw, make_batches, make_model, sgd
 
 pytestmark = [pytest.mark.gpu, needs_gpu, pytest.mark.timeout(240)]
-COMPILER = "inductor" if HAS_GPU else "eager"  # the latter still traces, and takes no minute on a CPU
+COMPILER = "inductor" if HAS_GPU else "eager"  # "eager" still traces, and is fast on a CPU
 KINDS: dict[str, dict[str, Any]] = {"foreach": {"foreach": True}, "fused": {"fused": True}}
 
 
@@ -59,7 +59,7 @@ class Run:
         return trainer
 
 
-# torch says so of its own scheduler and optimizer while it traces them.
+# torch warns about its own scheduler and optimizer while it traces them.
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("make_optimizer", [sgd, adamw])
 @pytest.mark.parametrize("kind", KINDS)
@@ -77,7 +77,7 @@ def test_tips_act_on_compiled_code(compiled: str, kind: str, make_optimizer: Any
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_compiled_model_follows_freezing() -> None:
-    """What was frozen stays as it is, what was unfrozen trains on, without a new wrapper."""
+    """Frozen parameters do not change and unfrozen ones train again, without a new wrapper."""
     run = Run(sgd, "model")
     trainer = Engine(lambda engine, batch: (run.backward(batch), run.step()))
     ParameterFreezer(run.model, "0.*", optimizer=run.optimizer).attach(

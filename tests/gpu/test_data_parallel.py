@@ -33,8 +33,8 @@ def _train(model: nn.Module, bare: nn.Module) -> list[torch.Tensor]:
     return [parameter.detach() for parameter in bare.parameters()]
 
 
-def test_it_trains_as_the_bare_model() -> None:
-    """Clipping, schedule and freezing see through the wrapper, whose names begin with "module."."""
+def test_it_trains_like_the_bare_model() -> None:
+    """Clipping, schedule and freezing work through the wrapper, whose names begin with "module."."""
     expected = make_model().to(DEVICE)
     wrapped = make_model().to(DEVICE)
     model = DataParallel(wrapped)

@@ -1,4 +1,4 @@
-"""GradScaler with overflows that float16 really has, from a scale that is far too large at first."""
+"""GradScaler with real float16 overflows, from an initial scale that is far too large."""
 
 from typing import Any
 
@@ -22,10 +22,10 @@ def fp16(make_optimizer: Any, kind: str) -> Training:
 @pytest.mark.parametrize("on_nonfinite", ["raise", "skip", "propagate"])
 @pytest.mark.parametrize("make_optimizer", [sgd, adamw])
 @pytest.mark.parametrize("kind", KINDS)
-def test_overflows_are_grad_scalers_and_no_error(kind: str, make_optimizer: Any, on_nonfinite: str) -> None:
-    """Some updates overflow and are skipped; those that follow are the hand-written loop's, to 1e-5 where fused.
+def test_grad_scaler_skips_overflows_without_an_error(kind: str, make_optimizer: Any, on_nonfinite: str) -> None:
+    """Some updates overflow and are skipped; the others equal the hand-written loop's, to 1e-5 if fused.
 
-    torch's fused SGD keeps uninitialised momentum when its first update is skipped: by hand it is not fused.
+    torch's fused SGD keeps uninitialized momentum if its first update is skipped, so by hand it is not fused.
     """
     by_hand = "foreach" if kind == "fused" and make_optimizer is sgd else kind
     expected, training = fp16(make_optimizer, by_hand), fp16(make_optimizer, kind)
@@ -42,7 +42,7 @@ def test_overflows_are_grad_scalers_and_no_error(kind: str, make_optimizer: Any,
 @pytest.mark.parametrize("clipper", CLIPPERS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_clipper_sees_only_updates_that_are_made(kind: str, clipper: str) -> None:
-    """An overflow never reaches a clipper: all modes train alike, and count the same updates."""
+    """An overflow never reaches a clipper: all modes train equally, and count the same updates."""
     ended = []
     for on_nonfinite in ("raise", "skip", "propagate"):
         training = fp16(adamw, kind)

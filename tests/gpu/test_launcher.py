@@ -32,8 +32,8 @@ def script(tmp_path: Path) -> str:
     return "s.py"
 
 
-def test_list_gpus_says_what_torch_says(tmp_path: Path) -> None:
-    """A row a GPU, with the name and UUID that torch knows too, numbered as in nvidia-smi."""
+def test_list_gpus_agrees_with_torch(tmp_path: Path) -> None:
+    """One row per GPU, with torch's name and UUID, numbered as in nvidia-smi."""
     result = launch(tmp_path, "--list-gpus")
     assert (result.code, result.err) == (0, "")
     header, *rows = result.out.splitlines()
@@ -45,8 +45,8 @@ def test_list_gpus_says_what_torch_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("gpus", ["0", "all", "free:1"])
-def test_the_script_trains_on_the_gpu_that_was_asked_for(tmp_path: Path, script: str, gpus: str) -> None:
-    """It sees one GPU, and one is trained on in one process without a wrapper."""
+def test_the_script_trains_on_the_requested_gpu(tmp_path: Path, script: str, gpus: str) -> None:
+    """It sees one GPU and trains on it in one process, without a wrapper."""
     if gpus == "free:1" and _has_processes(tmp_path):
         pytest.skip("the GPU is not free: it has processes")
     result = launch(tmp_path, "--gpus", gpus, script)
@@ -54,7 +54,7 @@ def test_the_script_trains_on_the_gpu_that_was_asked_for(tmp_path: Path, script:
 
 
 def test_a_gpu_can_be_named_by_its_uuid(tmp_path: Path, script: str) -> None:
-    """As --list-gpus prints it."""
+    """By the UUID that --list-gpus prints."""
     uuid = re.search(r"GPU-[0-9a-f-]+", launch(tmp_path, "--list-gpus").out)
     assert uuid is not None
     result = launch(tmp_path, "--gpus", uuid.group(), script)
@@ -63,13 +63,13 @@ def test_a_gpu_can_be_named_by_its_uuid(tmp_path: Path, script: str) -> None:
 
 
 def test_ddp_of_one_gpu_is_kept(tmp_path: Path, script: str) -> None:
-    """It is what was asked for, and trains over nccl."""
+    """It was requested, and trains over nccl."""
     result = launch(tmp_path, "--gpus", "0", "--strategy", "ddp", script)
     assert (result.code, result.out) == (0, "0 1 ddp cuda:0 DistributedDataParallel\n"), result.err
 
 
-def test_data_parallel_of_one_gpu_is_refused_by_the_launcher_alone(tmp_path: Path, script: str) -> None:
-    """There is nothing to share out; a script that is told to by the environment trains on the one GPU."""
+def test_only_the_launcher_refuses_data_parallel_of_one_gpu(tmp_path: Path, script: str) -> None:
+    """DataParallel needs two; a script started with its environment variables trains on the one GPU."""
     refused = launch(tmp_path, "--gpus", "0", "--strategy", "dp", script)
     assert (refused.code, refused.out) == (2, "")
     assert refused.err.startswith("ignite-launch: error: --strategy dp needs at least two GPUs, but there is one GPU")
@@ -79,8 +79,8 @@ def test_data_parallel_of_one_gpu_is_refused_by_the_launcher_alone(tmp_path: Pat
     assert told.stdout == "0 1 dp cuda:0 DataParallel\n", told.stderr
 
 
-def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path, script: str) -> None:
-    """In one sentence, before the script starts."""
+def test_a_missing_gpu_is_refused(tmp_path: Path, script: str) -> None:
+    """One sentence, before the script starts."""
     result = launch(tmp_path, "--gpus", "0,7", script)
     assert (result.code, result.out) == (2, "")
     assert re.fullmatch(r"ignite-launch: error: .*7.*\n", result.err)
@@ -88,7 +88,7 @@ def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path, script: str) -> None
 
 @pytest.mark.parametrize("visible", ["7", "0,0", "0;1", "GPU-nonsense"])
 def test_a_wrong_cuda_visible_devices_is_refused(tmp_path: Path, script: str, visible: str) -> None:
-    """CUDA would read it as fewer GPUs, or none, without a word."""
+    """CUDA would silently read it as fewer GPUs, or none."""
     result = launch(tmp_path, script, CUDA_VISIBLE_DEVICES=visible)
     assert (result.code, result.out) == (2, "")
     assert re.fullmatch(r"ignite-launch: error: .*CUDA_VISIBLE_DEVICES.*\n", result.err)

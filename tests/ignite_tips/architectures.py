@@ -1,4 +1,4 @@
-"""Models that a summary must get right, each with its input."""
+"""Models that a summary must handle correctly, each with its input."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from torch.nn import functional
 
 
 class Residual(nn.Module):
-    """A ResNet-like network whose one activation is used everywhere and whose block is used twice."""
+    """A ResNet-like network that uses one activation everywhere and one block twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Residual(nn.Module):
 
 
 class Tied(nn.Module):
-    """A language model whose output layer has the embedding's weight."""
+    """A language model whose output layer shares the embedding's weight."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class DictNet(nn.Module):
 
 
 class Keywords(nn.Module):
-    """Takes a keyword that torchinfo has for itself, and one that is None."""
+    """Takes a keyword that torchinfo also has, and one that is None."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,10 +78,10 @@ class Bare(nn.Module):
 
 
 class Odd(nn.Module):
-    """Returns what no library knows, draws random numbers and counts its calls."""
+    """Returns an unknown type, draws random numbers and counts its calls."""
 
     class Answer:
-        """No container that anyone knows."""
+        """A container of an unknown type."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ def _nested() -> nn.Module:
     return nn.ModuleDict(
         {
             "a": nn.ModuleList([nn.Sequential(nn.Sequential(nn.Linear(5, 5)), nn.Tanh()), nn.Identity()]),
-            "b": nn.ParameterList([nn.Parameter(torch.ones(5))]),  # type: ignore[dict-item]  # a Module all the same
+            "b": nn.ParameterList([nn.Parameter(torch.ones(5))]),  # type: ignore[dict-item]  # a Module nevertheless
         }
     )
 
@@ -133,9 +133,9 @@ class Nested(nn.Module):
         return x + self.parts["b"][0]
 
 
-def _quantised() -> nn.Module:
+def _quantized() -> nn.Module:
     class Rounded(nn.Module):
-        """Weights in eight bits, as a buffer, behind a layer that is trained."""
+        """Eight-bit weights in a buffer, after a trainable layer."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -172,7 +172,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     "nested containers": (Nested, {"input_size": (2, 5)}),
     "bare parameters": (Bare, {"input_size": (2, 7)}),
     "frozen part": (_frozen, {"input_size": (4, 8)}),
-    "quantised part": (_quantised, {"input_size": (4, 8)}),
+    "quantized part": (_quantized, {"input_size": (4, 8)}),
     "two inputs": (lambda: nn.Bilinear(3, 4, 5), {"input_size": [(2, 3), (2, 4)]}),
     "empty": (nn.Sequential, {"input_size": (2, 3)}),
     "odd output": (Odd, {"input_size": (2, 4)}),

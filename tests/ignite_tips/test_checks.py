@@ -48,7 +48,7 @@ def test_each_error_names_argument_requirement_and_value(
     error: type[Exception],
     sentence: str,
 ) -> None:
-    """One sentence, to the letter."""
+    """Each error is exactly this sentence."""
     with pytest.raises(error) as caught:
         check(*arguments, **bounds)
     assert str(caught.value) == sentence
@@ -56,7 +56,7 @@ def test_each_error_names_argument_requirement_and_value(
 
 @given(st.floats(allow_nan=False) | st.integers(-sys.maxsize, sys.maxsize))
 def test_numbers_within_bounds_come_back_as_they_are(value: float) -> None:
-    """Nothing is coerced: the same object comes back, exactly when it is in bounds."""
+    """Nothing is converted: the same object is returned if, and only if, it is within the bounds."""
     if value > 0:
         assert check_number("x", value, gt=0) is value
     else:
@@ -65,6 +65,6 @@ def test_numbers_within_bounds_come_back_as_they_are(value: float) -> None:
 
 
 def test_long_values_are_shortened() -> None:
-    """An error stays one line however big the value was, and however many lines its repr has."""
+    """An error is one line however large the value is, and however many lines its repr has."""
     assert len(describe("x" * 1000)) < 100
     assert "\n" not in describe(nn.Sequential(nn.ReLU(), nn.ReLU()))

@@ -1,4 +1,4 @@
-"""What every public handler keeps to: attach, detach, state and resume."""
+"""The contract of every public handler: attach, detach, state and resume."""
 
 import gc
 import tempfile
@@ -45,17 +45,17 @@ class Job:
         self.trainer.run(self.data, max_epochs=epochs)
 
     def outcome(self) -> dict[str, Any]:
-        """All that training left behind, in plain values."""
+        """The result of training, as plain values."""
         momenta = [state.get("momentum_buffer") for state in self.optimizer.state.values()]
         return {
             "weights": {name: tensor.clone() for name, tensor in self.model.state_dict().items()},
             "momenta": [None if momentum is None else momentum.clone() for momentum in momenta],
-            "rates": [group["lr"] for group in self.optimizer.param_groups],
+            "learning rates": [group["lr"] for group in self.optimizer.param_groups],
             "handler": self.handler.state_dict() if hasattr(self.handler, "state_dict") else None,
         }
 
     def traces(self) -> dict[str, Any]:
-        """All that a handler could have left on the job's parts."""
+        """Everything that a handler could have left on the job's parts."""
         engines = (self.trainer, self.evaluator)
         return {
             "handlers": [[len(handlers) for handlers in e._event_handlers.values() if handlers] for e in engines],
@@ -138,7 +138,7 @@ def _equal(left: Any, right: Any) -> bool:
 
 
 def test_every_public_handler_is_in_the_table() -> None:
-    """A class with attach() that is public has its row here; Ignite's own loggers are attached the other way round."""
+    """Every public class with attach() has a row, except Ignite's loggers, to which handlers are attached."""
     public = {name: getattr(ignite_tips, name) for name in ignite_tips.__all__}
     loggers = {name for name, thing in public.items() if isinstance(thing, type) and issubclass(thing, BaseLogger)}
     assert {name for name, thing in public.items() if hasattr(thing, "attach")} - loggers == set(TABLE)
@@ -146,7 +146,7 @@ def test_every_public_handler_is_in_the_table() -> None:
 
 @pytest.mark.parametrize("name", TABLE)
 def test_constructing_has_no_side_effect(name: str, tmp_path: Path) -> None:
-    """Before attach() nothing is registered and nothing changed."""
+    """Before attach() nothing is registered and nothing changes."""
     job = Job(str(tmp_path))
     before = job.traces()
     TABLE[name].build(job)
@@ -155,7 +155,7 @@ def test_constructing_has_no_side_effect(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", TABLE)
 def test_attaching_twice_acts_once(name: str, tmp_path: Path) -> None:
-    """A second attach changes neither what training does nor what is registered."""
+    """A second attach() changes neither the training nor what is registered."""
     once, twice = _job(name, tmp_path / "once"), _job(name, tmp_path / "twice", attach=2)
     assert once.traces() == twice.traces()
     once.run(6)
@@ -166,7 +166,7 @@ def test_attaching_twice_acts_once(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("when", ["at once", "after a run"])
 @pytest.mark.parametrize("name", TABLE)
 def test_detaching_leaves_everything_as_before(name: str, when: str, tmp_path: Path) -> None:
-    """No handler, hook or key stays, and detaching what is not attached does nothing."""
+    """No handler, hook or key remains, and detaching a detached handler does nothing."""
     bare, job = Job(str(tmp_path / "bare")), _job(name, tmp_path / "job")
     if when == "after a run":
         bare.run(2)
@@ -178,7 +178,7 @@ def test_detaching_leaves_everything_as_before(name: str, when: str, tmp_path: P
 
 @pytest.mark.parametrize("name", STATEFUL)
 def test_state_is_plain(name: str, tmp_path: Path) -> None:
-    """The state after training goes through a file under weights_only and into a fresh handler, unchanged."""
+    """The state after training is unchanged after a file read with weights_only and a new handler."""
     job = _job(name, tmp_path / "job")
     job.run(4)
     state = job.handler.state_dict()
@@ -190,7 +190,7 @@ def test_state_is_plain(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", STATEFUL)
 def test_a_wrong_state_is_refused_whole(name: str, tmp_path: Path) -> None:
-    """A state of something else raises, and the handler's own state stays."""
+    """A wrong state raises, and the handler's own state does not change."""
     job = _job(name, tmp_path)
     job.run(1)
     before = job.handler.state_dict()
@@ -211,7 +211,7 @@ def _second_half(rank: int, world_size: int, name: str, path: str) -> dict[str, 
 @pytest.mark.distributed
 @pytest.mark.parametrize("name", TABLE)
 def test_a_resumed_run_ends_like_an_uninterrupted_one(name: str, tmp_path: Path) -> None:
-    """Six epochs are three, saved, loaded in a new process, and three more: bit for bit."""
+    """Six epochs equal three, saved, loaded in a new process, and three more: bit for bit."""
     whole = _job(name, tmp_path / "whole")
     whole.run(6)
 
@@ -226,7 +226,7 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(name: str, tmp_path: Path)
 
 @pytest.mark.parametrize("name", TABLE)
 def test_no_engine_is_kept_alive(name: str, tmp_path: Path) -> None:
-    """A handler that outlives its trainer does not hold it."""
+    """A handler that outlives its trainer does not keep it alive."""
     job = _job(name, tmp_path)
     job.run(1)
     handler, trainer = job.handler, weakref.ref(job.trainer)
@@ -240,15 +240,15 @@ def test_no_engine_is_kept_alive(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", TABLE)
 def test_attach_returns_the_handler(name: str, tmp_path: Path) -> None:
-    """So that it can be made, attached and kept for the checkpoint in one line."""
+    """A handler can be created, attached and kept for the checkpoint in one line."""
     job = Job(str(tmp_path))
     handler = TABLE[name].build(job)
     assert TABLE[name].attach(handler, job) is handler
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_attach_wants_an_engine(name: str, tmp_path: Path) -> None:
-    """Something else in the trainer's place is named in the error, and nothing is registered."""
+def test_attach_requires_an_engine(name: str, tmp_path: Path) -> None:
+    """The error names a trainer that is not an engine, and nothing is registered."""
     job = Job(str(tmp_path))
     handler = TABLE[name].build(job)
     before = job.traces()

@@ -1,4 +1,4 @@
-"""The strategy in the environment, the process group and the wrapper that follow from it."""
+"""The strategy that the environment sets, and the process group and wrapper that follow from it."""
 
 import os
 import socket
@@ -68,7 +68,7 @@ def one_process_ddp(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_strategy_follows_from_the_environment(environment: dict[str, str], expected: Strategy) -> None:
-    """The launcher's variables come first, then torchrun's; none, or an address alone, means one process."""
+    """The launcher's variables come first, then torchrun's; none, or only an address, means a single process."""
     assert strategy_from_environment(environment) == expected
 
 
@@ -97,13 +97,13 @@ def test_strategy_follows_from_the_environment(environment: dict[str, str], expe
 def test_half_set_or_unknown_variables_are_errors(
     environment: dict[str, str], error: type[Exception], message: str
 ) -> None:
-    """Nothing is guessed from variables that are unknown, half set or contradict each other."""
+    """Variables that are unknown, incomplete or contradictory raise an error instead of a guess."""
     with pytest.raises(error, match=message):
         strategy_from_environment(environment)
 
 
 def test_a_single_process_has_no_group_and_a_bare_model() -> None:
-    """Without variables the model comes back as it is, options of DDP and all."""
+    """Without variables the model is returned unchanged, even with options for DDP."""
     model = nn.Linear(2, 2)
     with process_group() as strategy:
         assert strategy == Strategy("single")
@@ -112,13 +112,13 @@ def test_a_single_process_has_no_group_and_a_bare_model() -> None:
 
 
 def test_several_visible_gpus_do_not_turn_single_into_data_parallel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Strategy single stays single where ignite's auto_model would pick DataParallel."""
+    """Strategy single stays single where ignite's auto_model would choose DataParallel."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert type(wrap_model(nn.Linear(2, 2))) is nn.Linear
 
 
 def test_dp_is_data_parallel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Strategy dp wraps in DataParallel, and takes no notice of DDP's options."""
+    """Strategy dp wraps in DataParallel, and ignores DDP's options."""
     monkeypatch.setenv("IGNITE_LAUNCH_STRATEGY", "dp")
     with process_group():
         wrapped = wrap_model(nn.Linear(2, 2), gradient_as_bucket_view=True)
@@ -126,8 +126,8 @@ def test_dp_is_data_parallel(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("one_process_ddp")
-def test_a_group_of_one_process_is_ddp_all_the_same() -> None:
-    """Under ddp the wrapper is DDP whatever the number of processes, with the options given."""
+def test_a_group_of_one_process_is_still_ddp() -> None:
+    """Under ddp the wrapper is DDP, with the given options, for any number of processes."""
     os.environ["SLURM_JOB_ID"] = "17"
     try:
         with process_group():
@@ -144,7 +144,7 @@ def test_a_group_of_one_process_is_ddp_all_the_same() -> None:
 
 @pytest.mark.usefixtures("one_process_ddp")
 def test_the_group_is_gone_after_an_error_and_after_the_users_own_end() -> None:
-    """The block takes the group down when it raises, and does not mind if the user already has."""
+    """The block destroys the group when it raises, and accepts that the user may have done so already."""
     with pytest.raises(KeyError, match="oops"), process_group():
         raise KeyError("oops")
     assert not dist.is_initialized()
@@ -154,8 +154,8 @@ def test_the_group_is_gone_after_an_error_and_after_the_users_own_end() -> None:
 
 @pytest.mark.usefixtures("one_process_ddp")
 def test_wrong_orders_of_calls_are_errors() -> None:
-    """Strategy ddp without its group, two blocks in each other, and a second group are refused."""
-    with pytest.raises(RuntimeError, match="call it within `with process_group"):
+    """Strategy ddp without a group, nested blocks, and a second group are refused."""
+    with pytest.raises(RuntimeError, match="call it inside `with process_group"):
         wrap_model(nn.Linear(2, 2))
     with process_group():
         with pytest.raises(RuntimeError, match="must not be entered twice"), process_group():
@@ -170,17 +170,17 @@ def test_wrong_orders_of_calls_are_errors() -> None:
     [
         (3, {}, r"model must be a torch.nn.Module, got 3 \(int\)"),
         (nn.Linear(2, 2), {"find_unused": True}, "got 'find_unused'"),
-        (nn.Linear(2, 2), {"device_ids": [0]}, "but device_ids, got 'device_ids'"),
+        (nn.Linear(2, 2), {"device_ids": [0]}, "except device_ids, got 'device_ids'"),
     ],
 )
 def test_bad_arguments_are_errors_under_every_strategy(model: Any, options: dict[str, Any], message: str) -> None:
-    """A misspelt option is an error on one process already."""
+    """A misspelled option is an error even in a single process."""
     with pytest.raises(TypeError, match=message):
         wrap_model(model, **options)
 
 
 def test_nccl_needs_a_gpu_for_each_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More processes than GPUs is one sentence, before anything starts."""
+    """More processes than GPUs is an error before anything starts."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     for variable, value in {**TORCHRUN, "MASTER_PORT": "1", "IGNITE_LAUNCH_BACKEND": "nccl"}.items():
         monkeypatch.setenv(variable, value)
@@ -189,7 +189,7 @@ def test_nccl_needs_a_gpu_for_each_process(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def _in_own_group(function: Callable[..., Any], rank: int, world_size: int) -> Any:
-    # The group of run_distributed only serves to agree on ports: for process_group(), and for the barrier at its end.
+    # run_distributed's group only serves to agree on ports, for process_group() and for the barrier at its end.
     ports = [free_port(), free_port()]
     dist.broadcast_object_list(ports)
     dist.destroy_process_group()
@@ -220,7 +220,7 @@ def _two_ranks_train(rank: int, world_size: int) -> torch.Tensor:
 
 @pytest.mark.distributed
 def test_two_processes_train_one_model() -> None:
-    """The same lines, run by two processes over gloo, keep one set of weights on different data."""
+    """Two processes run the same lines over gloo on different data and end with the same weights."""
     first, second = run_distributed(_two_ranks_train, 2)
     assert torch.equal(first, second)
 
@@ -242,7 +242,7 @@ def _one_rank_fails(rank: int, world_size: int) -> str:
 
 @pytest.mark.distributed
 def test_a_failing_rank_ends_the_others_at_once() -> None:
-    """The rank that fails keeps its error, and the one waiting for it gets one of its own instead of hanging."""
+    """The failing rank keeps its error, and the rank that waits for it gets an error instead of hanging."""
     waiting, failing = run_distributed(_one_rank_fails, 2, timeout=20.0)
     assert failing == "KeyError"
     assert waiting in ("RuntimeError", "DistBackendError")
@@ -252,7 +252,7 @@ def test_a_failing_rank_ends_the_others_at_once() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.usefixtures("one_process_ddp")
 def test_the_same_lines_run_over_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a GPU the model is on it, DDP works over nccl, and follows a freeze and an unfreeze."""
+    """The model is on the GPU, and DDP works over nccl, also after a freeze and an unfreeze."""
     monkeypatch.setenv("IGNITE_LAUNCH_BACKEND", "nccl")
     with process_group():
         model = wrap_model(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)))

@@ -1,4 +1,4 @@
-"""Kills the demo many times and says what came of it; ends with 1 if anything is wrong."""
+"""Kill the demo many times and print the results; exit with 1 if anything is wrong."""
 
 import argparse
 import shutil
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.e2e.soak.driver import Soak
 
-_TOO_MANY = 10  # failures, after which there is nothing more to learn
+_TOO_MANY = 10  # stop after so many failures
 
 
 def main() -> int:
@@ -19,7 +19,7 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=8, help="of each run of the demo")
     arguments = parser.parse_args()
     if shutil.which("cc") is None:
-        parser.error("a C compiler, cc, must be there: what stops a run within a write is written in C")
+        parser.error("needs a C compiler, cc: the code that stops a run within a write is in C")
     print(f"{arguments.kills} kills, seed {arguments.seed}, runs of {arguments.epochs} epochs", flush=True)
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
@@ -28,7 +28,7 @@ def main() -> int:
             line = soak.kill_once()
             print(f"{soak.counts['kills']:4d}  {line}", flush=True)
         print(f"      {soak.finish()}")
-    print(f"\n{'kills and what came of them':<68} | number\n{'-' * 68} | ------")
+    print(f"\n{'kills and their results':<68} | number\n{'-' * 68} | ------")
     for name in sorted(soak.counts):
         print(f"{name:<68} | {soak.counts[name]:6d}")
     print(f"{'failures':<68} | {len(soak.failures):6d}")

@@ -1,4 +1,4 @@
-"""One start of the demo in two processes, and its end."""
+"""One run of the demo in two processes, from its start to its end."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ from tests.ignite_launch.support import environment, marked_processes, wait_unti
 __all__ = ["Attempt", "build_pause"]
 
 SCRIPT = Path(__file__).parents[3] / "examples" / "digits.py"
-_SECONDS = 120.0  # within which anything has to end
+_SECONDS = 120.0  # time limit for everything
 
 
 def build_pause(folder: Path) -> Path:
@@ -29,14 +29,14 @@ def build_pause(folder: Path) -> Path:
 
 
 class Attempt:
-    """A run of the demo, from its start on.
+    """A run of the demo.
 
     Attributes:
         output: what it has printed.
         launched: when it was started.
-        killed: whether it was there to be killed.
-        stopped: in what pause.c had stopped it, such as "within a write"; "" where it had not.
-        end_seconds: how long after the kill the last of its processes was gone.
+        killed: whether it was still running when it was to be killed.
+        stopped: where pause.c had stopped it, such as "within a write"; "" if it had not.
+        end_seconds: how long after the kill its last process ended.
     """
 
     def __init__(self, runs: Path, scratch: Path, pause: Path, stop: str | None, *arguments: str) -> None:
@@ -64,13 +64,13 @@ class Attempt:
         return self._output.read_text()
 
     def wait(self) -> int:
-        """Wait for the end of the launcher and of all that it started; return its exit code."""
+        """Wait for the end of the launcher and all its processes; return its exit code."""
         code = self.process.wait(_SECONDS)
         wait_until(lambda: not marked_processes(self._scratch), "the end of every process of the run", 20)
         return code
 
     def kill(self, kill: Kill) -> int:
-        """Kill what is drawn when it is drawn, unless the run ends before; wait for the end of all."""
+        """Kill the drawn target at the drawn moment, unless the run ends before; wait until all processes end."""
         try:
             if kill.stop is not None:
                 wait_until(lambda: self._paused.exists() or self._has_ended(), kill.stop, _SECONDS)
@@ -81,7 +81,7 @@ class Attempt:
                 self.process.wait(kill.seconds)
             self._kill(kill.target)
             killed = time.monotonic()
-            if kill.target == "worker 1":  # worker 0 goes on until it is told; else it is to die in that very write
+            if kill.target == "worker 1":  # worker 0 continues until told; otherwise it must die in that write
                 self._paused.unlink(missing_ok=True)
             code = self.wait()
             self.end_seconds = time.monotonic() - killed if self.killed else 0.0
@@ -101,7 +101,7 @@ class Attempt:
             victims = [self.process.pid]
         else:
             rank = int(target[-1])
-            # In its first second the launcher has no workers yet.
+            # In the first second the launcher has no workers yet.
             wait_until(lambda: self._has_ended() or self._worker(rank), "the worker's start", _SECONDS)
             victims = [pid for pid in [self._worker(rank)] if pid]
         if self.process.poll() is None:

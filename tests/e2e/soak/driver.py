@@ -1,4 +1,4 @@
-"""Kills run after run of the demo and compares each that is finished with one that was left alone."""
+"""Kill runs of the demo, and compare each finished one with an undisturbed run."""
 
 import random
 import re
@@ -19,10 +19,10 @@ class Soak:
     """Kills the demo at moments drawn from a seed.
 
     Attributes:
-        failures: what went wrong, a line each.
-        undisturbed: the folder of the run that was left alone.
-        counts: how many kills there were by target and by kind of moment, what they left, how runs went on.
-        longest_end: seconds from a kill until no process of the run was left, at most.
+        failures: what went wrong, one line each.
+        undisturbed: the folder of the run that was not killed.
+        counts: the number of kills by target and by kind of moment, what they left, and how runs continued.
+        longest_end: the maximum seconds from a kill until no process of the run was left.
     """
 
     def __init__(self, folder: Path, seed: int, *, epochs: int) -> None:
@@ -34,7 +34,7 @@ class Soak:
         self._pause = build_pause(self._scratch)
         self._seed = seed
         self._epochs = epochs
-        self._left = Left()  # of the run under way; before its first checkpoint there is none
+        self._left = Left()  # of the current run; empty before its first checkpoint
         self._run: Path | None = None
         self.failures: list[str] = []
         self.counts: Counter[str] = Counter()
@@ -42,7 +42,7 @@ class Soak:
         self.undisturbed = self._train_undisturbed()
 
     def kill_once(self, kill: Kill | None = None) -> str:
-        """Start or resume a run, kill it, look at what is left; return a line about it."""
+        """Start or resume a run, kill it, check what is left; return a line about it."""
         kill = kill or self._draw()
         before, known = self._left.epoch, set(self._runs.iterdir())
         attempt = Attempt(self._runs, self._scratch, self._pause, kill.stop, *self._arguments())
@@ -62,9 +62,9 @@ class Soak:
         return words
 
     def finish(self) -> str:
-        """Let the run under way come to its end, if there is one, and compare it."""
+        """Let the current run finish, if there is one, and compare it."""
         if self._left.epoch == 0:
-            return "no run is under way"
+            return "there is no current run"
         known, before = set(self._runs.iterdir()), self._left.epoch
         attempt = Attempt(self._runs, self._scratch, self._pause, None, *self._arguments())
         nothing = Kill("nobody", "nobody", None, 0)
@@ -104,20 +104,22 @@ class Soak:
         before, earlier = self._left.epoch, self._left.halves
         new = sorted(set(self._runs.iterdir()) - known)
         if len(new) > (0 if before else 1):
-            self._fail(kill, f"begun after epoch {before}, it made the folders {new}")
+            self._fail(kill, f"started after epoch {before}, it created the folders {new}")
         if new:
             self._run = new[0]
         elif before == 0:
-            return  # killed before it made a folder
+            return  # killed before it created a folder
         assert self._run is not None
         self._left = left = look(self._run)
         for failure in left.failures:
             self._fail(kill, failure)
         shown = [int(epoch) for epoch in re.findall(r"^epoch +(\d+)/", attempt.output, re.MULTILINE)]
         if shown and shown[0] != before + 1:
-            self._fail(kill, f"resumed from epoch {before}, it went on with {shown[0]}")
+            self._fail(kill, f"resumed from epoch {before}, it continued with {shown[0]}")
         if left.epoch < max([before, *(epoch - 1 for epoch in shown)]):
-            self._fail(kill, f"it showed epoch {shown[-1:]}, began after {before}, and has checkpoints to {left.epoch}")
+            self._fail(
+                kill, f"it showed epoch {shown[-1:]}, started after {before}, and has checkpoints up to {left.epoch}"
+            )
         for what in left.halves - earlier:
             self.counts[f"left: {what[0]}"] += 1
 

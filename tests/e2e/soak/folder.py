@@ -1,4 +1,4 @@
-"""What a killed run left in its folder, and whether a finished one equals another."""
+"""What a killed run left in its folder, and whether a finished run equals another."""
 
 import re
 from dataclasses import dataclass, field
@@ -15,13 +15,13 @@ from tests.e2e.sameness import differences
 __all__ = ["Left", "compare_runs", "look", "newest_checkpoint", "position"]
 
 _KNOWN = re.compile(r"checkpoint_\d+\.pt|events\.out\.(tfevents|superseded-after-\d+|new)\..*|tmp\w{8}")
-# Drawn with points at the ends of what one process wrote; its steps are compared apart.
+# Its points are at the ends of what one process wrote, so its levels are compared separately.
 _STEPWISE = ("trainable_fraction", "skipped_steps")
 
 
 @dataclass
 class Left:
-    """What was found: how far the checkpoints are, what a kill left unfinished (and in which file), and failures."""
+    """What was found: how far the checkpoints are, what a kill left incomplete (and in which file), and failures."""
 
     epoch: int = 0
     halves: set[tuple[str, str]] = field(default_factory=set)
@@ -33,7 +33,7 @@ def newest_checkpoint(run: Path) -> Path | None:
 
 
 def look(run: Path) -> Left:
-    """Read every file of a run, as its next start or TensorBoard would."""
+    """Read every file of a run, as the next start or TensorBoard would."""
     left = Left()
     for path in sorted(run.iterdir()):
         if not _KNOWN.fullmatch(path.name):
@@ -45,7 +45,7 @@ def look(run: Path) -> Left:
         if path.suffix == ".pt":
             try:
                 trainer = torch.load(path, weights_only=True)["trainer"]
-            except Exception as error:  # whatever it is, it is what a user would see
+            except Exception as error:  # any error here is one that a user would see
                 left.failures.append(f"{path.name} cannot be loaded: {error}")
                 continue
             left.epoch = max(left.epoch, trainer["iteration"] // trainer["epoch_length"])
@@ -66,7 +66,7 @@ def look(run: Path) -> Left:
 
 
 def position(run: Path) -> tuple[int, int]:
-    """Return the first and the last iteration that the newest event file says the trainer stood at."""
+    """Return the first and the last iteration of the trainer that the newest event file records."""
     files = event_files(run)
     events = EventFileLoader(str(files[-1])).Load() if files else ()
     iterations = [event.step for event in events if event.session_log.msg.startswith("trainer at epoch")]
@@ -74,7 +74,7 @@ def position(run: Path) -> tuple[int, int]:
 
 
 def compare_runs(expected: Path, run: Path) -> list[str]:
-    """Return where a finished run differs from another: in its last checkpoint, its curves or its annotations."""
+    """Return where a finished run differs from another: last checkpoint, curves, annotations."""
     first, last = newest_checkpoint(expected), newest_checkpoint(run)
     if first is None or last is None:
         return ["there is no checkpoint"]
@@ -94,7 +94,7 @@ def _written(run: Path) -> dict[str, Any]:
 
 
 def _corners(points: list[tuple[int, float]]) -> list[tuple[float, int]]:
-    """Return the values of a curve drawn in steps, and the step at which each begins."""
+    """Return the values of a curve drawn as steps, and where each begins."""
     return [(value, step) for index, (step, value) in enumerate(points) if index == 0 or value != points[index - 1][1]]
 
 

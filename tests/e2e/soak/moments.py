@@ -1,4 +1,4 @@
-"""When a run is killed, and what of it."""
+"""When a run is killed, and which of its processes."""
 
 import random
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 __all__ = ["KINDS", "TARGETS", "Kill", "draw"]
 
 TARGETS = ("worker 0", "worker 1", "launcher", "all")
-# How often each kind of moment is drawn. "trimming": while a resumed run takes out of the event files what was written
-# after its checkpoint; "ending": once the last checkpoint is there; "any time": over the whole length of a run.
+# How often each kind of moment is drawn. "trimming": while a resumed run removes from the event files what was written
+# after its checkpoint; "ending": after the last checkpoint; "any time": over the whole length of a run.
 KINDS = {"starting": 12, "any time": 20, "checkpoint": 28, "events": 24, "trimming": 10, "ending": 6}
 
 
@@ -18,7 +18,7 @@ class Kill:
     Attributes:
         kind: one of KINDS.
         target: one of TARGETS.
-        stop: for pause.c, the operation on the run's files in which it is killed; or None.
+        stop: the operation on the run's files within which pause.c stops it for the kill; or None.
         seconds: how long after the run's start, or after that operation, it is killed.
     """
 
@@ -33,9 +33,9 @@ class Kill:
 
 
 def draw(source: random.Random, *, epochs_left: int, per_epoch: dict[str, int], may_trim: bool, seconds: float) -> Kill:
-    """Draw a kill of a run that has ``epochs_left`` and takes ``seconds`` to start.
+    """Draw a kill for a run that has ``epochs_left`` and takes ``seconds`` to start.
 
-    ``per_epoch`` says how many operations an epoch makes on the files of each kind.
+    ``per_epoch`` has the number of operations per epoch on each kind of file.
     """
     kinds = {kind: weight for kind, weight in KINDS.items() if may_trim or kind != "trimming"}
     kind = source.choices(list(kinds), list(kinds.values()))[0]

@@ -1,10 +1,10 @@
-/* Preloaded into a training run, stops it in the middle of one operation on the files of its folder.
+/* Preloaded into a training run: stops it in the middle of one operation on the files in its folder.
 
-SOAK_FOLDER   the folder under which files count
-SOAK_LOG      a file that gets a line for each operation: what kind of file, which operation; unset: none
-SOAK_STOP     "KIND OPERATION N SHARE": stop in the N-th such operation of this process, once SHARE of its bytes are
-              written (a rename or removal: not yet for less than 1, done for 1); OPERATION may be "any"
-SOAK_PAUSED   a file made when it has stopped, which says in what; when that is removed, it goes on
+SOAK_FOLDER   the folder whose files count
+SOAK_LOG      a file that gets a line per operation, with the kind of file and the operation; unset: no log
+SOAK_STOP     "KIND OPERATION N SHARE": stop in the N-th such operation of this process, after SHARE of its bytes are
+              written (a rename or removal: before it if SHARE is less than 1, after it if 1); OPERATION may be "any"
+SOAK_PAUSED   a file that is created at the stop and says where; the run continues when it is removed
 */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -18,7 +18,7 @@ SOAK_PAUSED   a file made when it has stopped, which says in what; when that is 
 #include <unistd.h>
 
 #define NEXT(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
-#define PATIENCE 120000 /* milliseconds */
+#define TIMEOUT 120000 /* milliseconds */
 
 static atomic_long operations;
 
@@ -46,7 +46,7 @@ static const char *kind_of_descriptor(int descriptor) {
     return kind_of(path);
 }
 
-/* Returns at which share of this operation to stop; -1: not in this one. */
+/* Returns the share of this operation after which to stop; -1: do not stop in it. */
 static double share_of_stop(const char *kind, const char *operation) {
     char wanted_kind[16], wanted_operation[16], line[64];
     long number;
@@ -77,7 +77,7 @@ static void pause_here(const char *operation, double share) {
     if (NEXT(write)(descriptor, words, length) != length || NEXT(rename)(temporary, paused) != 0)
         abort();
     close(descriptor);
-    for (int waited = 0; access(paused, F_OK) == 0 && waited < PATIENCE; waited++)
+    for (int waited = 0; access(paused, F_OK) == 0 && waited < TIMEOUT; waited++)
         usleep(1000);
 }
 

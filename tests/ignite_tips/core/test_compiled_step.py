@@ -1,4 +1,4 @@
-"""A compiled optimizer.step(): torch.compile traces neither the events nor their handlers into its graph."""
+"""A compiled optimizer.step(): torch.compile does not trace the events or their handlers into its graph."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ from torch.optim.lr_scheduler import StepLR
 
 from ignite_tips import GradientNormClipper, OptimizerEvents, SchedulerStepper
 
-LARGE = 70_000  # values from which on the clipper folds its factor into a fused kernel on the CPU too
+LARGE = 70_000  # enough values for the clipper to fold its factor into a fused kernel on the CPU too
 
 
 def train(*, fused: bool, clip: Any) -> tuple[torch.Tensor, Engine, list[float]]:
-    """Train with a compiled step; ``clip`` is told of the trainer, or called by hand."""
+    """Train with a compiled step; ``clip`` attaches a clipper, or None clips by hand."""
     torch.compiler.reset()
     weight = nn.Parameter(torch.ones(LARGE))
     optimizer = torch.optim.AdamW([weight], lr=torch.tensor(0.1) if fused else 0.1, fused=fused, foreach=not fused)
@@ -41,10 +41,10 @@ def train(*, fused: bool, clip: Any) -> tuple[torch.Tensor, Engine, list[float]]
     return weight.detach(), trainer, seen
 
 
-@pytest.mark.filterwarnings("ignore")  # torch's, of its own step while it is traced
+@pytest.mark.filterwarnings("ignore")  # torch warns about its own step while it traces it
 @pytest.mark.parametrize("fused", [False, True])
 def test_handlers_act_on_each_compiled_update(fused: bool) -> None:
-    """Each is clipped, counted and scheduled as by hand, to 1e-6 where the factor is folded into the kernel."""
+    """Each update is clipped, counted and scheduled as by hand, to 1e-6 if the factor is folded into the kernel."""
     expected, _, _ = train(fused=fused, clip=None)
     weight, trainer, seen = train(fused=fused, clip=lambda optimizer: GradientNormClipper(optimizer, 1.0))
     assert trainer.state.optimizer_step == 6
@@ -53,8 +53,8 @@ def test_handlers_act_on_each_compiled_update(fused: bool) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_nothing_is_compiled_anew_in_every_update() -> None:
-    """After the first updates the compiled step is as it was."""
+def test_updates_do_not_trigger_recompiles() -> None:
+    """After the first updates nothing is compiled again."""
     torch.compiler.reset()
     weight = nn.Parameter(torch.ones(4))
     optimizer = torch.optim.AdamW([weight], foreach=True)

@@ -1,4 +1,4 @@
-"""Handlers that get in each other's way: refused where that is surely wrong, warned about where it may be meant."""
+"""Handlers that conflict: refused if surely wrong, warned about if possibly intended."""
 
 import gc
 from collections.abc import Callable
@@ -30,7 +30,7 @@ CLOSED_FORM: list[Callable[[SGD], LRScheduler]] = [
 
 @pytest.mark.parametrize("build", CLOSED_FORM)
 def test_one_that_undoes_anothers_steps_is_refused(build: Callable[[SGD], LRScheduler]) -> None:
-    """Whichever of the two comes first on a trainer; on two trainers, one after the other, both may be."""
+    """In either order on one trainer; on two trainers, one after the other, both are allowed."""
     optimizer = _optimizer()
     trainer, later = _trainer(optimizer), _trainer(optimizer)
     keeping, closed_form = SchedulerStepper(StepLR(optimizer, 3)), SchedulerStepper(build(optimizer))
@@ -44,7 +44,7 @@ def test_one_that_undoes_anothers_steps_is_refused(build: Callable[[SGD], LRSche
 
 
 def test_two_that_undo_each_other_are_refused() -> None:
-    """Neither goes on from the rate that there is."""
+    """Neither continues from the current learning rate."""
     optimizer = _optimizer()
     trainer = _trainer(optimizer)
     SchedulerStepper(CyclicLR(optimizer, 0.1, 1.0)).attach(trainer)
@@ -53,34 +53,34 @@ def test_two_that_undo_each_other_are_refused() -> None:
 
 
 def test_one_that_is_stepped_already_is_refused() -> None:
-    """A second handler would step it twice as fast; one whose trainer is gone is in nobody's way."""
+    """A second handler would step it twice as fast; a handler whose trainer is gone does not count."""
     optimizer = _optimizer()
     scheduler, trainer = StepLR(optimizer, 3), _trainer(optimizer)
     SchedulerStepper(scheduler).attach(trainer).attach(trainer)
-    with pytest.raises(ValueError, match="another one attached to the trainer steps this StepLR already"):
+    with pytest.raises(ValueError, match="another handler of the trainer already steps this StepLR"):
         SchedulerStepper(scheduler).attach(trainer)
     del trainer
     SchedulerStepper(scheduler).attach(_trainer(optimizer))
 
 
 def test_a_plateau_has_one_handler() -> None:
-    """Two of one ReduceLROnPlateau would count each validation twice; two plateaus of one optimizer are two metrics."""
+    """Two handlers would count each validation twice; two plateaus of one optimizer may have two metrics."""
     optimizer = _optimizer()
     trainer, evaluator = _trainer(optimizer), Engine(lambda engine, batch: None)
     plateau = ReduceLROnPlateau(optimizer)
     PlateauStepper(plateau).attach(trainer, evaluator)
     PlateauStepper(ReduceLROnPlateau(optimizer), "accuracy").attach(trainer, evaluator)
-    with pytest.raises(ValueError, match="steps this ReduceLROnPlateau already"):
+    with pytest.raises(ValueError, match="already steps this ReduceLROnPlateau"):
         PlateauStepper(plateau).attach(trainer, evaluator)
 
 
-def test_two_schedulers_of_one_class_compose_and_are_told_of_once() -> None:
-    """Both may be meant: both act as in the hand-written loop, and one warning says so when the first run starts."""
+def test_two_schedulers_of_one_class_compose_with_one_warning() -> None:
+    """Both may be intended: both act as in the hand-written loop, with one warning when the first run starts."""
     optimizer, expected = _optimizer(), _optimizer()
     trainer = _trainer(optimizer)
     for gamma in (0.5, 0.1):
         SchedulerStepper(StepLR(optimizer, 2, gamma=gamma)).attach(trainer)
-    sentence = "SchedulerStepper steps a second StepLR of the trainer's SGD, so that both change its learning rates; if"
+    sentence = "SchedulerStepper steps a second StepLR of the trainer's SGD, and both change its learning rates; if"
     with pytest.warns(UserWarning, match=sentence) as caught:
         trainer.run(range(2), max_epochs=2)
     assert len(caught) == 1
@@ -93,8 +93,8 @@ def test_two_schedulers_of_one_class_compose_and_are_told_of_once() -> None:
     assert optimizer.param_groups[0]["lr"] == expected.param_groups[0]["lr"]
 
 
-def test_two_schedulers_of_which_a_filter_ends_one_are_not_told_of() -> None:
-    """Nor two plateaus of two metrics."""
+def test_two_schedulers_do_not_warn_if_a_filter_ends_one() -> None:
+    """Nor do two plateaus with two metrics."""
     optimizer = _optimizer()
     trainer, evaluator = _trainer(optimizer), Engine(lambda engine, batch: engine.state.metrics.update(a=1, b=1))
     trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run([0]))
@@ -107,12 +107,12 @@ def test_two_schedulers_of_which_a_filter_ends_one_are_not_told_of() -> None:
 
 
 def test_parameters_have_one_freezer_on_any_trainer() -> None:
-    """They outlive a trainer; one that is gone, or was detached from, is in nobody's way."""
+    """Parameters outlive a trainer; a handler that is detached, or whose trainer is gone, does not count."""
     model = torch.nn.Linear(2, 2)
     first, second = ParameterFreezer(model, "weight"), ParameterFreezer(model, "*")
     trainer, later = (Engine(lambda engine, batch: None) for _ in range(2))
     first.attach(trainer).attach(trainer)
-    with pytest.raises(ValueError, match="'weight' must have one handler that freezes it, but an attached Parameter"):
+    with pytest.raises(ValueError, match="'weight' must be frozen by one handler, but an attached Parameter"):
         second.attach(later)
     first.detach()
     second.attach(later)
@@ -123,8 +123,8 @@ def test_parameters_have_one_freezer_on_any_trainer() -> None:
 
 @pytest.mark.parametrize("kind", ["SchedulerStepper", "PlateauStepper"])
 @pytest.mark.parametrize("grouped", [False, True])
-def test_one_that_sets_the_same_rates_is_refused(grouped: bool, kind: str) -> None:
-    """It would set them anew in every iteration; one of momentum, or that a filter ends, is not in the way."""
+def test_an_ignite_scheduler_of_the_same_learning_rates_is_refused(grouped: bool, kind: str) -> None:
+    """It would overwrite them in every iteration; one of momentum, or one ended by a filter, is fine."""
     optimizer = _optimizer()
     trainer = Engine(lambda engine, batch: optimizer.step())
     evaluator = Engine(lambda engine, batch: engine.state.metrics.update(loss=1.0))
@@ -145,6 +145,6 @@ def test_one_that_sets_the_same_rates_is_refused(grouped: bool, kind: str) -> No
     trainer.add_event_handler(Events.ITERATION_STARTED, cosine("lr"))
     name = "ParamGroupScheduler" if grouped else "CosineAnnealingScheduler"
     with pytest.raises(
-        ValueError, match=f"{kind} must be alone in setting the rates of its SGD, but .* Ignite's {name}"
+        ValueError, match=f"{kind} must be the only one to set the learning rates of its SGD, but .* Ignite's {name}"
     ):
         trainer.run(range(2), max_epochs=2)

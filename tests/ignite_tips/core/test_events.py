@@ -53,8 +53,8 @@ def _equal(left: list[torch.Tensor], right: list[torch.Tensor]) -> bool:
     return len(left) == len(right) and all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
 
 
-def test_events_fire_where_the_module_docstring_draws_them() -> None:
-    """With two micro-batches an update, the two events stand between the second iteration's start and end."""
+def test_events_fire_where_the_module_docstring_shows_them() -> None:
+    """With two micro-batches per update, both events fire between the second iteration's start and end."""
     trainer, _, _ = _trainer(accumulation=2)
     fired: list[str] = []
     for event in (
@@ -77,7 +77,7 @@ def test_events_fire_where_the_module_docstring_draws_them() -> None:
 
 @pytest.mark.parametrize("accumulation", [1, 3])
 def test_gradients_are_final_and_accumulated_at_step_started(accumulation: int) -> None:
-    """A handler sees the very gradients that a hand-written loop has before its optimizer.step()."""
+    """A handler sees the same gradients as a hand-written loop before its optimizer.step()."""
     trainer, model, _ = _trainer(accumulation)
     seen: list[list[torch.Tensor]] = []
     trainer.add_event_handler(OptimizerEvents.STEP_STARTED, lambda: seen.append(_gradients(model)))
@@ -99,7 +99,7 @@ def test_gradients_are_final_and_accumulated_at_step_started(accumulation: int) 
 
 
 def _run_scaled(fused: bool, unscale: bool, observe: bool) -> dict[str, Any]:
-    """Five updates under GradScaler, the third with an infinite loss; what handlers, or the loop, saw, and the end."""
+    """Make five updates under GradScaler, the third with an infinite loss; return what handlers saw and the weights."""
     model = _model()
     optimizer = _sgd(model, fused=fused)
     scaler = GradScaler("cpu", init_scale=1024.0)
@@ -134,7 +134,7 @@ def _run_scaled(fused: bool, unscale: bool, observe: bool) -> dict[str, Any]:
 @pytest.mark.parametrize("unscale", [False, True], ids=["step alone", "user unscales"])
 @pytest.mark.parametrize("fused", [False, True], ids=["ordinary", "fused"])
 def test_under_gradscaler_gradients_are_unscaled_and_a_skip_is_silent(fused: bool, unscale: bool) -> None:
-    """Handlers see true gradients; the skipped update fires nothing; the weights are those of the bare loop."""
+    """Handlers see unscaled gradients; a skipped update fires nothing; the weights equal the plain loop's."""
     observed = _run_scaled(fused, unscale, observe=True)
     bare = _run_scaled(fused, unscale, observe=False)
     by_hand = _run_scaled(fused, unscale=True, observe=False)
@@ -147,7 +147,7 @@ def test_under_gradscaler_gradients_are_unscaled_and_a_skip_is_silent(fused: boo
 
 
 def test_events_take_filters() -> None:
-    """every=, once= and event_filter= count updates, from 1, and the same in both events."""
+    """every=, once= and event_filter= count updates from 1, equally in both events."""
     trainer, _, _ = _trainer()
     fired: dict[str, list[int]] = {"every": [], "once": [], "filter": [], "both": []}
 
@@ -165,7 +165,7 @@ def test_events_take_filters() -> None:
 
 
 def _two_optimizer_trainer() -> tuple[Engine, torch.optim.Optimizer, torch.optim.Optimizer]:
-    """The first optimizer updates in every iteration, the second in every third."""
+    """The first optimizer makes an update in every iteration, the second in every third."""
     first, second = (torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1) for _ in range(2))
 
     def update(engine: Engine, batch: Any) -> None:
@@ -180,7 +180,7 @@ def _two_optimizer_trainer() -> tuple[Engine, torch.optim.Optimizer, torch.optim
 
 
 def test_several_optimizers_are_told_apart() -> None:
-    """for_optimizer() narrows an event, and its every= and once= count that optimizer's own updates."""
+    """for_optimizer() restricts an event to one optimizer, whose own updates every= and once= count."""
     trainer, first, second = _two_optimizer_trainer()
     own: dict[str, list[int]] = {"first": [], "second": [], "second, every 2": [], "listed": []}
 
@@ -199,7 +199,7 @@ def test_several_optimizers_are_told_apart() -> None:
 
 
 def test_completed_updates_are_counted_for_each_optimizer() -> None:
-    """Each optimizer's own updates of the run can be asked for."""
+    """completed_updates() returns each optimizer's own updates in the run."""
     trainer, first, second = _two_optimizer_trainer()
     trainer.run(range(4), max_epochs=1)
     assert [completed_updates(trainer, optimizer) for optimizer in (first, second)] == trainer.state.optimizer_steps
@@ -207,7 +207,7 @@ def test_completed_updates_are_counted_for_each_optimizer() -> None:
 
 
 def test_counts_are_saved_restored_and_reset(tmp_path: Path) -> None:
-    """A resumed trainer goes on counting, through a file read with weights_only; a new run starts at zero."""
+    """A resumed trainer continues to count, from a file read with weights_only; a new run starts at zero."""
     trainer, _, _ = _two_optimizer_trainer()
     trainer.run(range(6))
     saver = Checkpoint({"trainer": trainer}, DiskSaver(str(tmp_path), require_empty=False))
@@ -232,7 +232,7 @@ def test_counts_are_saved_restored_and_reset(tmp_path: Path) -> None:
 
 
 def test_a_loaded_state_of_other_optimizers_is_refused() -> None:
-    """Counts of two optimizers cannot be those of one: the start of the run says so."""
+    """Counts of two optimizers do not fit one: the run raises at its start."""
     trainer, _, _ = _two_optimizer_trainer()
     trainer.run(range(6))
     other, _, _ = _trainer()
@@ -241,20 +241,20 @@ def test_a_loaded_state_of_other_optimizers_is_refused() -> None:
         other.run(BATCHES, max_epochs=2)
 
 
-def test_a_state_that_was_loaded_too_early_is_refused() -> None:
-    """Ignite loads only the keys that are known by then; to count from zero would be a silent mistake."""
+def test_a_state_loaded_too_early_is_refused() -> None:
+    """Ignite loads only the keys it knows at that time; counting from zero would be a silent error."""
     trainer, _, _ = _trainer()
     trainer.run(BATCHES)
     model = _model()
     optimizer = _sgd(model)
     early = create_supervised_trainer(model, optimizer, nn.MSELoss())
     early.load_state_dict(trainer.state_dict())
-    with pytest.raises(RuntimeError, match="loaded after its handlers are attached, got one at iteration 6 already"):
+    with pytest.raises(RuntimeError, match="loaded after its handlers are attached, but it is at iteration 6 already"):
         attach_optimizer_events(early, optimizer)
 
 
-def test_a_terminated_run_goes_on_counting() -> None:
-    """run() after terminate() goes on where it stopped, and so do the counts."""
+def test_a_terminated_run_continues_to_count() -> None:
+    """run() after terminate() continues where it stopped, and so do the counts."""
     trainer, _, _ = _trainer()
     trainer.add_event_handler(Events.ITERATION_COMPLETED(once=4), lambda engine: engine.terminate())
     trainer.run(BATCHES, max_epochs=2)
@@ -264,7 +264,7 @@ def test_a_terminated_run_goes_on_counting() -> None:
 
 
 def test_attaching_again_changes_nothing() -> None:
-    """Two calls of attach_optimizer_events still fire each event once an update."""
+    """After two calls of attach_optimizer_events each event still fires once per update."""
     trainer, _, optimizer = _trainer()
     attach_optimizer_events(trainer, optimizer)
     fired: list[int] = []
@@ -274,7 +274,7 @@ def test_attaching_again_changes_nothing() -> None:
 
 
 def test_detaching_leaves_everything_as_before() -> None:
-    """No hook, no handler and no key of the saved state stays; the trainer runs on without events."""
+    """No hook, handler or key of the saved state remains; the trainer still runs, without events."""
     trainer, _, optimizer = _trainer()
     bare = create_supervised_trainer(_model(), optimizer, nn.MSELoss())
     detach_optimizer_events(trainer, optimizer)
@@ -289,8 +289,8 @@ def test_detaching_leaves_everything_as_before() -> None:
     assert fired == []
 
 
-def test_events_that_a_handler_needs_stay_when_the_user_detaches_his_own() -> None:
-    """The events go when the last that wants them goes: the user's attach, or any handler's."""
+def test_events_that_a_handler_needs_stay_when_the_user_detaches() -> None:
+    """The events are removed with their last user: the user's own attach, or any handler's."""
     trainer, _, optimizer = _trainer()
     fired: list[int] = []
     attachment = Attachment()
@@ -302,17 +302,17 @@ def test_events_that_a_handler_needs_stay_when_the_user_detaches_his_own() -> No
     assert not optimizer._optimizer_step_pre_hooks
 
 
-def test_a_dropped_update_touches_nothing() -> None:
-    """drop() leaves weights and momentum, counts nothing, calls no later handler and keeps the gradients."""
+def test_a_skipped_update_changes_nothing() -> None:
+    """skip() keeps weights, momentum and gradients, counts nothing and calls no later handler."""
     trainer, model, optimizer = _trainer()
     after: list[int] = []
     completed: list[int] = []
 
-    def drop_the_third(engine: Engine) -> None:
+    def skip_the_third(engine: Engine) -> None:
         if engine.state.iteration == 3:
             current_step(engine).skip()
 
-    trainer.add_event_handler(OptimizerEvents.STEP_STARTED, drop_the_third)
+    trainer.add_event_handler(OptimizerEvents.STEP_STARTED, skip_the_third)
     trainer.add_event_handler(OptimizerEvents.STEP_STARTED, lambda engine: after.append(engine.state.iteration))
     trainer.add_event_handler(
         OptimizerEvents.STEP_COMPLETED, lambda engine: completed.append(engine.state.optimizer_step)
@@ -334,8 +334,8 @@ def test_a_dropped_update_touches_nothing() -> None:
     assert completed == [1, 2, 3]
 
 
-def test_what_is_left_for_the_moment_before_the_update_comes_after_all_handlers() -> None:
-    """It sees what a handler attached later changed, and is not called where one drops the update."""
+def test_before_update_calls_back_after_all_handlers() -> None:
+    """The function sees what a later handler changed, and is not called if a handler skips the update."""
     trainer, _, optimizer = _trainer()
     seen: list[float] = []
 
@@ -354,7 +354,7 @@ def test_what_is_left_for_the_moment_before_the_update_comes_after_all_handlers(
 
 
 def test_a_folded_factor_holds_for_one_update() -> None:
-    """A fused kernel divides by grad_scale once; then the optimizer has neither attribute."""
+    """A fused kernel divides by grad_scale once; afterwards the optimizer has neither attribute."""
     model, reference = _model(), _model()
     optimizer, other = _sgd(model, fused=True), _sgd(reference, fused=True)
     trainer = create_supervised_trainer(model, optimizer, nn.MSELoss())
@@ -377,7 +377,7 @@ def test_a_folded_factor_holds_for_one_update() -> None:
 
 @pytest.mark.parametrize("as_keyword", [False, True])
 def test_a_closure_that_is_evaluated_once_is_right(as_keyword: bool) -> None:
-    """The event comes after the closure has made the gradients, which a handler may change."""
+    """The event fires after the closure has computed the gradients, and a handler may change them."""
     weight = nn.Parameter(torch.ones(1))
     optimizer = torch.optim.SGD([weight], lr=0.5)
 
@@ -406,7 +406,7 @@ def test_a_closure_that_is_evaluated_once_is_right(as_keyword: bool) -> None:
 
 
 def test_optimizers_that_evaluate_a_closure_again_are_refused() -> None:
-    """LBFGS is refused at attach, any other such optimizer at its second evaluation."""
+    """LBFGS is refused when attached, any other such optimizer at the second evaluation."""
     weight = nn.Parameter(torch.ones(1))
     trainer = Engine(lambda engine, batch: None)
     with pytest.raises(TypeError, match="optimizer must compute its gradients once in an update, got LBFGS"):
@@ -420,12 +420,12 @@ def test_optimizers_that_evaluate_a_closure_again_are_refused() -> None:
     optimizer = Twice([weight], lr=0.1)
     trainer = Engine(lambda engine, batch: optimizer.step(lambda: weight.sum()))
     attach_optimizer_events(trainer, optimizer)
-    with pytest.raises(RuntimeError, match="closure that is evaluated once in an update, but Twice evaluated it again"):
+    with pytest.raises(RuntimeError, match="evaluated once in an update with OptimizerEvents, but Twice evaluated"):
         trainer.run(range(1))
 
 
 def test_updates_outside_the_run_fire_nothing() -> None:
-    """An optimizer that two trainers share fires the events of the one that runs."""
+    """An optimizer shared by two trainers fires the events of the running trainer only."""
     first, model, optimizer = _trainer()
     second = create_supervised_trainer(model, optimizer, nn.MSELoss())
     attach_optimizer_events(second, optimizer)
@@ -436,7 +436,7 @@ def test_updates_outside_the_run_fire_nothing() -> None:
 
 
 def test_a_run_that_raised_is_over() -> None:
-    """The trainer that comes after it, on the same optimizer, has its updates to itself; a new run fires again."""
+    """It no longer sees the updates of the next trainer with the same optimizer; a new run fires again."""
     failed, model, optimizer = _trainer()
     failed.logger.disabled = True  # Ignite logs the error too
     with pytest.raises(TypeError, match="linear"):
@@ -449,7 +449,7 @@ def test_a_run_that_raised_is_over() -> None:
 
 
 def test_an_update_in_an_event_handler_fires() -> None:
-    """Where the update is made by a handler, as in reinforcement learning, the events fire there."""
+    """If a handler makes the update, as in reinforcement learning, the events fire there."""
     model = _model()
     optimizer = _sgd(model)
     trainer = Engine(lambda engine, batch: model(batch[0]).sum().backward())
@@ -461,8 +461,8 @@ def test_an_update_in_an_event_handler_fires() -> None:
     assert fired == [1, 2]
 
 
-def test_an_update_that_raises_leaves_the_next_one_whole() -> None:
-    """Where the update function survives an error inside step(), nothing of that update is left over."""
+def test_an_update_that_raises_does_not_affect_the_next() -> None:
+    """If the update function catches an error inside step(), nothing of that update is left."""
 
     class Fragile(torch.optim.SGD):
         def step(self, closure: Any = None) -> Any:
@@ -499,14 +499,14 @@ def test_an_update_that_raises_leaves_the_next_one_whole() -> None:
 
 
 def test_a_subclass_that_calls_its_base_class_fires_once() -> None:
-    """Torch runs the hooks twice where both classes' steps are hooked; the events still come once an update."""
+    """Torch runs the hooks twice if both classes' steps are hooked; the events still fire once per update."""
 
     class Derived(torch.optim.SGD):
         def step(self, closure: Any = None) -> Any:
             return super().step(closure)
 
     model = _model()
-    torch.optim.SGD(model.parameters(), lr=0.1)  # making one is what hooks the base class's step()
+    torch.optim.SGD(model.parameters(), lr=0.1)  # creating one hooks the base class's step()
     optimizer = Derived(model.parameters(), lr=0.1)
     hooked: list[int] = []
     optimizer.register_step_pre_hook(lambda *_: hooked.append(1))
@@ -521,7 +521,7 @@ def test_a_subclass_that_calls_its_base_class_fires_once() -> None:
 
 
 def test_no_engine_is_kept_alive() -> None:
-    """An optimizer that outlives its trainer does not hold it, and steps on."""
+    """An optimizer that outlives its trainer does not keep it alive, and still steps."""
     trainer, _, optimizer = _trainer()
     trainer.run(BATCHES)
     gone = weakref.ref(trainer)
@@ -532,7 +532,7 @@ def test_no_engine_is_kept_alive() -> None:
 
 
 def test_a_copied_optimizer_has_no_hooks() -> None:
-    """A deepcopy of an attached optimizer gives one that fires nothing."""
+    """A deepcopy of an attached optimizer fires no events."""
     trainer, _, optimizer = _trainer()
     duplicate = copy.deepcopy(optimizer)
     trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: duplicate.step())
@@ -541,7 +541,7 @@ def test_a_copied_optimizer_has_no_hooks() -> None:
 
 
 def test_bad_arguments_are_refused() -> None:
-    """Each argument's error names it and what came."""
+    """Each error names the argument and the value."""
     trainer, _, optimizer = _trainer()
     with pytest.raises(TypeError, match=r"engine must be an ignite Engine, got 3 \(int\)"):
         attach_optimizer_events(3, optimizer)  # type: ignore[arg-type]
@@ -552,8 +552,8 @@ def test_bad_arguments_are_refused() -> None:
 
 
 @pytest.mark.parametrize("looks", [True, False])
-def test_a_handler_that_only_looks_may_follow_the_last(looks: bool) -> None:
-    """runs_last() passes over those that observes_only() marks, and over no other."""
+def test_runs_last_ignores_observers(looks: bool) -> None:
+    """runs_last() ignores handlers marked by observes_only(), and no others."""
     trainer, _, optimizer = _trainer()
     attachment = Attachment()
 

@@ -1,4 +1,4 @@
-"""What the package needs of Ignite and has no public name."""
+"""Ignite's private attributes that the package needs."""
 
 import pytest
 from ignite.engine import CallableEventWithFilter, Engine, Events
@@ -22,13 +22,13 @@ ENGINE = Engine(lambda engine, batch: None)
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_ignite_has_the_attribute(owner: object, name: str) -> None:
-    """Each private attribute that core/ignite_internals.py reads is there."""
+    """Each private attribute that core/ignite_internals.py reads exists."""
     of = owner.__name__ if isinstance(owner, type) else type(owner).__name__
     assert hasattr(owner, name), f"Ignite's {of} has no {name} any more; core/ignite_internals.py needs another way"
 
 
-def test_handlers_stand_by_event_with_the_function_first() -> None:
-    """In the order of attachment, and removing one binds a new list."""
+def test_handlers_are_listed_by_event_with_the_function_first() -> None:
+    """In the order of attachment; removing a handler binds a new list."""
     engine = Engine(lambda engine, batch: None)
 
     def first() -> None: ...
@@ -44,7 +44,7 @@ def test_handlers_stand_by_event_with_the_function_first() -> None:
 
 
 def test_a_run_that_raised_leaves_a_generator_without_a_frame() -> None:
-    """One under way has a frame; before the first run there is none."""
+    """A running one has a frame; before the first run there is no generator."""
     seen = []
 
     def update(engine: Engine, batch: int) -> None:
@@ -73,6 +73,6 @@ def test_a_run_that_raised_leaves_a_generator_without_a_frame() -> None:
     ids=["bare", "every", "before", "once", "once several", "a user's"],
 )
 def test_ignites_own_filters_are_known(event: CallableEventWithFilter, is_pure: bool, counts: list[int]) -> None:
-    """They depend on the count alone; of ``once`` the counts are known too."""
+    """They depend on the count alone; for ``once`` the counts are known too."""
     assert depends_on_count_alone(event) == is_pure
     assert counts_of_once(event) == counts

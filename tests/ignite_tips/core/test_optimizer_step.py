@@ -1,4 +1,4 @@
-"""Folding into fused kernels: it composes, holds for one update, and is undone exactly."""
+"""Folding into fused kernels: folds compose, hold for one update, and are undone exactly."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ ADAGRAD = pytest.param(
 
 @pytest.mark.parametrize("cls", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, ADAGRAD])
 def test_two_folds_divide_by_both_scales(cls: type[torch.optim.Optimizer]) -> None:
-    """Folded twice, the kernel divides the gradients by both scales: by powers of two, without rounding."""
+    """After two folds the kernel divides the gradients by both scales; with powers of two, without rounding."""
     parameter, optimizer = fused(cls)
     step = OptimizerStep(optimizer, 1)
     assert step.can_fold
@@ -35,8 +35,8 @@ def test_two_folds_divide_by_both_scales(cls: type[torch.optim.Optimizer]) -> No
     assert not hasattr(optimizer, "grad_scale")
 
 
-def test_one_found_inf_is_enough_to_skip() -> None:
-    """Of two folds that may skip the update, one that does is enough; state and parameters stay."""
+def test_one_found_inf_skips_the_update() -> None:
+    """Of two folds with found_inf, one that is 1 skips the update; state and parameters do not change."""
     parameter, optimizer = fused()
     step = OptimizerStep(optimizer, 1)
     step.fold(found_inf=torch.tensor(1.0))
@@ -47,8 +47,8 @@ def test_one_found_inf_is_enough_to_skip() -> None:
     assert not hasattr(optimizer, "found_inf")
 
 
-def test_what_the_user_set_is_there_again() -> None:
-    """Attributes that were there, even None, are there again: GradScaler deletes what it has set."""
+def test_what_the_user_set_is_restored() -> None:
+    """Attributes that existed, even as None, exist again afterwards: GradScaler deletes those it has set."""
     _, optimizer = fused()
     optimizer.grad_scale, optimizer.found_inf = None, torch.tensor(0.0)
     step = OptimizerStep(optimizer, 1)
@@ -59,7 +59,7 @@ def test_what_the_user_set_is_there_again() -> None:
 
 
 def test_only_fused_optimizers_can_fold() -> None:
-    """Where one group is not fused, nothing is folded."""
+    """If one group is not fused, nothing can be folded."""
     parameter = nn.Parameter(torch.ones(1))
     assert not OptimizerStep(torch.optim.AdamW([parameter], foreach=True), 1).can_fold
     optimizer = torch.optim.AdamW([parameter], fused=True)

@@ -1,4 +1,4 @@
-"""What one attach put on engines and optimizers comes off again, whole."""
+"""The record of what is attached, and complete removal from engines and optimizers."""
 
 import copy
 import gc
@@ -38,7 +38,7 @@ EVENTS = [
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=["plain", "filtered", "list"])
-def test_a_bound_method_can_be_taken_off(event: object) -> None:
+def test_a_bound_method_can_be_removed(event: object) -> None:
     """clear() removes a bound method at any kind of event."""
     engine, counter, attachment = _engine(), _Counter(), Attachment()
     attachment.add_handler(engine, event, counter.add)
@@ -51,8 +51,8 @@ def test_a_bound_method_can_be_taken_off(event: object) -> None:
     assert not attachment
 
 
-def test_ignites_own_handle_takes_off_the_equal_too() -> None:
-    """The reason for Attachment: Ignite's handle of one registration removes an equal one with it."""
+def test_ignites_own_handle_also_removes_an_equal_handler() -> None:
+    """The reason for Attachment: Ignite's handle of one registration also removes an equal one."""
     engine, counter, attachment = _engine(), _Counter(), Attachment()
     engine.add_event_handler(Events.ITERATION_COMPLETED, counter.add)
     engine.add_event_handler(Events.ITERATION_COMPLETED, counter.add).remove()
@@ -68,14 +68,12 @@ def test_ignites_own_handle_takes_off_the_equal_too() -> None:
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, pickle.dumps])
 def test_an_attached_handler_is_not_copied(duplicate: Callable[[object], object]) -> None:
-    """Nor pickled: the copy would not be attached, and its detach() would take off the first one's; detached it can."""
+    """Nor pickled: the copy's detach() would detach the original. A detached handler can be copied."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
     for handler in (GradientNormClipper(optimizer, 1.0), LearningRateLogger(optimizer)):
         duplicate(handler)
         handler.attach(_engine())
-        message = (
-            "must be detached to be copied or pickled, got an attached one; save its state_dict\\(\\), or call its"
-        )
+        message = "must be detached to be copied or pickled, got an attached one; save its state_dict\\(\\), or call"
         with pytest.raises(TypeError, match=message):
             duplicate(handler)
         handler.detach()
@@ -83,7 +81,7 @@ def test_an_attached_handler_is_not_copied(duplicate: Callable[[object], object]
 
 
 def test_renewing_replaces() -> None:
-    """What a second renew adds stands alone, though it is the same function at the same event."""
+    """A second renew() replaces the first, even for the same function at the same event."""
     engine, counter, attachment = _engine(), _Counter(), Attachment()
     for _ in range(2):
         with attachment.renew():
@@ -93,7 +91,7 @@ def test_renewing_replaces() -> None:
 
 
 def test_a_renewal_that_fails_changes_nothing() -> None:
-    """If the block raises, what it added is gone and what was there before is there still."""
+    """If the block raises, what it added is removed and what was attached before stays."""
     engine, counter, attachment = _engine(), _Counter(), Attachment()
     attachment.add_handler(engine, Events.ITERATION_COMPLETED, counter.add)
 
@@ -127,10 +125,10 @@ def test_renewing_in_the_middle_of_a_run_keeps_the_counts() -> None:
 
 
 def test_an_annotation_carries_the_moment_of_the_run() -> None:
-    """Listeners get kind, text, epoch and iteration, and nothing after they stopped listening."""
+    """Listeners get kind, text, epoch and iteration, and nothing after they stop listening."""
     trainer, other = (Engine(lambda engine, batch: None) for _ in range(2))
     heard: list[Annotation] = []
-    stop = on_annotation(trainer, lambda engine, notice: heard.append(notice))
+    stop = on_annotation(trainer, lambda engine, annotation: heard.append(annotation))
     trainer.add_event_handler(Events.ITERATION_COMPLETED(once=3), lambda engine: annotate(engine, "freeze", "body"))
     trainer.run(range(2), max_epochs=2)
     annotate(other, "freeze", "not heard")
@@ -140,9 +138,9 @@ def test_an_annotation_carries_the_moment_of_the_run() -> None:
 
 
 def test_listening_keeps_no_engine_alive() -> None:
-    """An engine goes although someone listens to it."""
+    """An engine with a listener is still freed."""
     trainer = Engine(lambda engine, batch: None)
-    on_annotation(trainer, lambda engine, notice: None)
+    on_annotation(trainer, lambda engine, annotation: None)
     gone = weakref.ref(trainer)
     del trainer
     gc.collect()
@@ -150,7 +148,7 @@ def test_listening_keeps_no_engine_alive() -> None:
 
 
 def _job(step: Callable[[torch.optim.Optimizer], object] = lambda optimizer: optimizer.step()) -> tuple[Engine, SGD]:
-    """Return a trainer with a hook of the user's before ours and one after, and its optimizer."""
+    """Return a trainer and its optimizer, with a user's hook before ours and one after."""
     weight = nn.Parameter(torch.ones(1))
     optimizer = SGD([weight], lr=1.0)
 
@@ -162,8 +160,8 @@ def _job(step: Callable[[torch.optim.Optimizer], object] = lambda optimizer: opt
 
 
 @pytest.mark.parametrize("event", [*OptimizerEvents, Events.ITERATION_COMPLETED], ids=lambda event: event.name)
-def test_a_handler_detached_within_its_event_acts_no_more(event: Events) -> None:
-    """Not even in the firing under way, which in Ignite still calls a handler that was removed; nothing stays."""
+def test_a_handler_detached_within_its_event_stops_acting(event: Events) -> None:
+    """Even in the current event, in which Ignite still calls a removed handler; nothing remains attached."""
     trainer, optimizer = _job()
     optimizer.register_step_pre_hook(lambda *_: None)
     optimizer.register_step_post_hook(lambda *_: None)
@@ -185,7 +183,7 @@ def test_a_handler_detached_within_its_event_acts_no_more(event: Events) -> None
 
 @pytest.mark.parametrize("event", OptimizerEvents, ids=lambda event: event.name)
 def test_a_handler_attached_again_within_an_update_keeps_the_counts(event: OptimizerEvents) -> None:
-    """Between detach() and attach() nothing is forgotten: the update under way is counted as all others."""
+    """Nothing is lost between detach() and attach(): the current update is counted like all others."""
     trainer, optimizer = _job()
     counter, attachment = _Counter(), Attachment()
 
@@ -206,8 +204,8 @@ def test_a_handler_attached_again_within_an_update_keeps_the_counts(event: Optim
     assert not optimizer._optimizer_step_pre_hooks
 
 
-def test_an_update_in_which_all_is_detached_gives_back_what_it_took() -> None:
-    """A skipped update's gradients are there again, also where a step() calls that of a base class."""
+def test_an_update_in_which_everything_is_detached_restores_the_gradients() -> None:
+    """A skipped update's gradients are restored, also if step() calls that of a base class."""
 
     class Nested(SGD):
         def step(self, closure: object = None) -> None:  # type: ignore[override]
@@ -246,7 +244,7 @@ def _attach_much() -> tuple[list[SetsLearningRates], list[weakref.ref[object]]]:
 
 
 def test_the_record_of_what_is_attached_keeps_nothing_alive() -> None:
-    """Neither an engine that the filter of an event holds, nor handlers and optimizers."""
+    """Neither an engine that an event's filter refers to, nor handlers and optimizers."""
     roles, references = _attach_much()
     assert [(role.events, role.is_filtered) for role in roles] == [(("STEP_COMPLETED",), True), (("COMPLETED",), False)]
     gc.collect()

@@ -1,4 +1,4 @@
-"""PlateauStepper: torch's ReduceLROnPlateau on a validation's metric, counted once, the same on every rank."""
+"""PlateauStepper: torch's ReduceLROnPlateau on a validation metric, counted once, the same on every rank."""
 
 import gc
 import warnings
@@ -29,7 +29,7 @@ def _trainer(optimizer: SGD) -> Engine:
 
 
 def _evaluator(trainer: Engine, metrics: Sequence[float], name: str = "loss") -> Engine:
-    """Return an engine that is run after each epoch of ``trainer`` and computes that epoch's metric."""
+    """Return an engine that runs after each epoch of ``trainer`` and computes that epoch's metric."""
     evaluator = Engine(lambda engine, batch: None)
 
     @evaluator.on(Events.COMPLETED)
@@ -40,29 +40,29 @@ def _evaluator(trainer: Engine, metrics: Sequence[float], name: str = "loss") ->
 
 
 def _run(scheduler: ReduceLROnPlateau, metrics: Sequence[float], **kwargs: Any) -> list[list[float]]:
-    """Train an epoch for each metric and return the groups' rates after each validation."""
+    """Train one epoch per metric and return the groups' learning rates after each validation."""
     optimizer = scheduler.optimizer
     trainer = _trainer(optimizer)
     evaluator = _evaluator(trainer, metrics)
     PlateauStepper(scheduler, **kwargs).attach(trainer, evaluator)
-    rates: list[list[float]] = []
+    lrs: list[list[float]] = []
 
     @trainer.on(Events.EPOCH_COMPLETED)
     def _validate() -> None:
         evaluator.run([0])
-        rates.append([group["lr"] for group in optimizer.param_groups])
+        lrs.append([group["lr"] for group in optimizer.param_groups])
 
     trainer.run(range(EPOCH_LENGTH), max_epochs=len(metrics))
-    return rates
+    return lrs
 
 
 def _native(scheduler: ReduceLROnPlateau, metrics: Sequence[float]) -> list[list[float]]:
-    rates = []
+    lrs = []
     for metric in metrics:
         scheduler.optimizer.step()
         scheduler.step(metric)
-        rates.append([group["lr"] for group in scheduler.optimizer.param_groups])
-    return rates
+        lrs.append([group["lr"] for group in scheduler.optimizer.param_groups])
+    return lrs
 
 
 @pytest.mark.parametrize(
@@ -77,8 +77,8 @@ def _native(scheduler: ReduceLROnPlateau, metrics: Sequence[float]) -> list[list
     ],
 )
 def test_known_cases(metrics: list[float], options: dict[str, Any], expected: list[float]) -> None:
-    """The rates after each validation are those worked out by hand."""
-    assert _run(ReduceLROnPlateau(_optimizer(), **options), metrics) == [[rate] for rate in expected]
+    """The learning rates after each validation are those computed by hand."""
+    assert _run(ReduceLROnPlateau(_optimizer(), **options), metrics) == [[lr] for lr in expected]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_known_cases(metrics: list[float], options: dict[str, Any], expected: li
     ids=str,
 )
 def test_every_argument_of_torch(options: dict[str, Any]) -> None:
-    """Each of ReduceLROnPlateau's arguments has the effect that it has in the hand-written loop."""
+    """Each of ReduceLROnPlateau's arguments has the same effect as in the hand-written loop."""
     worst = float("-inf" if options.get("mode") == "max" else "inf")
     metrics = [5.0, 4.0, 4.5, 4.1, 4.0, 4.2, 6.0, 1.0, 1.2, 1.1, 2.0, worst, 0.5]
     options = {"factor": 0.5, **options}
@@ -104,10 +104,10 @@ def test_every_argument_of_torch(options: dict[str, Any]) -> None:
 
 
 def test_metric_by_function() -> None:
-    """A function of the evaluator may give the number, as a tensor too."""
+    """A function of the evaluator may return the metric, also as a tensor."""
     scheduler = ReduceLROnPlateau(_optimizer(), factor=0.5, patience=0)
-    rates = _run(scheduler, [1.0, 2.0], metric=lambda evaluator: torch.tensor(evaluator.state.metrics["loss"]))
-    assert rates == [[1.0], [0.5]]
+    lrs = _run(scheduler, [1.0, 2.0], metric=lambda evaluator: torch.tensor(evaluator.state.metrics["loss"]))
+    assert lrs == [[1.0], [0.5]]
 
 
 def _must_not_construct(scheduler: Any, metric: Any, error: type[Exception], message: str) -> None:
@@ -116,10 +116,10 @@ def _must_not_construct(scheduler: Any, metric: Any, error: type[Exception], mes
 
 
 def test_wrong_arguments() -> None:
-    """A scheduler of another kind and a metric that is neither name nor function are refused."""
+    """Another kind of scheduler, and a metric that is neither a name nor a function, are refused."""
     plateau = ReduceLROnPlateau(_optimizer())
     _must_not_construct(
-        StepLR(_optimizer(), 1), "loss", TypeError, "got an instance of StepLR; SchedulerStepper steps others"
+        StepLR(_optimizer(), 1), "loss", TypeError, "got an instance of StepLR; SchedulerStepper steps other"
     )
     _must_not_construct("plateau", "loss", TypeError, r"ReduceLROnPlateau, got 'plateau' \(str\)")
     _must_not_construct(plateau, 3, TypeError, "metric must be a metric's name or a function of the evaluator, got 3")
@@ -143,7 +143,7 @@ def _failing_metric(error: Exception) -> Callable[[Engine], float]:
     ],
 )
 def test_unusable_metric(metric: Any, error: type[Exception], message: str) -> None:
-    """A metric that is missing, raises or is no number ends the run in words, and the scheduler is as it was."""
+    """A metric that is missing, raises or is no number ends the run; the scheduler does not change."""
     scheduler = ReduceLROnPlateau(_optimizer())
     with pytest.raises(error, match=message):
         _run(scheduler, [1.0], metric=metric)
@@ -151,33 +151,33 @@ def test_unusable_metric(metric: Any, error: type[Exception], message: str) -> N
 
 
 def _validate_on_ranks(rank: int, world_size: int, metrics: list[list[Any]], name: str) -> Any:
-    """Train with a metric for each rank and epoch; return the rates, or what the run ended with."""
+    """Train with a metric for each rank and epoch; return the learning rates, or the run's error."""
     scheduler = ReduceLROnPlateau(_optimizer(), factor=0.5, patience=0)
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            rates = _run(scheduler, metrics[rank], metric=name)
+            lrs = _run(scheduler, metrics[rank], metric=name)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
-    return rates, [str(warning.message) for warning in caught]
+    return lrs, [str(warning.message) for warning in caught]
 
 
 @pytest.mark.distributed
 def test_ranks_cannot_diverge() -> None:
-    """Ranks that differ by rounding keep one rate, rank 0's; ranks that differ by more all end with an error."""
+    """Ranks that differ by rounding keep one learning rate, by rank 0's metric; if they differ by more, all raise."""
     noisy = [[1.0, 1.0 - 1e-7, 0.5, 0.6], [1.0, 1.0, 0.5, 0.6]]
     assert run_distributed(_validate_on_ranks, 2, noisy, "loss") == 2 * [([[1.0], [0.5], [0.5], [0.25]], [])]
-    message = "RuntimeError: PlateauStepper needs one metric 'loss' on all ranks, but they have 1, 2"
+    message = "RuntimeError: PlateauStepper needs the same metric 'loss' on all ranks, but they have 1, 2"
     for answer in run_distributed(_validate_on_ranks, 2, [[1.0], [2.0]], "loss"):
         assert answer.startswith(message)
 
 
 @pytest.mark.distributed
 def test_nan_and_failure_on_ranks() -> None:
-    """NaN everywhere steps nowhere; NaN or a failure on one rank ends all of them, and none waits for ever."""
+    """NaN on all ranks steps none; NaN or an error on one rank ends all ranks, and none hangs."""
     nan = float("nan")
-    for rates, warned in run_distributed(_validate_on_ranks, 2, [[1.0, nan]] * 2, "loss"):
-        assert rates == [[1.0], [1.0]]
+    for lrs, warned in run_distributed(_validate_on_ranks, 2, [[1.0, nan]] * 2, "loss"):
+        assert lrs == [[1.0], [1.0]]
         assert len(warned) == 1
     answers = run_distributed(_validate_on_ranks, 2, [[1.0], [nan]], "loss")
     assert all("on all ranks, but they have 1, nan" in answer for answer in answers)
@@ -191,7 +191,7 @@ def test_nan_and_failure_on_ranks() -> None:
 def _train(
     stepper: PlateauStepper, runs: Callable[[Engine, Engine], None], *, data: Any = None, epochs: int = 4
 ) -> ReduceLROnPlateau:
-    """Train; after each epoch ``runs(trainer, evaluator)`` runs the evaluator, whose loss is the epoch's number."""
+    """Train; after each epoch ``runs(trainer, evaluator)`` runs the evaluator, whose loss is the epoch number."""
     scheduler = stepper.scheduler
     trainer = _trainer(scheduler.optimizer)
     evaluator = Engine(lambda engine, batch: engine.state.metrics.update(loss=float(trainer.state.epoch)))
@@ -209,14 +209,14 @@ def _stepper(**options: Any) -> PlateauStepper:
 
 
 def test_training_data_and_validation_data_in_one_epoch() -> None:
-    """An evaluator that runs on the trainer's own data and on the validation's steps once an epoch, in either order."""
+    """An evaluator that runs on training and on validation data steps once per epoch, in either order."""
     for order in ([TRAINING, VALIDATION], [VALIDATION, TRAINING]):
         scheduler = _train(_stepper(), lambda trainer, evaluator, order=order: [evaluator.run(data) for data in order])
         assert scheduler.last_epoch == 4
 
 
-def test_the_data_that_count_can_be_named() -> None:
-    """With ``data`` only runs over it count, be it the training data."""
+def test_the_validation_data_can_be_named() -> None:
+    """With ``data`` only runs over it count, even if it is the training data."""
     everything = [TRAINING, VALIDATION, TEST]
     for data in everything:
         run_all = lambda trainer, evaluator: [evaluator.run(some) for some in everything]  # noqa: E731
@@ -224,7 +224,7 @@ def test_the_data_that_count_can_be_named() -> None:
 
 
 def test_the_same_validation_twice_counts_once() -> None:
-    """A second run over the same data at the same iteration is not counted again; at another it is."""
+    """A second run over the same data counts again at another iteration, but not at the same one."""
     twice = lambda trainer, evaluator: [evaluator.run(VALIDATION) for _ in range(2)]  # noqa: E731
     assert _train(_stepper(), twice).last_epoch == 4
     optimizer = _optimizer()
@@ -238,14 +238,14 @@ def test_the_same_validation_twice_counts_once() -> None:
 
 
 def test_two_validations_at_once_are_an_error() -> None:
-    """Runs over two other data sets at one iteration are not guessed about."""
+    """Runs over two data sets at one iteration raise an error instead of a guess."""
     both = lambda trainer, evaluator: [evaluator.run(data) for data in (VALIDATION, TEST)]  # noqa: E731
     with pytest.raises(RuntimeError, match=r"ran on two data sets at iteration 3; .* data=\.\.\.\)"):
         _train(_stepper(), both)
 
 
-def test_data_made_anew_for_each_epoch() -> None:
-    """Validation data may be another object in each epoch, or none at all."""
+def test_data_created_for_each_epoch() -> None:
+    """Validation data may be a new object in each epoch, or None."""
     assert _train(_stepper(), lambda trainer, evaluator: evaluator.run([5])).last_epoch == 4
     assert _train(_stepper(), lambda trainer, evaluator: evaluator.run(epoch_length=1)).last_epoch == 4
     stepper = _stepper()
@@ -258,7 +258,7 @@ def test_data_made_anew_for_each_epoch() -> None:
 
 
 def test_only_validations_during_the_training_count() -> None:
-    """Runs before the first update, after the training, and on their own leave the scheduler alone."""
+    """Runs before the first update, after the training, or outside it do not step the scheduler."""
     stepper = _stepper()
     trainer = _trainer(stepper.scheduler.optimizer)
     evaluator = Engine(lambda engine, batch: engine.state.metrics.update(loss=1.0))
@@ -269,59 +269,59 @@ def test_only_validations_during_the_training_count() -> None:
     trainer.run(TRAINING, max_epochs=3)
     evaluator.run(VALIDATION)
     assert stepper.scheduler.last_epoch == 1
-    for _ in range(2):  # new runs, whose last iterations are the same
+    for _ in range(2):  # new runs that end at the same iteration
         trainer.state.max_epochs = None
         trainer.run(TRAINING, max_epochs=2)
     assert stepper.scheduler.last_epoch == 3
 
 
-def test_no_validation_in_a_run_is_said() -> None:
-    """A run in which nothing counted, as when all of it was over the training data, ends with a warning."""
-    with pytest.warns(UserWarning, match="counted no validation.*, over other data than the training's, and"):
+def test_a_run_without_validation_warns() -> None:
+    """A run in which no validation counted, for example only runs over the training data, ends with a warning."""
+    with pytest.warns(UserWarning, match="counted no validation.*, over other data than the training data, and"):
         _train(_stepper(), lambda trainer, evaluator: evaluator.run(TRAINING))
     with pytest.warns(UserWarning, match="counted no validation.*, over the very object given as data, and"):
         _train(_stepper(), lambda trainer, evaluator: evaluator.run(TRAINING), data=VALIDATION)
 
 
-def test_nan_is_said_and_not_stepped() -> None:
-    """A metric that is NaN is warned about, counts as no bad epoch, and the next one goes on."""
+def test_nan_warns_and_does_not_step() -> None:
+    """A NaN metric gives a warning and is not a bad epoch; the next metric counts as usual."""
     scheduler = ReduceLROnPlateau(_optimizer(), factor=0.5, patience=1)
     with pytest.warns(UserWarning, match="got nan for metric 'loss' in epoch [23]; the scheduler was not") as caught:
-        rates = _run(scheduler, [1.0, float("nan"), float("nan"), 2.0, 3.0])
-    assert rates == [[1.0], [1.0], [1.0], [1.0], [0.5]]
+        lrs = _run(scheduler, [1.0, float("nan"), float("nan"), 2.0, 3.0])
+    assert lrs == [[1.0], [1.0], [1.0], [1.0], [0.5]]
     assert len(caught) == 2
     assert scheduler.last_epoch == 3
 
 
 @pytest.mark.parametrize(("mode", "sign"), [("min", 1), ("max", -1)])
-def test_infinity_is_said_where_nothing_could_beat_it(mode: str, sign: int) -> None:
-    """Infinitely good is warned about and not stepped; infinitely bad is a bad epoch, as in torch."""
+def test_an_infinitely_good_metric_warns(mode: str, sign: int) -> None:
+    """Infinitely good gives a warning and no step; infinitely bad is a bad epoch, as in torch."""
     inf = float("inf")
     scheduler = ReduceLROnPlateau(_optimizer(), mode=mode, factor=0.5, patience=0)
     with pytest.warns(UserWarning, match=f"got {-sign * inf:g} for metric 'loss' in epoch 2; the scheduler") as caught:
-        rates = _run(scheduler, [sign * value for value in (2.0, -inf, 1.0, inf, 0.5)])
-    assert rates == [[1.0], [1.0], [1.0], [0.5], [0.5]]
+        lrs = _run(scheduler, [sign * value for value in (2.0, -inf, 1.0, inf, 0.5)])
+    assert lrs == [[1.0], [1.0], [1.0], [0.5], [0.5]]
     assert len(caught) == 1
     assert scheduler.best == sign * 0.5
 
 
-def test_reductions_are_announced() -> None:
-    """Each reduction is told to those who log the run, with metric, best value and rates."""
+def test_reductions_are_annotated() -> None:
+    """Each reduction is an annotation with the metric, its best value and the learning rates."""
     scheduler = ReduceLROnPlateau(_optimizer([1.0, 0.1]), factor=0.5, patience=0, min_lr=[0.5, 0.0])
     trainer = _trainer(scheduler.optimizer)
     evaluator = _evaluator(trainer, [0.25, 0.2, 0.3, 0.4])
     PlateauStepper(scheduler).attach(trainer, evaluator)
     trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run([0]))
     told: list[Annotation] = []
-    on_annotation(trainer, lambda engine, notice: told.append(notice))
+    on_annotation(trainer, lambda engine, annotation: told.append(annotation))
     trainer.run(range(EPOCH_LENGTH), max_epochs=4)
-    assert [(notice.kind, notice.epoch) for notice in told] == [("plateau", 3), ("plateau", 4)]
+    assert [(annotation.kind, annotation.epoch) for annotation in told] == [("plateau", 3), ("plateau", 4)]
     assert told[0].text == "metric 'loss' is 0.3, its best was 0.2: learning rate 1, 0.1 -> 0.5, 0.05"
     assert told[1].text == "metric 'loss' is 0.4, its best was 0.2: learning rate 0.5, 0.05 -> 0.5, 0.025"
 
 
 def test_attaching_again_replaces_and_detaching_ends() -> None:
-    """Attached twice it steps once; detached no more."""
+    """Attached twice it steps once; detached it does not step."""
     stepper = _stepper()
     trainer = _trainer(stepper.scheduler.optimizer)
     evaluator = Engine(lambda engine, batch: engine.state.metrics.update(loss=1.0))
@@ -342,7 +342,7 @@ def _attached_engines(stepper: PlateauStepper) -> list[weakref.ref[Engine]]:
 
 
 def test_keeps_no_engine_alive() -> None:
-    """The handler outlives the engines that it was attached to."""
+    """The handler does not keep the engines alive that it was attached to."""
     stepper = _stepper()
     references = _attached_engines(stepper)
     gc.collect()
@@ -350,7 +350,7 @@ def test_keeps_no_engine_alive() -> None:
 
 
 def test_resumed_at_the_same_iteration_does_not_count_again(tmp_path: Path) -> None:
-    """A validation at the start of a resumed run, of what was validated before the save, is not a second bad epoch."""
+    """A resumed run that starts by validating the saved weights again does not count a second bad epoch."""
     first = _stepper()
     _train(first, lambda trainer, evaluator: evaluator.run(VALIDATION), epochs=2)
     torch.save(first.state_dict(), tmp_path / "state.pt")
@@ -384,7 +384,7 @@ def _counts(trainer: Engine) -> dict[str, Any]:
     ],
 )
 def test_wrong_state(change: Any, error: type[Exception], message: str) -> None:
-    """A state of something else is refused and changes nothing."""
+    """A wrong state is refused and changes nothing."""
     stepper = _stepper()
     before = stepper.state_dict()
     with pytest.raises(error, match=message):
@@ -394,7 +394,7 @@ def test_wrong_state(change: Any, error: type[Exception], message: str) -> None:
 
 @pytest.mark.parametrize(("trainer", "evaluator"), [(None, Engine(print)), (Engine(print), "evaluator")])
 def test_no_engines(trainer: Any, evaluator: Any) -> None:
-    """What is no engine is refused."""
+    """Anything but an engine is refused."""
     with pytest.raises(TypeError, match=r"(trainer|evaluator) must be an ignite Engine, got"):
         _stepper().attach(trainer, evaluator)
 
@@ -406,22 +406,22 @@ def test_one_engine_for_both() -> None:
         _stepper().attach(trainer, trainer)
 
 
-def test_a_warmup_may_stand_beside_it() -> None:
-    """LinearLR in a SchedulerStepper warms the rate up, then leaves it to the plateau's reductions."""
+def test_a_warmup_may_run_beside_it() -> None:
+    """LinearLR in a SchedulerStepper warms the learning rate up, then no longer changes the plateau's reductions."""
     optimizer = _optimizer()
     trainer = _trainer(optimizer)
     evaluator = _evaluator(trainer, [1.0, 0.5, 0.25, 0.3, 0.2, 0.3])
     SchedulerStepper(LinearLR(optimizer, 0.5, total_iters=2)).attach(trainer)
     trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run([0]))
     PlateauStepper(ReduceLROnPlateau(optimizer, factor=0.5, patience=0)).attach(trainer, evaluator)
-    rates: list[float] = []
-    trainer.add_event_handler(Events.EPOCH_STARTED, lambda: rates.append(optimizer.param_groups[0]["lr"]))
+    lrs: list[float] = []
+    trainer.add_event_handler(Events.EPOCH_STARTED, lambda: lrs.append(optimizer.param_groups[0]["lr"]))
     trainer.run(range(EPOCH_LENGTH), max_epochs=6)
-    assert [*rates, optimizer.param_groups[0]["lr"]] == [0.5, 0.75, 1.0, 1.0, 0.5, 0.5, 0.25]
+    assert [*lrs, optimizer.param_groups[0]["lr"]] == [0.5, 0.75, 1.0, 1.0, 0.5, 0.5, 0.25]
 
 
 def test_a_resumed_run_needs_the_plateaus_state() -> None:
-    """Without its best metric and bad epochs it would begin anew."""
+    """Without the best metric and the count of bad epochs it would start over."""
     stepper = _stepper()
     trainer = _trainer(stepper.scheduler.optimizer)
     trainer.logger.disabled = True

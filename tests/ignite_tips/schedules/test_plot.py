@@ -1,4 +1,4 @@
-"""plot_schedule: a line and a legend entry for each group, on no screen."""
+"""plot_schedule: a line and a legend entry per group, without a window."""
 
 import sys
 from pathlib import Path
@@ -18,11 +18,11 @@ def _groups(count: int) -> SGD:
 
 
 def test_draws_every_group_by_name(tmp_path: Path) -> None:
-    """The figure has each group's rates under its name, and can be saved."""
-    rates = simulate_schedule(StepLR(_groups(2), 2), 5)
-    figure = plot_schedule(rates, title="two groups", xlabel="epoch")
+    """The figure has each group's learning rates under its name, and can be saved."""
+    lrs = simulate_schedule(StepLR(_groups(2), 2), 5)
+    figure = plot_schedule(lrs, title="two groups", xlabel="epoch")
     (axes,) = figure.axes
-    assert {line.get_label(): list(line.get_ydata()) for line in axes.lines} == rates
+    assert {line.get_label(): list(line.get_ydata()) for line in axes.lines} == lrs
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["g0", "g1"]
     assert (axes.get_title(), axes.get_xlabel(), axes.get_ylabel()) == ("two groups", "epoch", "learning rate")
     figure.savefig(tmp_path / "schedule.png")
@@ -30,12 +30,12 @@ def test_draws_every_group_by_name(tmp_path: Path) -> None:
 
 
 def test_one_group_needs_no_legend() -> None:
-    """A single line stands without a legend."""
+    """A single line has no legend."""
     assert plot_schedule({"0": [1.0, 0.5]}).axes[0].get_legend() is None
 
 
 def test_draws_into_given_axes() -> None:
-    """With ``axes`` it draws there and returns their figure."""
+    """With ``axes`` it draws there and returns the figure of these axes."""
     figure = Figure()
     axes = figure.subplots(1, 2)
     assert plot_schedule({"a": [1.0, 0.1]}, axes=axes[1], log_scale=True) is figure
@@ -43,21 +43,21 @@ def test_draws_into_given_axes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rates", "error", "message"),
+    ("lrs", "error", "message"),
     [
-        ([0.1, 0.2], TypeError, "rates must be a mapping from names to rates, got"),
-        ({}, ValueError, "rates must have at least one name with at least one rate, got none"),
-        ({"a": []}, ValueError, "rates must have at least one name with at least one rate, got none"),
+        ([0.1, 0.2], TypeError, "learning_rates must be a mapping from names to lists of numbers, got"),
+        ({}, ValueError, "learning_rates must have at least one name with at least one number, got none"),
+        ({"a": []}, ValueError, "learning_rates must have at least one name with at least one number, got none"),
     ],
 )
-def test_nothing_to_draw(rates: Any, error: type[Exception], message: str) -> None:
-    """Rates that are none are refused."""
+def test_nothing_to_draw(lrs: Any, error: type[Exception], message: str) -> None:
+    """Empty or wrong learning rates are refused."""
     with pytest.raises(error, match=message):
-        plot_schedule(rates)
+        plot_schedule(lrs)
 
 
 def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where matplotlib is missing the error says how to get it."""
+    """If matplotlib is missing, the error says how to install it."""
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install ignite-tips\[plot\]"):
         plot_schedule({"a": [1.0]})

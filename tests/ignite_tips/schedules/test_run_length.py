@@ -1,4 +1,4 @@
-"""Which lengths fit a run."""
+"""Which schedule lengths fit a run."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ OPTIMIZER = SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
 
 @given(length=st.integers(2, 200), steps=st.integers(1, 400))
 def test_between_half_and_whole_a_run_fits(length: int, steps: int) -> None:
-    """A schedule is too long for a run of half its length or less, and too short for one that uses a rate after it."""
+    """A schedule is too long for a run of at most half its length, and too short for one that passes its end."""
     misfits = find_mismatches(CosineAnnealingLR(OPTIMIZER, length), steps)
     too_long, too_short = 2 * steps <= length, steps > length + 1
     assert [misfit.too_short for misfit in misfits] == [too_short] * (too_long or too_short)
@@ -24,7 +24,7 @@ def test_between_half_and_whole_a_run_fits(length: int, steps: int) -> None:
 
 @given(length=st.integers(2, 50), done=st.integers(0, 20), steps=st.integers(1, 100))
 def test_one_cycle_fails_exactly_when_torch_does(length: int, done: int, steps: int) -> None:
-    """For OneCycleLR it is known whether ``step()`` will raise in the run, whatever was done before."""
+    """It is known whether OneCycleLR's ``step()`` will raise in the run, also for a scheduler already stepped."""
     done = min(done, length)
     scheduler = OneCycleLR(OPTIMIZER, 1.0, total_steps=length, cycle_momentum=False)
     for _ in range(done):
@@ -45,8 +45,8 @@ def _texts(scheduler: LRScheduler, steps: int) -> list[str]:
     return [misfit.describe() for misfit in find_mismatches(scheduler, steps)]
 
 
-def test_parts_are_held_to_their_own_share() -> None:
-    """In a sequence a part has the steps between its milestones; in a chain each part has all."""
+def test_parts_are_compared_with_their_own_steps() -> None:
+    """In a sequence a part has the steps between its milestones; in a chain each part has all steps."""
     cosine = CosineAnnealingLR
     sequence = SequentialLR(OPTIMIZER, [cosine(OPTIMIZER, 10), cosine(OPTIMIZER, 90)], [10])
     assert _texts(sequence, 100) == []
@@ -60,5 +60,5 @@ def test_parts_are_held_to_their_own_share() -> None:
 
 @pytest.mark.parametrize("steps", [1, 10, 1000])
 def test_schedules_without_an_end_fit_every_run(steps: int) -> None:
-    """StepLR goes on for ever."""
+    """StepLR has no end."""
     assert _texts(StepLR(OPTIMIZER, 3), steps) == []

@@ -60,7 +60,7 @@ def _steps(scheduler: LRScheduler) -> int:
     ids=["the default", "epoch", "iteration, filtered", "update", "update, filtered", "update or epoch"],
 )
 def test_steps_on_any_event(event: Any, expected: int) -> None:
-    """Two epochs of four batches, an update every other one: a step whenever the event says so."""
+    """Two epochs of four batches with an update every other batch: one step whenever the event fires."""
     optimizer = _optimizer()
     scheduler = StepLR(optimizer, 100)
     trainer = _trainer(optimizer, accumulation=2)
@@ -70,7 +70,7 @@ def test_steps_on_any_event(event: Any, expected: int) -> None:
 
 
 def test_attaching_again_replaces_and_detaching_ends() -> None:
-    """Attached twice it steps once; detached it steps no more."""
+    """Attached twice it steps once; detached it does not step."""
     optimizer = _optimizer()
     scheduler = StepLR(optimizer, 100)
     trainer = _trainer(optimizer)
@@ -94,13 +94,13 @@ def test_attaching_again_replaces_and_detaching_ends() -> None:
     ],
 )
 def test_wrong_scheduler(scheduler: Any, message: str) -> None:
-    """What is no scheduler, and the one that needs a metric, are refused."""
+    """Anything but a scheduler, and the scheduler that needs a metric, are refused."""
     with pytest.raises(TypeError, match=message):
         SchedulerStepper(scheduler)
 
 
 def test_state_is_plain_and_exact(tmp_path: Any) -> None:
-    """The state passes through ``weights_only`` and gives the rates back, however late the scheduler was built."""
+    """The state passes through ``weights_only`` and restores the learning rates of a scheduler built later."""
     optimizer = _optimizer()
     stepper = SchedulerStepper(ExponentialLR(optimizer, 0.9))
     trainer = _trainer(optimizer)
@@ -146,7 +146,7 @@ def _within(state: dict[str, Any], scheduler_state: Any) -> dict[str, Any]:
     ],
 )
 def test_wrong_state(change: Any, error: type[Exception], message: str) -> None:
-    """A state of something else is refused and changes nothing."""
+    """A wrong state is refused and changes nothing."""
     stepper = SchedulerStepper(ExponentialLR(_optimizer(), 0.9))
     before = stepper.state_dict()
     with pytest.raises(error, match=message):
@@ -155,7 +155,7 @@ def test_wrong_state(change: Any, error: type[Exception], message: str) -> None:
 
 
 def _run(scheduler: LRScheduler, event: Any, *, length: int, epochs: int, accumulation: int = 1) -> list[str]:
-    """Train with the scheduler attached and return what was said."""
+    """Train with the scheduler attached and return the warnings."""
     trainer = _trainer(scheduler.optimizer, accumulation)
     SchedulerStepper(scheduler).attach(trainer, event)
     with warnings.catch_warnings(record=True) as caught:
@@ -201,17 +201,17 @@ def _cosine(t_max: int) -> LRScheduler:
         ),
     ],
 )
-def test_a_schedule_of_another_length_is_said_once(scheduler: LRScheduler, event: Any, message: str) -> None:
-    """Five epochs of four batches: a schedule that does not fit is said once, with both numbers."""
-    (said,) = _run(scheduler, event, length=4, epochs=5)
-    assert re.match(message, said)
+def test_a_schedule_of_another_length_warns_once(scheduler: LRScheduler, event: Any, message: str) -> None:
+    """Five epochs of four batches: a schedule that does not fit gives one warning, with both numbers."""
+    (warning,) = _run(scheduler, event, length=4, epochs=5)
+    assert re.match(message, warning)
 
 
 @pytest.mark.parametrize(
     ("scheduler", "event", "accumulation"),
     [
         (_cosine(5), PER_EPOCH, 1),
-        (_cosine(4), PER_EPOCH, 1),  # the least rate in the last epoch
+        (_cosine(4), PER_EPOCH, 1),  # the lowest learning rate in the last epoch
         (_cosine(8), PER_EPOCH, 1),  # a run cut short
         (_cosine(20), PER_UPDATE, 1),
         (_cosine(10), PER_UPDATE, 2),
@@ -226,13 +226,13 @@ def test_a_schedule_of_another_length_is_said_once(scheduler: LRScheduler, event
     ],
 )
 def test_a_schedule_that_fits_is_silent(scheduler: LRScheduler, event: Any, accumulation: int) -> None:
-    """Nothing is said about a schedule that the run fits, counted in epochs, batches or updates."""
+    """A schedule that fits, counted in epochs, batches or updates, gives no warning."""
     assert _run(scheduler, event, length=4, epochs=5, accumulation=accumulation) == []
 
 
 @pytest.mark.parametrize(("event", "steps"), [(PER_EPOCH, 5), (PER_BATCH, 20)])
 def test_one_cycle_too_short_is_an_error_at_the_start(event: Any, steps: int) -> None:
-    """Where the run's length is known at its start, OneCycleLR that would raise later stops the run there."""
+    """If the run's length is known at its start, a OneCycleLR that would raise later stops the run there."""
     scheduler = OneCycleLR(_optimizer(), 1.0, total_steps=4)
     message = f"OneCycleLR has total_steps 4, but the run steps it {steps} times; build the scheduler for the run's"
     with pytest.raises(ValueError, match=message):
@@ -241,13 +241,13 @@ def test_one_cycle_too_short_is_an_error_at_the_start(event: Any, steps: int) ->
 
 
 def test_one_cycle_too_short_per_update() -> None:
-    """Where updates have to be seen to be counted, it is said after an epoch, and the error names both lengths."""
+    """If updates must be counted first, the warning comes after an epoch, and the error names both lengths."""
     scheduler = OneCycleLR(_optimizer(), 1.0, total_steps=15)
-    said = pytest.warns(UserWarning, match="OneCycleLR has total_steps 15, but the run steps it about 20 times")
+    warning = pytest.warns(UserWarning, match="OneCycleLR has total_steps 15, but the run steps it about 20 times")
     error = pytest.raises(ValueError, match="has total_steps 15, but the run steps it 16 times by epoch 4 of 5; build")
     trainer = _trainer(scheduler.optimizer)
     SchedulerStepper(scheduler).attach(trainer, PER_UPDATE)
-    with said, error:
+    with warning, error:
         trainer.run(range(4), max_epochs=5)
 
 
@@ -258,8 +258,8 @@ class _Failing(LRScheduler):
         return [group["lr"] for group in self.optimizer.param_groups]
 
 
-def test_a_schedulers_own_error_is_left_alone() -> None:
-    """What a scheduler raises for its own reason comes through as it is."""
+def test_a_schedulers_own_error_is_unchanged() -> None:
+    """An error that a scheduler raises for its own reason is passed on unchanged."""
     with pytest.raises(ValueError, match=r"^my own reason$"):
         _run(_Failing(_optimizer()), PER_EPOCH, length=1, epochs=3)
 
@@ -268,7 +268,7 @@ def test_a_schedulers_own_error_is_left_alone() -> None:
     ("event", "iteration"), [(PER_EPOCH, 4), (Events.EPOCH_STARTED, 0), (Events.STARTED, 0), (PER_BATCH, 1)]
 )
 def test_no_update_before_the_first_step_is_an_error(event: Any, iteration: int) -> None:
-    """A scheduler of another optimizer than the trainer steps, or one stepped too early, stops the run."""
+    """A scheduler of an optimizer that the trainer does not step, or a step too early, ends the run."""
     trainer = _trainer(_optimizer())
     SchedulerStepper(StepLR(_optimizer(), 3)).attach(trainer, event)
     message = (
@@ -278,8 +278,8 @@ def test_no_update_before_the_first_step_is_an_error(event: Any, iteration: int)
         trainer.run(range(4), max_epochs=2)
 
 
-def test_no_update_in_an_epoch_is_said() -> None:
-    """Per update, a scheduler of another optimizer is told of after the first epoch, once."""
+def test_no_update_in_an_epoch_warns() -> None:
+    """A per-update scheduler of another optimizer gives one warning, after the first epoch."""
     trainer = _trainer(_optimizer())
     SchedulerStepper(StepLR(_optimizer(), 3)).attach(trainer, PER_UPDATE)
     with pytest.warns(UserWarning, match="found no update of its scheduler's SGD in a whole epoch") as caught:
@@ -289,7 +289,7 @@ def test_no_update_in_an_epoch_is_said() -> None:
 
 @pytest.mark.parametrize("event", ["epoch_done", None, 3, torch.optim.SGD])
 def test_unknown_event(event: Any) -> None:
-    """What is no event of the trainer is refused, and the trainer is as it was."""
+    """An event that the trainer does not know is refused, and the trainer does not change."""
     optimizer = _optimizer()
     trainer = _trainer(optimizer)
     scheduler = StepLR(optimizer, 3)
@@ -302,13 +302,13 @@ def test_unknown_event(event: Any) -> None:
 
 
 def test_no_engine() -> None:
-    """What is no engine is refused."""
+    """Anything but an engine is refused."""
     with pytest.raises(TypeError, match="trainer must be an ignite Engine, got None"):
         SchedulerStepper(StepLR(_optimizer(), 3)).attach(None)  # type: ignore[arg-type]
 
 
 def test_lbfgs_per_epoch() -> None:
-    """LBFGS, whose updates cannot be told apart, is scheduled by Ignite's own events."""
+    """LBFGS, which has no OptimizerEvents, is scheduled on Ignite's own events."""
     parameter = torch.nn.Parameter(torch.ones(2))
     optimizer = LBFGS([parameter], lr=1.0, max_iter=2)
 
@@ -341,16 +341,16 @@ def test_lbfgs_per_epoch() -> None:
         ),
     ],
 )
-def test_settings_that_a_state_brings_along_are_said(build: Any, change: str) -> None:
-    """A checkpoint's settings win, as torch has it; where that changes what was built, it is said with the numbers."""
+def test_settings_that_a_state_changes_are_warned_about(build: Any, change: str) -> None:
+    """A checkpoint's settings win, as in torch; if that changes the scheduler, a warning gives the numbers."""
     stepper = SchedulerStepper(build(6))
     with pytest.warns(UserWarning, match="the scheduler's state sets " + change):
         stepper.load_state_dict(SchedulerStepper(build(3)).state_dict())
-    stepper.load_state_dict(SchedulerStepper(build(3)).state_dict())  # nothing changes now, nothing is said
+    stepper.load_state_dict(SchedulerStepper(build(3)).state_dict())  # nothing changes now: no warning
 
 
 def test_a_new_length_after_loading_holds() -> None:
-    """To go on for more epochs than planned, set the length after loading, as said."""
+    """To train for more epochs than planned, set the length after loading, as the warning says."""
     optimizer = _optimizer()
     first = SchedulerStepper(PolynomialLR(optimizer, 3))
     stepper = SchedulerStepper(PolynomialLR(_optimizer(), 6))
@@ -361,9 +361,9 @@ def test_a_new_length_after_loading_holds() -> None:
 
 
 def _checkpointed(event: Any, *, saved_first: bool, epochs: int, state: dict[str, Any] | None = None) -> Any:
-    """Train, with a checkpoint written at each event before or after the step; return the states and the rates."""
-    optimizer, rates, states = _optimizer(), [], []
-    trainer = Engine(lambda engine, batch: (rates.append(optimizer.param_groups[0]["lr"]), optimizer.step()))
+    """Train, with a checkpoint before or after the step at each event; return the states and the learning rates."""
+    optimizer, lrs, states = _optimizer(), [], []
+    trainer = Engine(lambda engine, batch: (lrs.append(optimizer.param_groups[0]["lr"]), optimizer.step()))
     stepper = SchedulerStepper(ExponentialLR(optimizer, 0.9))
     parts = {"trainer": trainer, "optimizer": optimizer, "stepper": stepper}
 
@@ -378,22 +378,22 @@ def _checkpointed(event: Any, *, saved_first: bool, epochs: int, state: dict[str
     for name, loaded in (state or {}).items():
         parts[name].load_state_dict(loaded)
     trainer.run(range(4), max_epochs=epochs)
-    return states, rates
+    return states, lrs
 
 
 @pytest.mark.parametrize("event", [PER_EPOCH, PER_EPOCH(every=2), PER_BATCH, PER_BATCH(every=3), PER_BATCH(every=4)])
 @pytest.mark.parametrize("saved_first", [True, False], ids=["saved, then stepped", "stepped, then saved"])
 def test_a_checkpoint_may_be_written_before_or_after_the_step(event: Any, saved_first: bool) -> None:
-    """Resumed from any checkpoint, the run goes on as the one that wrote it, in whatever order they were attached."""
-    states, rates = _checkpointed(event, saved_first=saved_first, epochs=4)
+    """Resumed from any checkpoint, the run continues like the one that wrote it, in either order of attachment."""
+    states, lrs = _checkpointed(event, saved_first=saved_first, epochs=4)
     for state in states[:-1]:
         _, resumed = _checkpointed(event, saved_first=saved_first, epochs=4, state=state)
-        assert resumed == rates[len(rates) - len(resumed) :]
+        assert resumed == lrs[len(lrs) - len(resumed) :]
         assert resumed
 
 
 def test_the_number_of_epochs_may_change_on_resume() -> None:
-    """Trained to the end of a shorter run and resumed for more epochs, the rates are those of the longer run."""
+    """A run resumed for more epochs has the learning rates of the longer run."""
     states, begun = _checkpointed(PER_EPOCH, saved_first=False, epochs=2)
     _, whole = _checkpointed(PER_EPOCH, saved_first=False, epochs=5)
     _, resumed = _checkpointed(PER_EPOCH, saved_first=False, epochs=5, state=states[-1])
@@ -401,7 +401,7 @@ def test_the_number_of_epochs_may_change_on_resume() -> None:
 
 
 def test_groups_added_later_are_explained() -> None:
-    """A group that was added after the scheduler was built ends the run in words."""
+    """A group added after the scheduler was built ends the run with an explanation."""
     optimizer = _optimizer()
     scheduler = LambdaLR(optimizer, lambda step: 1.0)
     optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(1))]})
@@ -432,7 +432,7 @@ def _attach_both(scheduler: LRScheduler, plateau: ReduceLROnPlateau, event: Any,
     ],
 )
 def test_a_scheduler_that_undoes_a_plateaus_reductions_is_refused(build: Any, name: str, plateau_first: bool) -> None:
-    """Beside a PlateauStepper no scheduler is attached that forgets the rate, unless a filter ends it."""
+    """A closed-form scheduler is refused beside a PlateauStepper, unless a filter ends it."""
     optimizer, other = _optimizer(), _optimizer()
     with pytest.raises(ValueError, match=f"got ReduceLROnPlateau and {name}, which undoes the reductions"):
         _attach_both(build(optimizer), ReduceLROnPlateau(optimizer), PER_UPDATE, plateau_first)
@@ -440,8 +440,8 @@ def test_a_scheduler_that_undoes_a_plateaus_reductions_is_refused(build: Any, na
 
 
 @pytest.mark.parametrize("plateau_first", [True, False])
-def test_a_scheduler_that_keeps_a_plateaus_reductions_is_welcome(plateau_first: bool) -> None:
-    """One that goes on from the current rate may stand beside a PlateauStepper; so may one of another optimizer."""
+def test_a_scheduler_that_keeps_a_plateaus_reductions_is_allowed(plateau_first: bool) -> None:
+    """So is any scheduler that continues from the current learning rate, or of another optimizer."""
     optimizer = _optimizer()
     plateau = ReduceLROnPlateau(optimizer)
     for scheduler in (StepLR(optimizer, 3), with_warmup(_cosine(9), 2), LambdaLR(_optimizer(), lambda step: 1.0)):
@@ -449,12 +449,12 @@ def test_a_scheduler_that_keeps_a_plateaus_reductions_is_welcome(plateau_first: 
     other = SchedulerStepper(LambdaLR(optimizer, lambda step: 1.0))
     trainer = _trainer(optimizer)
     other.attach(trainer)
-    other.detach()  # no longer in the way
+    other.detach()  # no longer a conflict
     PlateauStepper(plateau).attach(trainer, Engine(lambda engine, batch: None))
 
 
 def test_keeps_nothing_alive() -> None:
-    """An attached stepper, its scheduler and its optimizer go when nobody else holds them, and so does the engine."""
+    """An attached stepper, its scheduler, its optimizer and the engine are freed once unused elsewhere."""
     trainer, stepper = _trainer(optimizer := _optimizer()), SchedulerStepper(StepLR(optimizer, 3))
     stepper.attach(trainer)
     references = [weakref.ref(thing) for thing in (trainer, optimizer, stepper.scheduler)]
@@ -466,8 +466,8 @@ def test_keeps_nothing_alive() -> None:
     assert [reference() for reference in references] == [None] * 3
 
 
-def test_an_epoch_begun_late_says_nothing_about_the_run() -> None:
-    """Resumed within an epoch, or stepped only later on, what an epoch has of steps is not taken from the first."""
+def test_an_incomplete_epoch_says_nothing_about_the_run() -> None:
+    """If a run resumes within an epoch, or steps only later, its first epoch's steps are not extrapolated."""
     scheduler = _cosine(20)
     trainer = _trainer(scheduler.optimizer)
     SchedulerStepper(scheduler).attach(trainer, PER_UPDATE)
@@ -487,7 +487,7 @@ def _update_counts(updates: int) -> dict[str, Any]:
 
 
 def test_a_run_that_ended_within_an_epoch_misses_no_step() -> None:
-    """Run again, a trainer that was terminated in half an epoch is not taken for one whose step was missed."""
+    """A trainer terminated within an epoch and run again does not make up for a step."""
     optimizer = _optimizer()
     scheduler = StepLR(optimizer, 100)
     trainer = _trainer(optimizer)
@@ -502,7 +502,7 @@ def test_a_run_that_ended_within_an_epoch_misses_no_step() -> None:
 
 
 def test_a_resumed_run_needs_the_schedulers_state() -> None:
-    """A scheduler that would begin anew is refused; one with its own state goes on, as in a second run of a trainer."""
+    """A scheduler that would start over is refused; one with its state continues, as in a trainer's second run."""
 
     def resume(scheduler: LRScheduler) -> Engine:
         trainer = _trainer(scheduler.optimizer)
@@ -512,7 +512,7 @@ def test_a_resumed_run_needs_the_schedulers_state() -> None:
         trainer.run(range(4))
         return trainer
 
-    with pytest.raises(RuntimeError, match="needs its saved state to resume from iteration 8, or its StepLR begins"):
+    with pytest.raises(RuntimeError, match="needs its saved state to resume from iteration 8, or its StepLR starts"):
         resume(StepLR(_optimizer(), 3))
     resumed = StepLR(_optimizer(), 3)
     resumed.load_state_dict({**resumed.state_dict(), "last_epoch": 2})
@@ -523,19 +523,19 @@ def test_a_resumed_run_needs_the_schedulers_state() -> None:
     assert _steps(begun_later) == 2
 
 
-def test_a_scheduler_that_others_step_too_is_said_once() -> None:
-    """A step of the user's own beside the handler's is told after the first epoch in which it was made."""
+def test_a_scheduler_that_other_code_steps_warns_once() -> None:
+    """The user's own step besides the handler's gives a warning after the first epoch with such a step."""
     scheduler = StepLR(_optimizer(), 3)
     trainer = _trainer(scheduler.optimizer)
     SchedulerStepper(scheduler).attach(trainer)
     trainer.add_event_handler(PER_EPOCH, lambda: scheduler.step())
-    with pytest.warns(UserWarning, match="must be alone in stepping its StepLR, but other code does too") as caught:
+    with pytest.warns(UserWarning, match="must be the only one to step its StepLR, but other code also") as caught:
         trainer.run(range(4), max_epochs=4)
     assert len(caught) == 1
 
 
-def test_ignites_schedulers_are_told_from_torchs() -> None:
-    """Ignite's LRScheduler bears the name of torch's class: the error says whose it is, and what to pass."""
+def test_ignites_schedulers_are_not_taken_for_torchs() -> None:
+    """Ignite's LRScheduler has the name of torch's class: the error says whose it is, and what to pass."""
     theirs = IgniteLRScheduler(StepLR(_optimizer(), 3))
     with pytest.raises(TypeError, match="must be torch's, got Ignite's LRScheduler; pass the torch scheduler itself"):
         SchedulerStepper(theirs)

@@ -1,6 +1,6 @@
-"""SchedulerStepper and PlateauStepper over every scheduler of the installed torch: all rates equal, fresh and resumed.
+"""SchedulerStepper and PlateauStepper with every scheduler of the installed torch: all learning rates equal.
 
-A resumed run is three processes, each of which trains a third and hands over a checkpoint.
+A resumed run is three processes. Each trains a third of the epochs and writes a checkpoint for the next.
 """
 
 import warnings
@@ -44,7 +44,7 @@ def _attached(setup: Setup, mode: Mode, used: list[Options]) -> tuple[Engine, An
 
 
 def _train(row: str, mode: Mode, file: Path, epochs: range) -> tuple[list[Options], torch.Tensor]:
-    """Train the epochs with our handler, from the checkpoint in ``file`` and into it."""
+    """Train the epochs with our handler, from the checkpoint in ``file``, and save to it."""
     setup, used = Setup(row, mode), []
     trainer, stepper = _attached(setup, mode, used)
     parts = {name: getattr(setup, name) for name in ("model", "optimizer", "scaler")}
@@ -73,14 +73,14 @@ def _file(row: str, mode: Mode) -> str:
 
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[str, str], Any]]:
-    """All rows in all modes, trained in three processes, one after the other."""
+    """All rows in all modes, trained in three consecutive processes."""
     folder = tmp_path_factory.mktemp("thirds")
     thirds = [range(0, 2), range(2, 4), range(4, 6)]
     return [run_distributed(_train_all, 1, folder, epochs)[0] for epochs in thirds]
 
 
 def test_every_scheduler_of_torch_has_a_row() -> None:
-    """The rows have every class that torch's module offers, the base class aside."""
+    """The rows contain every class of torch's module except the base class."""
     offered = {name for name in lr_scheduler.__all__ if name != "LRScheduler"}
     assert offered <= set(ROWS)
     assert len(offered) >= 15
@@ -89,7 +89,7 @@ def test_every_scheduler_of_torch_has_a_row() -> None:
 @pytest.mark.parametrize("mode", BY_NAME)
 @pytest.mark.parametrize("row", ROWS)
 def test_fresh(row: str, mode: str, tmp_path: Path) -> None:
-    """Every group's rate and momentum in every iteration, and the weights at the end, equal the native loop's."""
+    """Every group's learning rate and momentum in every iteration, and the final weights, equal the native loop's."""
     used, weights = _train(row, BY_NAME[mode], tmp_path / "unused", range(EPOCHS))
     expected, expected_weights = native_loop(row, BY_NAME[mode])
     assert used == expected
@@ -99,7 +99,7 @@ def test_fresh(row: str, mode: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", BY_NAME)
 @pytest.mark.parametrize("row", ROWS)
 def test_resumed_at_each_third(row: str, mode: str, resumed: list[dict[tuple[str, str], Any]]) -> None:
-    """The same through checkpoints read with ``weights_only``, each third in a process of its own."""
+    """The same with checkpoints read with ``weights_only``, and each third in its own process."""
     thirds = [third[row, mode] for third in resumed]
     expected, expected_weights = native_loop(row, BY_NAME[mode])
     assert [options for used, _ in thirds for options in used] == expected

@@ -1,4 +1,4 @@
-"""simulate_schedule: the rates of the run to come, with nothing of the user's touched."""
+"""simulate_schedule: the learning rates of the run to come, without changing the user's objects."""
 
 import copy
 from collections.abc import Callable
@@ -20,17 +20,17 @@ def _optimizer(kind: type[Optimizer] = SGD, **options: Any) -> Optimizer:
 
 
 def _train(scheduler: LRScheduler, steps: int) -> dict[str, list[float]]:
-    """Return each group's rates in the hand-written loop."""
+    """Return each group's learning rates in the hand-written loop."""
     groups = scheduler.optimizer.param_groups
-    rates: dict[str, list[float]] = {group["name"]: [] for group in groups}
+    lrs: dict[str, list[float]] = {group["name"]: [] for group in groups}
     for _ in range(steps):
         for group in groups:
-            rates[group["name"]].append(float(group["lr"]))
+            lrs[group["name"]].append(float(group["lr"]))
         for parameter in (parameter for group in groups for parameter in group["params"]):
             parameter.grad = torch.ones_like(parameter)
         scheduler.optimizer.step()
         scheduler.step()
-    return rates
+    return lrs
 
 
 BUILDERS: dict[str, Callable[[Optimizer], LRScheduler]] = {
@@ -44,33 +44,33 @@ BUILDERS: dict[str, Callable[[Optimizer], LRScheduler]] = {
 
 @pytest.mark.parametrize("name", BUILDERS)
 @pytest.mark.parametrize("done", [0, 1, 7])
-def test_equals_the_run_and_touches_nothing(name: str, done: int) -> None:
-    """From any state of the scheduler the rates are those that follow, and model, optimizer and scheduler stay."""
+def test_equals_the_run_and_changes_nothing(name: str, done: int) -> None:
+    """From any state of the scheduler it returns what follows; model, optimizer and scheduler do not change."""
     optimizer = _optimizer(momentum=0.9)
     scheduler = BUILDERS[name](optimizer)
     _train(scheduler, done)
     before = copy.deepcopy((optimizer.state_dict(), scheduler.state_dict()))
-    rates = simulate_schedule(scheduler, 12)
+    lrs = simulate_schedule(scheduler, 12)
     assert str((optimizer.state_dict(), scheduler.state_dict())) == str(before)
-    assert rates == _train(scheduler, 12)
+    assert lrs == _train(scheduler, 12)
 
 
 @pytest.mark.parametrize(
     "options", [{}, {"fused": True}, {"foreach": True}, {"capturable": False, "lr": torch.tensor(0.5)}], ids=str
 )
 def test_any_optimizer(options: dict[str, Any]) -> None:
-    """Fused, foreach and tensor-rate optimizers work; the rates come as floats."""
+    """Optimizers that are fused, foreach or have a tensor as learning rate work; the results are floats."""
     optimizer = _optimizer(AdamW, **{"foreach": False, **options} if "lr" in options else options)
     for group in optimizer.param_groups:
         group["lr"] = torch.tensor(group["lr"]) if "lr" in options else group["lr"]
     scheduler = StepLR(optimizer, 2)
-    rates = simulate_schedule(scheduler, 5)
-    assert rates == _train(scheduler, 5)
-    assert all(type(rate) is float for line in rates.values() for rate in line)
+    lrs = simulate_schedule(scheduler, 5)
+    assert lrs == _train(scheduler, 5)
+    assert all(type(lr) is float for line in lrs.values() for lr in line)
 
 
 def test_no_memory_of_the_parameters_size() -> None:
-    """Parameters and the optimizer's state are never copied: tensors that cannot be are no obstacle."""
+    """Parameters and the optimizer's state are never copied, so tensors that cannot be copied are fine."""
     parameter, momentum = torch.nn.Parameter(torch.ones(2)), torch.ones(2)
     parameter.__deepcopy__ = momentum.__deepcopy__ = None  # type: ignore[assignment]  # a copy would call it
     optimizer = SGD([parameter], lr=1.0, momentum=0.9)
@@ -90,10 +90,10 @@ def test_no_memory_of_the_parameters_size() -> None:
     ],
 )
 def test_plateau(metrics: list[float], options: dict[str, Any], expected: list[float]) -> None:
-    """Given the metric after each epoch, the rate in use in each, and in the one after the last."""
+    """Given the metric after each epoch, it returns the learning rate of each epoch and of the next one."""
     optimizer = _optimizer()
-    rates = simulate_schedule(ReduceLROnPlateau(optimizer, **options), metrics=iter(metrics))
-    assert rates == {"body": [0.1 * rate for rate in expected], "head": expected}
+    lrs = simulate_schedule(ReduceLROnPlateau(optimizer, **options), metrics=iter(metrics))
+    assert lrs == {"body": [0.1 * lr for lr in expected], "head": expected}
     assert [group["lr"] for group in optimizer.param_groups] == [0.1, 1.0]
 
 
@@ -116,17 +116,17 @@ def _twins() -> LRScheduler:
         (
             lambda: ((StepLR(_optimizer(), 1),), {}),
             TypeError,
-            "steps must be given, and no metrics, for StepLR, got neither",
+            "steps must be given instead of metrics for StepLR, got neither",
         ),
         (
             lambda: ((StepLR(_optimizer(), 1), 3), {"metrics": [1]}),
             TypeError,
-            "and no metrics, for StepLR, got metrics",
+            "instead of metrics for StepLR, got metrics",
         ),
         (
             lambda: ((ReduceLROnPlateau(_optimizer()), 3), {}),
             TypeError,
-            "metrics must be given, and no steps, for ReduceLROnPlateau, got steps 3",
+            "metrics must be given instead of steps for ReduceLROnPlateau, got steps 3",
         ),
         (lambda: ((ReduceLROnPlateau(_optimizer()),), {"metrics": []}), ValueError, "at least one metric, got none"),
         (lambda: ((ReduceLROnPlateau(_optimizer()),), {"metrics": ["1"]}), TypeError, "metrics must be a number"),
@@ -134,7 +134,7 @@ def _twins() -> LRScheduler:
     ],
 )
 def test_wrong_arguments(arguments: Callable[[], Any], error: type[Exception], message: str) -> None:
-    """What cannot be simulated is refused in words."""
+    """Anything that cannot be simulated is refused with a message."""
     positional, named = arguments()
     with pytest.raises(error, match=message):
         simulate_schedule(*positional, **named)

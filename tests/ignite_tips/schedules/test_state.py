@@ -1,4 +1,4 @@
-"""A scheduler's state for checkpoints: plain, whole, never half put back, in any order beside the optimizer's."""
+"""A scheduler's state for checkpoints: plain, complete, never half loaded, before or after the optimizer's."""
 
 import copy
 import io
@@ -49,8 +49,8 @@ BUILDERS = {
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_rates_and_momenta_come_back_without_the_optimizers_state(name: str) -> None:
-    """The state passes through ``weights_only``; a scheduler built anew then stands where the saved one stood."""
+def test_lrs_and_momenta_are_restored_without_the_optimizers_state(name: str) -> None:
+    """The state passes through ``weights_only``; a new scheduler then continues where the saved one was."""
     saved, built = BUILDERS[name](), BUILDERS[name]()
     _step(saved, 4)
     file = io.BytesIO()
@@ -64,7 +64,7 @@ def test_rates_and_momenta_come_back_without_the_optimizers_state(name: str) -> 
 
 
 def test_the_state_is_a_copy() -> None:
-    """What the scheduler does later changes no saved state, and what is loaded stays the caller's."""
+    """Later steps do not change a saved state, and loading does not change the caller's copy."""
     scheduler = _sequence(_optimizer())
     state = save_scheduler(scheduler)
     before = copy.deepcopy(state)
@@ -75,14 +75,14 @@ def test_the_state_is_a_copy() -> None:
     assert state == before
 
 
-def test_a_tensor_rate_stays_the_same_tensor() -> None:
-    """A rate that the optimizer may have captured is filled, not replaced."""
+def test_a_tensor_lr_stays_the_same_tensor() -> None:
+    """A learning rate that a captured graph may use is filled, not replaced."""
     saved, built = (StepLR(_optimizer(lr=torch.tensor(0.5), foreach=False), 1) for _ in range(2))
     _step(saved, 1)
-    rate = built.optimizer.param_groups[0]["lr"]
+    lr = built.optimizer.param_groups[0]["lr"]
     load_scheduler(built, save_scheduler(saved))
-    assert built.optimizer.param_groups[0]["lr"] is rate
-    assert rate == saved.optimizer.param_groups[0]["lr"] == torch.tensor(0.05)
+    assert built.optimizer.param_groups[0]["lr"] is lr
+    assert lr == saved.optimizer.param_groups[0]["lr"] == torch.tensor(0.05)
 
 
 class _Picky(StepLR):
@@ -93,7 +93,7 @@ class _Picky(StepLR):
 
 
 def test_a_load_that_fails_changes_nothing() -> None:
-    """Where the scheduler's own ``load_state_dict`` raises half-way, it is as it was."""
+    """If the scheduler's own ``load_state_dict`` raises halfway, the scheduler does not change."""
     saved, built = _Picky(_optimizer(), 2), _Picky(_optimizer(), 2)
     _step(saved, 3)
     before = save_scheduler(built)
@@ -114,21 +114,21 @@ def test_a_load_that_fails_changes_nothing() -> None:
     ],
 )
 def test_another_kind_of_scheduler_is_refused(other: Any, message: str) -> None:
-    """A state is of one kind of scheduler, its parts included."""
+    """A state belongs to one kind of scheduler, including its parts."""
     with pytest.raises(ValueError, match=message):
         load_scheduler(_sequence(_optimizer()), save_scheduler(other()))
 
 
-def test_nothing_is_said_of_what_cannot_be_compared() -> None:
-    """Functions are no settings: torch does not save them, and nothing is said about them."""
+def test_functions_are_not_compared() -> None:
+    """Torch does not save functions, so a different function gives no warning."""
     load_scheduler(
         LambdaLR(_optimizer(), lambda step: 0.5**step),
         save_scheduler(LambdaLR(_optimizer(), lambda step: 0.9**step)),
     )
 
 
-def test_a_saved_tensor_rate_is_a_copy() -> None:
-    """A rate that the next step fills anew does not change the state that was saved."""
+def test_a_saved_tensor_lr_is_a_copy() -> None:
+    """A learning rate that the next step fills does not change the saved state."""
     scheduler = StepLR(_optimizer(lr=torch.tensor(0.5), foreach=False), 1)
     state = save_scheduler(scheduler)
     _step(scheduler, 1)

@@ -1,4 +1,4 @@
-"""What the package needs of torch's schedulers and has no public name."""
+"""Private attributes of torch's schedulers that the package needs."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ def _sequential(optimizer: SGD) -> SequentialLR:
     ],
 )
 def test_torch_has_the_attribute(kind: str, name: str) -> None:
-    """Each private attribute that schedules/torch_internals.py reads or sets is there."""
+    """Each private attribute that schedules/torch_internals.py reads or sets exists."""
     optimizer = _optimizer()
     made: dict[str, Any] = {
         "SequentialLR": _sequential(optimizer),
@@ -42,7 +42,7 @@ def test_torch_has_the_attribute(kind: str, name: str) -> None:
 
 
 def test_parts_and_milestones_are_those_given() -> None:
-    """Of a SequentialLR in the order of its milestones, of a ChainedScheduler all; a plain scheduler has none."""
+    """A SequentialLR's parts are in the order of its milestones; a plain scheduler has none."""
     optimizer = _optimizer()
     one, other = StepLR(optimizer, 2), StepLR(optimizer, 3)
     sequential = SequentialLR(optimizer, [one, other], [4])
@@ -64,6 +64,6 @@ def test_parts_and_milestones_are_those_given() -> None:
     ids=["chainable", "closed form", "a part within a part"],
 )
 def test_a_closed_form_is_found_however_deep(build: Any, found: str | None) -> None:
-    """The first scheduler that sets the learning rate whatever it is now."""
+    """It is the first scheduler that ignores the current learning rate."""
     scheduler: LRScheduler = build(_optimizer())
     assert closed_form_in(scheduler) == found

@@ -32,14 +32,14 @@ def _optimizer(lrs: tuple[float, ...] = (1.0, 0.1)) -> SGD:
     return SGD([{"params": [torch.nn.Parameter(torch.ones(2))], "lr": lr} for lr in lrs], momentum=0.9)
 
 
-def _rates(scheduler: LRScheduler, steps: int) -> list[list[float]]:
-    """Return the groups' rates in use at each step of the hand-written loop."""
-    optimizer, rates = scheduler.optimizer, []
+def _lrs(scheduler: LRScheduler, steps: int) -> list[list[float]]:
+    """Return the groups' learning rates at each step of the hand-written loop."""
+    optimizer, lrs = scheduler.optimizer, []
     for _ in range(steps):
-        rates.append([float(group["lr"]) for group in optimizer.param_groups])
+        lrs.append([float(group["lr"]) for group in optimizer.param_groups])
         optimizer.step()
         scheduler.step()
-    return rates
+    return lrs
 
 
 @given(
@@ -52,7 +52,7 @@ def _rates(scheduler: LRScheduler, steps: int) -> list[list[float]]:
 def test_warmup_stable_decay_is_its_equation(
     warmup: int, stable: int, decay: int, shape: str, min_factor: float
 ) -> None:
-    """At each step the factor is what the docstring's equation says, and lies between ``min_factor`` and 1."""
+    """At each step the factor follows the docstring's equation and is between ``min_factor`` and 1."""
     factor = warmup_stable_decay(warmup, stable, decay, shape=shape, min_factor=min_factor)
     for step in range(warmup + stable + decay + 3):
         progress = min(1.0, max(0.0, (step - warmup - stable) / decay))
@@ -66,15 +66,15 @@ def test_warmup_stable_decay_is_its_equation(
         assert min_factor - 1e-12 <= factor(step) <= 1 + 1e-12
 
 
-def test_parts_of_no_length() -> None:
-    """Without a decay the factor stays 1; without a warm-up it starts there."""
+def test_parts_of_length_zero() -> None:
+    """Without a decay the factor stays at 1; without a warm-up it starts at 1."""
     assert [warmup_stable_decay(2, 0, 0)(step) for step in (0, 1, 2, 99)] == [0, 0.5, 1, 1]
     assert [warmup_stable_decay(0, 1, 2, shape="linear")(step) for step in range(4)] == [1, 1, 0.5, 0]
 
 
 @pytest.mark.parametrize("factor", [linear_warmup(3, start_factor=0.1), warmup_stable_decay(1, 2, 3, min_factor=0.5)])
 def test_factors_pickle_and_their_numbers_are_saved(factor: Callable[[int], float]) -> None:
-    """A factor passes through pickle, and LambdaLR saves its numbers as plain ones."""
+    """A factor can be pickled, and LambdaLR saves its numbers as plain numbers."""
     again = pickle.loads(pickle.dumps(factor))
     assert [again(step) for step in range(9)] == [factor(step) for step in range(9)]
     (saved, _) = LambdaLR(_optimizer(), factor).state_dict()["lr_lambdas"]
@@ -83,9 +83,9 @@ def test_factors_pickle_and_their_numbers_are_saved(factor: Callable[[int], floa
 
 
 def test_one_function_for_each_group() -> None:
-    """LambdaLR takes a list with a factor for each group."""
+    """LambdaLR accepts a list with one factor per group."""
     scheduler = LambdaLR(_optimizer((1.0, 1.0)), [linear_warmup(2), warmup_stable_decay(0, 1, 2, shape="linear")])
-    assert _rates(scheduler, 4) == [[0, 1], [0.5, 1], [1, 0.5], [1, 0]]
+    assert _lrs(scheduler, 4) == [[0, 1], [0.5, 1], [1, 0.5], [1, 0]]
 
 
 @pytest.mark.parametrize(
@@ -98,13 +98,13 @@ def test_one_function_for_each_group() -> None:
         (lambda: warmup_stable_decay(-1, 1, 1), ValueError, "warmup must be >= 0, got -1"),
         (lambda: warmup_stable_decay(1, True, 1), TypeError, "stable must be an integer, got True"),
         (lambda: warmup_stable_decay(1, 1, "3"), TypeError, "decay must be an integer, got '3'"),
-        (lambda: warmup_stable_decay(0, 0, 0), ValueError, "must be > 0 together, got 0, 0 and 0"),
+        (lambda: warmup_stable_decay(0, 0, 0), ValueError, "must not all be 0, got 0, 0 and 0"),
         (lambda: warmup_stable_decay(1, 1, 1, shape="cubic"), ValueError, "shape must be .*'sqrt', got 'cubic'"),
         (lambda: warmup_stable_decay(1, 1, 1, min_factor=-0.1), ValueError, "min_factor must be .*, got -0.1"),
     ],
 )
 def test_wrong_factors(build: Callable[[], Any], error: type[Exception], message: str) -> None:
-    """Lengths, shapes and factors out of bounds are refused."""
+    """Wrong lengths, shapes and factors are refused."""
     with pytest.raises(error, match=message):
         build()
 
@@ -151,41 +151,41 @@ class _StepOnly(LRScheduler):
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_warmup_before_any_scheduler(name: str) -> None:
-    """After a linear rise of all groups together, the scheduler's rates are to the last bit those that it has alone."""
-    expected = _rates(SCHEDULERS[name](_optimizer()), 9)
+    """After a linear rise of all groups, the learning rates equal, bit for bit, those of the scheduler alone."""
+    expected = _lrs(SCHEDULERS[name](_optimizer()), 9)
     scheduler = with_warmup(SCHEDULERS[name](_optimizer()), 4, start_factor=0.2)
     assert isinstance(scheduler, SequentialLR)
-    rates = _rates(scheduler, 13)
+    lrs = _lrs(scheduler, 13)
     starts = [group["initial_lr"] for group in scheduler.optimizer.param_groups]
     for step in range(4):
-        assert rates[step] == pytest.approx([start * (0.2 + 0.8 * step / 4) for start in starts], rel=1e-12)
-    assert rates[4:] == expected
+        assert lrs[step] == pytest.approx([start * (0.2 + 0.8 * step / 4) for start in starts], rel=1e-12)
+    assert lrs[4:] == expected
 
 
-def test_warmup_is_saved_and_goes_on() -> None:
-    """A warm-up's state, a chain's included, passes through state_dict at any step."""
+def test_warmup_is_saved_and_continues() -> None:
+    """A warm-up's state, also that of a chain, can be saved and loaded at any step."""
     for at in (2, 4, 6):
         first = with_warmup(SCHEDULERS["ChainedScheduler"](_optimizer()), 4)
-        _rates(first, at)
+        _lrs(first, at)
         second = with_warmup(SCHEDULERS["ChainedScheduler"](_optimizer()), 4)
         second.load_state_dict(copy.deepcopy(first.state_dict()))
         second.optimizer.load_state_dict(first.optimizer.state_dict())
-        assert _rates(second, 5) == _rates(first, 5)
+        assert _lrs(second, 5) == _lrs(first, 5)
 
 
-def test_warmup_keeps_tensor_rates() -> None:
-    """A rate that is a tensor stays the same tensor, as a captured optimizer needs it."""
-    rate = torch.tensor(1.0)
-    optimizer = AdamW([torch.nn.Parameter(torch.ones(1))], lr=rate, capturable=False, foreach=False)
+def test_warmup_keeps_tensor_lrs() -> None:
+    """A learning rate that is a tensor stays the same tensor, as a captured optimizer needs."""
+    lr = torch.tensor(1.0)
+    optimizer = AdamW([torch.nn.Parameter(torch.ones(1))], lr=lr, capturable=False, foreach=False)
     scheduler = with_warmup(ChainedScheduler([StepLR(optimizer, 2), ExponentialLR(optimizer, 0.5)]), 2)
-    _rates(scheduler, 4)
-    assert optimizer.param_groups[0]["lr"] is rate
-    assert rate.item() == pytest.approx(0.025)
+    _lrs(scheduler, 4)
+    assert optimizer.param_groups[0]["lr"] is lr
+    assert lr.item() == pytest.approx(0.025)
 
 
 def _stepped() -> LRScheduler:
     scheduler = StepLR(_optimizer(), 2)
-    _rates(scheduler, 3)
+    _lrs(scheduler, 3)
     return scheduler
 
 
@@ -200,11 +200,11 @@ def _stepped() -> LRScheduler:
         (
             lambda: with_warmup(ChainedScheduler([SCHEDULERS["SequentialLR"](_optimizer())]), 3),
             TypeError,
-            "scheduler must hold schedulers that torch can start anew",
+            "scheduler must have parts that torch can restart",
         ),
     ],
 )
 def test_wrong_warmup(build: Callable[[], Any], error: type[Exception], message: str) -> None:
-    """What cannot be started anew is refused when the warm-up is built, not when it ends."""
+    """A scheduler that cannot be restarted is refused when the warm-up is built, not when it ends."""
     with pytest.raises(error, match=message):
         build()

@@ -1,4 +1,4 @@
-"""summarize_model on many architectures: the right figures, and a model that is as it was."""
+"""summarize_model on many architectures: correct figures, and a model that does not change."""
 
 import random
 import re
@@ -15,7 +15,7 @@ from tests.ignite_tips.architectures import MODELS, Odd, Residual, Tied
 
 
 def _snapshot(model: nn.Module) -> list[Any]:
-    """Everything that a run could change, in a form that compares."""
+    """Everything that a run could change, in a comparable form."""
     state: list[Any] = [random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()]
     for name, module in model.named_modules():
         hooks = {key: list(value.items()) for key, value in module.__dict__.items() if key.endswith("hooks")}
@@ -33,7 +33,7 @@ def _parameter_count(model: nn.Module) -> int:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_totals_are_the_sum_of_all_parameters_without_doubles(name: str) -> None:
+def test_totals_count_each_parameter_once(name: str) -> None:
     """Counted by hand, and again as the sum over the layers."""
     build, arguments = MODELS[name]
     model = build()
@@ -66,23 +66,23 @@ def test_the_model_and_the_random_numbers_are_as_before(name: str, training: boo
 
 
 def test_the_architectures_are_many() -> None:
-    """At least the twelve that are named, with a mark for each of the hard kinds."""
+    """There are at least twelve, including each of the difficult kinds."""
     assert len(MODELS) >= 12
     assert {"residual with shared parts", "lstm with tuples", "tied embeddings", "lazy", "empty"} <= set(MODELS)
 
 
 def _torchsummary_total(model: nn.Module, arguments: dict[str, Any]) -> str:
-    """Return the total that torchsummary prints, or what it fails with."""
+    """Return the total that torchsummary prints, or the error it fails with."""
     try:
         text = summarize_model(model, backend="torchsummary", **arguments).text
     except RuntimeError as error:
-        found = re.search(r"torchsummary (fails on this model \((\w+)|takes nothing but tensors of floats)", str(error))
+        found = re.search(r"torchsummary (fails on this model \((\w+)|takes only tensors of floats)", str(error))
         return found[2] or "no table" if found else str(error)
     found = re.search(r"Total params: ([\d,]+)", text)
     return found[1] if found else text
 
 
-# The right total, and what torchsummary says on the same model; where they differ it is wrong.
+# The correct total, and torchsummary's result for the same model.
 TORCHSUMMARY = {
     "convolutional": ("1,498", "1,498"),
     "residual with shared parts": ("922", "1,522"),
@@ -96,7 +96,7 @@ TORCHSUMMARY = {
     "nested containers": ("35", "30"),
     "bare parameters": ("28", "14"),
     "frozen part": ("106", "106"),
-    "quantised part": ("72", "72"),
+    "quantized part": ("72", "72"),
     "two inputs": ("65", "AttributeError"),
     "empty": ("0", "AttributeError"),
     "odd output": ("10", "10"),
@@ -105,10 +105,10 @@ TORCHSUMMARY = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_torchsummarys_own_table_is_given_as_it_is_or_its_failure_is_told(
+def test_torchsummarys_own_table_is_returned_unchanged_or_its_failure_reported(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its text is captured, not printed; the figures beside it are right all the same; the model is as before."""
+    """Its text is captured, not printed; our figures are still correct; the model does not change."""
     build, arguments = MODELS[name]
     model = build()
     before = _snapshot(model)
@@ -120,14 +120,14 @@ def test_torchsummarys_own_table_is_given_as_it_is_or_its_failure_is_told(
 
 
 def test_mult_adds_are_torchinfos() -> None:
-    """A linear layer's are its weights and biases, once for each row of the batch."""
+    """For a linear layer they are its weights and biases, once per row of the batch."""
     summary = summarize_model(nn.Linear(8, 4), input_size=(16, 8))
     assert summary.mult_adds == 16 * (8 * 4 + 4)
     assert summarize_model(Odd(), input_size=(2, 4)).mult_adds is None
 
 
 def test_shapes_are_those_of_every_kind_of_value() -> None:
-    """Tuples, dicts and keywords are shown as they are, and None is left out of keywords."""
+    """Tuples, dicts and keywords are shown with their structure; None is left out of keywords."""
     shapes = {}
     for name in ("lstm with tuples", "dict input", "keyword input", "odd output", "two inputs"):
         build, arguments = MODELS[name]
@@ -145,8 +145,8 @@ def test_shapes_are_those_of_every_kind_of_value() -> None:
     }
 
 
-def test_what_is_shared_is_counted_once_and_named() -> None:
-    """A module that is used twice under two names, and a parameter that two modules have."""
+def test_shared_parameters_are_counted_once_and_named() -> None:
+    """A module used under two names, and a parameter in two modules."""
     layers = {layer.name: layer for layer in summarize_model(Residual(), input_size=(1, 3, 8, 8)).layers}
     assert (layers["again"].parameters, layers["again"].shared_with) == (0, "block")
     assert (layers["again.0"].parameters, layers["again.0"].shared_with) == (0, "block.0")
@@ -155,8 +155,8 @@ def test_what_is_shared_is_counted_once_and_named() -> None:
     assert tied["embed"].parameters == 800
 
 
-def test_groups_and_rates_of_the_optimizer_are_shown() -> None:
-    """For each layer those that its parameters are in; a layer in none is told."""
+def test_groups_and_lrs_of_the_optimizer_are_shown() -> None:
+    """Each layer shows the groups of its parameters; a layer in no group is marked."""
     model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 3), nn.Linear(3, 1))
     groups = [{"params": [model[0].weight], "name": "decay", "lr": 0.1}, {"params": [model[0].bias], "name": "none"}]
     optimizer = torch.optim.SGD([*groups, {"params": model[1].parameters(), "name": "middle"}], lr=0.01)
@@ -170,8 +170,8 @@ def test_groups_and_rates_of_the_optimizer_are_shown() -> None:
 
 
 @pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
-def test_wrappers_are_looked_through(wrap: Any) -> None:
-    """The names and the figures are those of the model inside."""
+def test_wrappers_are_ignored(wrap: Any) -> None:
+    """Names and figures are those of the model inside."""
     model = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
     assert summarize_model(wrap(model), input_size=(1, 2)) == summarize_model(model, input_size=(1, 2))
 
@@ -207,7 +207,7 @@ def test_no_model_is_kept_alive() -> None:
         (
             nn.Linear(3, 2),
             {"example": torch.ones(3), "input_size": (3,)},
-            "input_size must be None where there is an example, got (3,) (tuple)",
+            "input_size must be None if an example is given, got (3,) (tuple)",
         ),
         *(
             (
@@ -221,7 +221,7 @@ def test_no_model_is_kept_alive() -> None:
     ],
 )
 def test_bad_input_is_refused(model: nn.Module, arguments: dict[str, Any], message: str) -> None:
-    """The error says which layer and which shapes, or which argument; the model is as before."""
+    """The error names the layer and the shapes, or the argument; the model does not change."""
     before = _snapshot(model)
     with pytest.raises(ValueError, match=re.escape(message)):
         summarize_model(model, **arguments)
@@ -229,7 +229,7 @@ def test_bad_input_is_refused(model: nn.Module, arguments: dict[str, Any], messa
 
 
 def test_the_model_must_be_a_module() -> None:
-    """The error says what came."""
+    """The error shows the value."""
     unknown: Any = "resnet"
     with pytest.raises(TypeError, match=re.escape("model must be a torch.nn.Module, got 'resnet' (str)")):
         summarize_model(unknown, input_size=(1,))

@@ -1,4 +1,4 @@
-"""ModelSummarizer: what it shows, where and when."""
+"""ModelSummarizer: what it shows, where, and when."""
 
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ def _trainer(model: nn.Module) -> Engine:
 
 
 def test_it_shows_the_model_once_at_the_first_batch() -> None:
-    """With the batch's shapes, and as other handlers made the model when the run started."""
+    """With the batch's shapes, and after other handlers changed the model at the start of the run."""
     model = _model()
     shown: list[str] = []
     trainer = _trainer(model)
@@ -45,8 +45,8 @@ def test_it_shows_the_model_once_at_the_first_batch() -> None:
     assert summarizer.summary.total_parameters == 19
 
 
-def test_training_goes_on_as_if_it_were_not_there() -> None:
-    """Parameters, buffers and random numbers after the run are bit for bit the same."""
+def test_training_is_unaffected() -> None:
+    """Parameters, buffers and random numbers after the run are the same, bit for bit."""
     results = []
     for summarize in (False, True):
         torch.manual_seed(seeded())
@@ -61,7 +61,7 @@ def test_training_goes_on_as_if_it_were_not_there() -> None:
 
 
 def test_it_goes_to_tensorboard_as_text(tmp_path: Path) -> None:
-    """At the iterations completed: none in a new run, those that were in a resumed one."""
+    """The step is the number of completed iterations: 0 in a new run, more in a resumed one."""
     model = _model()
     for iteration in (0, 2):
         trainer = _trainer(model)
@@ -87,7 +87,7 @@ def test_it_goes_to_tensorboard_as_text(tmp_path: Path) -> None:
 def test_the_input_comes_from_the_batch_or_from_an_argument(
     model: nn.Module, batch: Any, options: dict[str, Any], expected: str
 ) -> None:
-    """A dict is passed as it is, of a tuple the first member, and a function may choose."""
+    """A dict is passed unchanged, a tuple's first member is taken, and a function may choose."""
     trainer = Engine(lambda engine, batch: None)
     summarizer = ModelSummarizer(model, output=lambda text: None, **options).attach(trainer)
     trainer.run([batch])
@@ -95,8 +95,8 @@ def test_the_input_comes_from_the_batch_or_from_an_argument(
     assert summarizer.summary.layers[0].input_shape.startswith(expected)
 
 
-def test_torchsummarys_table_is_shown_where_it_is_asked_for() -> None:
-    """Its own text, through the same output."""
+def test_torchsummarys_table_is_shown_on_request() -> None:
+    """Its own text goes to the same output."""
     shown: list[str] = []
     trainer = _trainer(_model())
     ModelSummarizer(_model(), backend="torchsummary", output=shown.append).attach(trainer)
@@ -105,7 +105,7 @@ def test_torchsummarys_table_is_shown_where_it_is_asked_for() -> None:
 
 
 def test_it_prints_by_default(capsys: pytest.CaptureFixture[str]) -> None:
-    """To standard output, no deeper than asked for."""
+    """To standard output, down to the given depth."""
     trainer = _trainer(_model())
     ModelSummarizer(nn.Sequential(_model()), depth=1).attach(trainer)
     trainer.run(BATCHES)
@@ -113,7 +113,7 @@ def test_it_prints_by_default(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_detached_it_shows_nothing() -> None:
-    """And attached again it shows the model once more, once."""
+    """Attached again, it shows the model once more."""
     shown: list[str] = []
     trainer = _trainer(_model())
     summarizer = ModelSummarizer(_model(), output=shown.append).attach(trainer)
@@ -127,7 +127,7 @@ def test_detached_it_shows_nothing() -> None:
 
 
 def test_a_batch_that_does_not_fit_ends_the_run_with_its_layer() -> None:
-    """Before anything is trained."""
+    """The run ends before anything is trained."""
     trainer = _trainer(_model())
     ModelSummarizer(_model()).attach(trainer)
     with pytest.raises(ValueError, match=r"the input must fit the model, but layer '0' \(Linear\) got \[4, 5\]"):
@@ -135,7 +135,7 @@ def test_a_batch_that_does_not_fit_ends_the_run_with_its_layer() -> None:
 
 
 def test_bad_arguments_are_refused(tmp_path: Path) -> None:
-    """When it is made, or attached."""
+    """In the constructor or in attach()."""
     unknown: Any = 3
     trainer = _trainer(_model())
     with pytest.raises(TypeError, match=r"model must be a torch.nn.Module, got 3 \(int\)"):
@@ -144,7 +144,7 @@ def test_bad_arguments_are_refused(tmp_path: Path) -> None:
         ModelSummarizer(_model()).attach(trainer, unknown)
     tb_logger = TensorboardLogger(log_dir=tmp_path)
     tb_logger.close()
-    with pytest.raises(RuntimeError, match="writer must be open, got one that was closed"):
+    with pytest.raises(RuntimeError, match="writer must be open, got a closed one"):
         ModelSummarizer(_model()).attach(trainer, tb_logger)
 
 
@@ -160,5 +160,5 @@ def _train_on_rank(rank: int, world_size: int) -> tuple[int, Any]:
 
 @pytest.mark.distributed
 def test_only_rank_zero_prints() -> None:
-    """Under DDP every rank has the summary, of the module inside, and one shows it."""
+    """Under DDP every rank has the summary of the inner module, and one rank prints it."""
     assert run_distributed(_train_on_rank, 2) == [(1, "0"), (0, "0")]

@@ -1,4 +1,4 @@
-"""What is recorded of modules that run, and how shapes read."""
+"""What is recorded of running modules, and how shapes are shown."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -36,19 +36,19 @@ VALUES = {
 
 
 @pytest.mark.parametrize("text", VALUES)
-def test_shapes_read_in_the_form_of_the_value(text: str) -> None:
+def test_shapes_have_the_structure_of_the_value(text: str) -> None:
     """Tuples, dicts, dataclasses, packed sequences, plain numbers, and the class of anything else."""
     assert show_shapes(VALUES[text]) == text
 
 
 @pytest.mark.parametrize("text", VALUES)
-def test_tensors_are_moved_and_all_else_is_as_it_was(text: str) -> None:
-    """The form of the value stays."""
+def test_only_tensors_are_moved(text: str) -> None:
+    """The structure of the value stays."""
     assert show_shapes(move_tensors(VALUES[text], torch.device("cpu"))) == text
 
 
 def test_moving_reaches_every_tensor_in_containers() -> None:
-    """Shown on the device that has no data."""
+    """Checked on the meta device."""
     value = {"a": [torch.ones(1), (torch.ones(2), 3)], "b": _Pair(torch.ones(3), None)}
     moved = move_tensors(value, torch.device("meta"))
     assert [tensor.device.type for tensor in tensors_in(moved)] == ["meta"] * 3
@@ -56,13 +56,13 @@ def test_moving_reaches_every_tensor_in_containers() -> None:
 
 
 def test_all_tensors_of_a_value_are_found() -> None:
-    """In the order in which they stand."""
+    """In the order of the value."""
     value = (torch.ones(1), {"x": [torch.ones(2)]}, _Output(torch.ones(3), (torch.ones(4),)), PACKED, 7)
     assert [len(tensor) for tensor in tensors_in(value)] == [1, 2, 3, 4, 5]
 
 
-def test_the_first_call_of_each_module_is_kept_and_hooks_are_taken_off() -> None:
-    """With its inputs, outputs and their bytes; nothing is left running."""
+def test_the_first_call_of_each_module_is_kept_and_hooks_are_removed() -> None:
+    """With its inputs, outputs and their bytes; no module is left as running."""
     layer = nn.Linear(2, 3)
     calls = ModuleCalls()
     with calls.recorded(layer):
@@ -75,8 +75,8 @@ def test_the_first_call_of_each_module_is_kept_and_hooks_are_taken_off() -> None
     assert not layer._forward_pre_hooks
 
 
-def test_an_error_leaves_the_way_to_where_it_was_raised() -> None:
-    """The outermost module first."""
+def test_an_error_leaves_the_path_to_where_it_was_raised() -> None:
+    """The path begins with the outermost module."""
     model = nn.Sequential(nn.Identity(), nn.Sequential(nn.Linear(2, 3)))
     calls = ModuleCalls()
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), calls.recorded(model):

@@ -1,4 +1,4 @@
-"""preserved: what a block did to a model and to the random numbers is undone."""
+"""preserved(): changes of a block to a model and to the random number generators are undone."""
 
 import random
 from collections.abc import Callable
@@ -57,7 +57,7 @@ def _change_and_fail(model: nn.Sequential, name: str) -> None:
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_is_undone_bit_for_bit(name: str) -> None:
-    """Also where the block raises."""
+    """Also if the block raises."""
     model = _model()
     before = _state(model)
     with preserved(model):
@@ -70,7 +70,7 @@ def test_a_change_is_undone_bit_for_bit(name: str) -> None:
 
 
 def test_handles_of_hooks_stay_valid() -> None:
-    """A hook that was there before can be taken off afterwards."""
+    """A hook registered before can be removed afterwards."""
     model = _model()
     handle = model[0].register_forward_hook(lambda *_: None)
     with preserved(model):
@@ -79,8 +79,8 @@ def test_handles_of_hooks_stay_valid() -> None:
     assert not model[0]._forward_hooks
 
 
-def test_buffers_that_cannot_be_written_to_are_left_alone() -> None:
-    """An expanded one, and one of NaN."""
+def test_buffers_that_cannot_be_written_to_are_accepted() -> None:
+    """An expanded buffer, and one of NaN."""
     model = nn.Module()
     model.register_buffer("positions", torch.arange(3.0)[:, None].expand(3, 4))
     model.register_buffer("unknown", torch.full((2,), float("nan")))
@@ -90,11 +90,13 @@ def test_buffers_that_cannot_be_written_to_are_left_alone() -> None:
 
 
 def _run_sharded(rank: int, world_size: int, evaluated: bool, summarized: bool) -> tuple[list[str], torch.Tensor]:
-    """Return the types in a state dict made after an evaluation, and what an update then makes of the parameters."""
+    """Return the types in a state dict after an evaluation, and the parameters after one more update."""
     torch.manual_seed(seeded())
     model = nn.Sequential(nn.Sequential(nn.Linear(2, 4)), nn.Linear(4, 2))
     fully_shard(model[0], mesh=init_device_mesh("cpu", (world_size,)))
-    fully_shard(model, mesh=init_device_mesh("cpu", (world_size,)))  # its own parameters stay whole after a pass
+    fully_shard(
+        model, mesh=init_device_mesh("cpu", (world_size,))
+    )  # its own parameters stay unsharded after a forward pass
     x = torch.ones(1, 2) + rank
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
@@ -117,8 +119,8 @@ def _run_sharded(rank: int, world_size: int, evaluated: bool, summarized: bool) 
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("evaluated", [False, True], ids=["first", "after an evaluation"])
-def test_a_sharded_model_goes_on_as_without(evaluated: bool) -> None:
-    """What fully_shard sets up at the first forward pass stays, so that training and checkpoints have shards."""
+def test_a_sharded_model_continues_as_without(evaluated: bool) -> None:
+    """What fully_shard sets up at the first forward pass stays: training and checkpoints still use shards."""
     ((types, weights), _) = run_distributed(_run_sharded, 2, evaluated, True)
     ((expected_types, expected), _) = run_distributed(_run_sharded, 2, evaluated, False)
     assert types == expected_types == ["DTensor"] * 4

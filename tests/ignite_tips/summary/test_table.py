@@ -1,4 +1,4 @@
-"""ModelSummary's text: golden tables, and what stays readable."""
+"""ModelSummary's text: golden tables, and readability of large ones."""
 
 import os
 
@@ -43,13 +43,13 @@ def _deep(blocks: int = 300, name: str = "block") -> ModelSummary:
     return ModelSummary(tuple(layers), 111 * blocks, 101 * blocks, 0, 0, 0, 0, 0)
 
 
-def test_the_table_reads_as_it_should() -> None:
-    """Names, shapes, figures, groups and rates in columns, totals below."""
+def test_the_table_equals_the_golden_one() -> None:
+    """Names, shapes, figures, groups and learning rates are in columns, with totals below."""
     assert _golden().table(width=75) == GOLDEN
 
 
-def test_a_depth_limit_adds_what_lies_deeper_to_the_layer_above() -> None:
-    """No number is lost, and what is shown of a layer is of all within it."""
+def test_a_depth_limit_adds_deeper_layers_to_the_one_above() -> None:
+    """No number is lost: a layer's figures include everything inside it."""
     summary = _deep()
     by_depth = {depth: summary.table(depth=depth).splitlines() for depth in (1, 2, 3, None)}
     assert [len(lines) for lines in by_depth.values()] == [n + 6 for n in (300, 600, 900, 900)]
@@ -61,15 +61,15 @@ def test_a_depth_limit_adds_what_lies_deeper_to_the_layer_above() -> None:
 
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_no_line_is_wider_than_the_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wide names are cut where they must be, and marked."""
+    """Wide names are cut if necessary, and marked."""
     monkeypatch.setattr("shutil.get_terminal_size", lambda fallback: os.terminal_size((width, 24)))
     lines = _deep(3, name="a_name_that_nobody_would_want_to_type_" * 3).table().splitlines()
     assert max(map(len, lines)) <= width
     assert any("…" in line for line in lines) == (width < 200)
 
 
-def test_markdown_has_the_whole_names_and_the_totals() -> None:
-    """A table as TensorBoard renders it."""
+def test_markdown_has_full_names_and_the_totals() -> None:
+    """The table is one that TensorBoard renders."""
     lines = _golden().markdown().splitlines()
     assert lines[0] == "| Layer | Type | Input | Output | Params | Trainable | Group | LR |"
     assert lines[1] == "| --- | --- | --- | --- | ---: | --- | --- | ---: |"
@@ -77,8 +77,8 @@ def test_markdown_has_the_whole_names_and_the_totals() -> None:
     assert "Parameters: 46 (10 trainable, 36 frozen); 736 mult-adds" in lines
 
 
-def test_large_numbers_are_short() -> None:
-    """Operations in words and memory in binary units."""
+def test_large_numbers_are_shortened() -> None:
+    """Operations are in words and memory is in binary units."""
     layer = LayerSummary("", "Net", "", "", 0, 0)
     for size, mult_adds, expected in (
         (900, 999, "999 mult-adds\nMemory: 900 B parameters"),

@@ -1,4 +1,4 @@
-"""Records against TensorBoard's own writer and reader."""
+"""Records, against TensorBoard's own writer and reader."""
 
 from pathlib import Path
 
@@ -13,16 +13,13 @@ from ignite_tips.tensorboard.event_files import RecordFile, masked_crc32c
 
 @given(st.binary(max_size=3000))
 @example(b"")
-@example(bytes(1024))
-@example(bytes(range(256)) * 4 + b"x")
-@example(bytes(2047) + b"xyz")
-def test_checksums_are_tensorboards(data: bytes) -> None:
-    """Of any bytes, at any length, also those just above a multiple of what is computed at once."""
+def test_checksums_equal_tensorboards(data: bytes) -> None:
+    """For any bytes of any length."""
     assert masked_crc32c(data) == pywrap_tensorflow.masked_crc32c(data)
 
 
 def test_the_file_is_byte_for_byte_tensorboards(tmp_path: Path) -> None:
-    """And each record is in it when write() returns."""
+    """Each record is in it when write() returns."""
     records = [b"", b"one", bytes(5000)]
     with open(tmp_path / "theirs", "wb") as file:
         theirs = RecordWriter(file)
@@ -38,15 +35,15 @@ def test_the_file_is_byte_for_byte_tensorboards(tmp_path: Path) -> None:
     assert sizes == [16, 16 + 19, 16 + 19 + 5016]
 
 
-def test_a_disk_that_is_full_is_told() -> None:
-    """In the call that could not write, not later."""
+def test_a_full_disk_is_reported() -> None:
+    """By the call that could not write, not later."""
     file = RecordFile(Path("/dev/full"))
     with pytest.raises(OSError, match="No space left on device"):
         file.write(b"data")
     file.close()
 
 
-def test_a_closed_file_takes_no_more(tmp_path: Path) -> None:
+def test_a_closed_file_refuses_records(tmp_path: Path) -> None:
     """The error is Python's own."""
     file = RecordFile(tmp_path / "file")
     file.close()

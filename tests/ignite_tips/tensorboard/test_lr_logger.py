@@ -1,4 +1,4 @@
-"""LearningRateLogger: what TensorBoard's own reader finds in the files it leaves."""
+"""LearningRateLogger: what TensorBoard's own reader finds in its files."""
 
 import gc
 import importlib
@@ -28,8 +28,8 @@ _Series = dict[str, list[tuple[int, float]]]
 
 def _optimizer(cls: Any = torch.optim.AdamW, **options: Any) -> Any:
     model = nn.ModuleDict({"backbone": nn.Linear(2, 3), "head": nn.Linear(3, 1)})
-    rates = {"backbone": 0.01, "head": 0.1}
-    return cls([{"params": model[name].parameters(), "name": name, "lr": lr} for name, lr in rates.items()], **options)
+    lrs = {"backbone": 0.01, "head": 0.1}
+    return cls([{"params": model[name].parameters(), "name": name, "lr": lr} for name, lr in lrs.items()], **options)
 
 
 def _step(optimizer: torch.optim.Optimizer) -> None:
@@ -80,7 +80,7 @@ def _decay(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRSched
     return torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.7)
 
 
-# Where schedulers are stepped; the first two are before the update of the iteration, the rest after it.
+# Where schedulers are stepped: the first two before the update of the iteration, the others after it.
 STEPPED_AT = [
     Events.ITERATION_STARTED,
     OptimizerEvents.STEP_STARTED,
@@ -91,11 +91,11 @@ STEPPED_AT = [
 
 
 def _hand_written(stepped_at: Any, epochs: int, epoch_length: int) -> dict[str, list[float]]:
-    """Return the rates that each update of a hand-written loop uses."""
+    """Return the learning rates that each update of a hand-written loop uses."""
     optimizer = _optimizer()
     scheduler = _decay(optimizer)
     used: dict[str, list[float]] = {"backbone": [], "head": []}
-    scheduler.optimizer.step()  # torch warns of a scheduler that steps before its optimizer
+    scheduler.optimizer.step()  # torch warns if a scheduler steps before its optimizer
     for _ in range(epochs):
         for _ in range(epoch_length):
             if stepped_at in STEPPED_AT[:2]:
@@ -125,10 +125,10 @@ def _hand_written(stepped_at: Any, epochs: int, epoch_length: int) -> dict[str, 
     ],
     ids=["step started", "step completed", "every 2", "iteration started", "iteration completed", "epoch", "epoch end"],
 )
-def test_each_series_holds_the_rates_in_use_whatever_the_order_of_attachment(
+def test_each_series_has_the_lrs_in_use_in_any_order_of_attachment(
     tmp_path: Path, event: Any, steps: list[int], stepped_at: Any, scheduler_first: bool
 ) -> None:
-    """At every event and with every way to step a scheduler, those of a hand-written loop's updates ``steps``."""
+    """At every event and however schedulers are stepped, they equal those of a hand-written loop at ``steps``."""
     optimizer = _optimizer()
     scheduler = _decay(optimizer)
     optimizer.step()
@@ -145,33 +145,33 @@ def test_each_series_holds_the_rates_in_use_whatever_the_order_of_attachment(
     by_epoch = len(steps) == 2
     used = _hand_written(stepped_at, 2, 3)
     assert _series(tmp_path) == {
-        f"lr/{name}": [(index + 1 if by_epoch else step, rates[step - 1]) for index, step in enumerate(steps)]
-        for name, rates in used.items()
+        f"lr/{name}": [(index + 1 if by_epoch else step, lrs[step - 1]) for index, step in enumerate(steps)]
+        for name, lrs in used.items()
     }
 
 
-@pytest.mark.parametrize("dropper_first", [True, False])
-def test_a_dropped_update_is_not_written(tmp_path: Path, dropper_first: bool) -> None:
-    """Whether the handler that drops it was attached before the logger or after it."""
+@pytest.mark.parametrize("skipper_first", [True, False])
+def test_a_skipped_update_is_not_written(tmp_path: Path, skipper_first: bool) -> None:
+    """Whether the handler that skips it was attached before or after the logger."""
     optimizer = _optimizer()
     trainer = _trainer(optimizer)
     attach_optimizer_events(trainer, optimizer)
 
-    def drop(engine: Engine) -> None:
+    def skip(engine: Engine) -> None:
         if engine.state.iteration in (2, 3):
             current_step(engine).skip()
 
     with TensorboardLogger(log_dir=tmp_path) as tb_logger:
-        if dropper_first:
-            trainer.add_event_handler(OptimizerEvents.STEP_STARTED, drop)
+        if skipper_first:
+            trainer.add_event_handler(OptimizerEvents.STEP_STARTED, skip)
         LearningRateLogger(optimizer).attach(trainer, tb_logger)
-        if not dropper_first:
-            trainer.add_event_handler(OptimizerEvents.STEP_STARTED, drop)
+        if not skipper_first:
+            trainer.add_event_handler(OptimizerEvents.STEP_STARTED, skip)
         trainer.run(range(5))
     assert _steps(tmp_path) == {"lr/backbone": [1, 2, 3], "lr/head": [1, 2, 3]}
 
 
-def test_under_accumulation_the_axis_is_the_update_or_what_a_function_says(tmp_path: Path) -> None:
+def test_under_accumulation_the_x_axis_is_the_update_or_from_a_function(tmp_path: Path) -> None:
     """Six iterations are three updates, and three points on either axis."""
     optimizer = _optimizer()
     trainer = _trainer(optimizer, accumulation=2)
@@ -189,7 +189,7 @@ def test_under_accumulation_the_axis_is_the_update_or_what_a_function_says(tmp_p
 
 
 def test_a_list_of_events_is_logged_at_each(tmp_path: Path) -> None:
-    """Every event on its own axis."""
+    """Each event has its own x axis."""
     optimizer = _optimizer()
     trainer = _trainer(optimizer)
     with TensorboardLogger(log_dir=tmp_path) as tb_logger:
@@ -199,7 +199,7 @@ def test_a_list_of_events_is_logged_at_each(tmp_path: Path) -> None:
 
 
 def test_options_of_every_kind_are_written_under_their_names(tmp_path: Path) -> None:
-    """Numbers, pairs and tensors."""
+    """Options may be numbers, pairs and tensors."""
     optimizer = _optimizer(betas=(0.8, 0.99), weight_decay=0.25)
     optimizer.param_groups[1]["lr"] = torch.tensor(0.5)
     trainer = _trainer(optimizer)
@@ -218,8 +218,8 @@ def test_options_of_every_kind_are_written_under_their_names(tmp_path: Path) -> 
     }
 
 
-def test_names_are_written_as_they_are(tmp_path: Path) -> None:
-    """TensorBoard takes any; a group without a name has its index."""
+def test_names_are_written_unchanged(tmp_path: Path) -> None:
+    """TensorBoard accepts any name; a group without one has its index."""
     weights = [nn.Parameter(torch.ones(1)) for _ in range(3)]
     groups = [{"params": [weights[0]], "name": "layer 1.* (no decay)"}, {"params": [weights[1]], "name": "Köpfe"}]
     optimizer = torch.optim.SGD([*groups, {"params": [weights[2]]}], lr=0.1)
@@ -231,7 +231,7 @@ def test_names_are_written_as_they_are(tmp_path: Path) -> None:
 
 
 def test_all_groups_of_a_step_are_one_record(tmp_path: Path) -> None:
-    """However many there are."""
+    """One record, for any number of groups."""
     parameters = [nn.Parameter(torch.ones(1)) for _ in range(50)]
     optimizer = torch.optim.SGD([{"params": [parameter], "name": f"g{i}"} for i, parameter in enumerate(parameters)])
     trainer = _trainer(optimizer)
@@ -243,8 +243,8 @@ def test_all_groups_of_a_step_are_one_record(tmp_path: Path) -> None:
     assert records == [50, 50, 50]
 
 
-def test_groups_added_later_and_unfrozen_ones_show_from_then_on(tmp_path: Path) -> None:
-    """A group that is frozen whole has no rate in use."""
+def test_groups_added_or_unfrozen_later_start_then(tmp_path: Path) -> None:
+    """A fully frozen group has no learning rate in use."""
     optimizer = _optimizer()
     backbone = optimizer.param_groups[0]["params"]
     trainer = _trainer(optimizer)
@@ -263,7 +263,7 @@ def test_groups_added_later_and_unfrozen_ones_show_from_then_on(tmp_path: Path) 
 
 
 def test_only_changes_are_drawn_as_steps(tmp_path: Path) -> None:
-    """Each level has a point at both of its ends, the last at the run's end."""
+    """Each level has a point at both ends, the last one at the run's end."""
     optimizer = _optimizer()
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 4, gamma=0.1)
     trainer = _trainer(optimizer)
@@ -271,13 +271,13 @@ def test_only_changes_are_drawn_as_steps(tmp_path: Path) -> None:
     with TensorboardLogger(log_dir=tmp_path) as tb_logger:
         LearningRateLogger(optimizer, only_changes=True).attach(trainer, tb_logger)
         trainer.run(range(10))
-    rates = [_float32(0.1), _float32(0.01), _float32(0.001)]
-    expected = list(zip([1, 4, 5, 8, 9, 10], [rate for rate in rates for _ in range(2)], strict=True))
-    assert _series(tmp_path)["lr/head"] == [(step, pytest.approx(rate)) for step, rate in expected]
+    lrs = [_float32(0.1), _float32(0.01), _float32(0.001)]
+    expected = list(zip([1, 4, 5, 8, 9, 10], [lr for lr in lrs for _ in range(2)], strict=True))
+    assert _series(tmp_path)["lr/head"] == [(step, pytest.approx(lr)) for step, lr in expected]
 
 
-def test_all_groups_stand_in_one_chart_that_is_written_once(tmp_path: Path) -> None:
-    """A chart for each option, a category for each optimizer; two optimizers share one layout."""
+def test_all_groups_are_in_one_chart_that_is_written_once(tmp_path: Path) -> None:
+    """One chart per option, one category per optimizer; two optimizers share one layout."""
     discriminator, generator = _optimizer(), _optimizer(torch.optim.SGD)
     trainer = _trainer(discriminator, generator)
     with TensorboardLogger(log_dir=tmp_path) as tb_logger:
@@ -293,7 +293,7 @@ def test_all_groups_stand_in_one_chart_that_is_written_once(tmp_path: Path) -> N
 
 
 def test_several_optimizers_are_told_apart(tmp_path: Path) -> None:
-    """Each logger writes at the updates of its own optimizer, on the axis of all updates."""
+    """Each logger writes at its own optimizer's updates; the x axis counts all updates."""
     first, second = _optimizer(), _optimizer()
     trainer = _trainer(first, second)
     with TensorboardLogger(log_dir=tmp_path) as tb_logger:
@@ -304,13 +304,13 @@ def test_several_optimizers_are_told_apart(tmp_path: Path) -> None:
     assert (steps["first/lr/head"], steps["second/lr/head"]) == ([1, 3], [2, 4])
 
 
-def test_a_second_one_of_the_same_names_is_refused(tmp_path: Path) -> None:
-    """For one optimizer, as by a cell that is run again, or for two; what is attached stays, whole and alone."""
+def test_a_second_logger_of_the_same_names_is_refused(tmp_path: Path) -> None:
+    """For one optimizer, as by running a cell again, or for two; the first logger stays attached."""
     optimizer, other = _optimizer(), _optimizer()
     trainer = _trainer(optimizer, other)
     sentence = (
-        "each LearningRateLogger must write names of its own, but another one attached to the trainer writes "
-        "'lr/backbone' to {} already; give one of them tag=..., or keep the first and call its detach()"
+        "each LearningRateLogger must write its own names, but another one attached to the trainer already writes "
+        "'lr/backbone' to {}; give one of the two a tag=..., or detach() the first"
     )
     with TensorboardLogger(log_dir=tmp_path) as tb_logger:
         first = LearningRateLogger(optimizer).attach(trainer, tb_logger)
@@ -329,8 +329,8 @@ def test_a_second_one_of_the_same_names_is_refused(tmp_path: Path) -> None:
     assert _steps(tmp_path)["lr/head"] == [1, 3]
 
 
-def test_a_trainer_goes_on_with_the_logger_of_another(tmp_path: Path) -> None:
-    """The names are claimed for one trainer alone, and neither it nor the logger is kept alive."""
+def test_a_logger_serves_a_second_trainer(tmp_path: Path) -> None:
+    """Names conflict within one trainer only, and neither trainer nor logger is kept alive."""
     optimizer = _optimizer()
     trainers = [_trainer(optimizer), _trainer(optimizer)]
     tb_logger = TensorboardLogger(log_dir=tmp_path)
@@ -346,14 +346,12 @@ def test_a_trainer_goes_on_with_the_logger_of_another(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("event", [OptimizerEvents.STEP_STARTED, Events.EPOCH_STARTED, Events.ITERATION_COMPLETED])
-def test_an_optimizer_that_is_never_stepped_is_told_of_once(event: Any) -> None:
-    """After the first epoch, at whichever event it logs; not if all of it is frozen, nor in an epoch that follows."""
+def test_an_optimizer_that_is_never_stepped_warns_once(event: Any) -> None:
+    """After the first epoch, at any event; not if all its parameters are frozen, and not in later epochs."""
     stepped, other = _optimizer(), _optimizer()
     trainer = _trainer(stepped)
     LearningRateLogger(other).attach(trainer, event=event)
-    sentence = (
-        "found no update of its AdamW in a whole epoch, and so no rate in use; log the optimizer that the trainer"
-    )
+    sentence = "found no update of its AdamW in a whole epoch, so there is no learning rate in use to log; log the"
     with pytest.warns(UserWarning, match=sentence) as caught:
         trainer.run(range(2), max_epochs=3)
     assert len(caught) == 1
@@ -366,8 +364,8 @@ def test_an_optimizer_that_is_never_stepped_is_told_of_once(event: Any) -> None:
     assert trainer.state.epoch == 1
 
 
-def test_it_serves_as_one_of_ignites_log_handlers(tmp_path: Path) -> None:
-    """Attached by the TensorboardLogger itself it writes on the axis of the event; at updates, of its optimizer."""
+def test_it_works_as_an_ignite_log_handler(tmp_path: Path) -> None:
+    """Attached by the TensorboardLogger, it uses the event's x axis; at updates, only its own optimizer's."""
     optimizer, other = _optimizer(), _optimizer()
     trainer = _trainer(optimizer, other)
     attach_optimizer_events(trainer, optimizer)
@@ -386,7 +384,7 @@ def test_it_serves_as_one_of_ignites_log_handlers(tmp_path: Path) -> None:
 
 
 def test_without_a_logger_the_values_are_plain_metrics() -> None:
-    """From the engine's metrics every logger takes them."""
+    """Any logger can take the values from the engine's metrics."""
     optimizer = _optimizer()
     trainer = _trainer(optimizer)
     LearningRateLogger(optimizer).attach(trainer)
@@ -394,7 +392,7 @@ def test_without_a_logger_the_values_are_plain_metrics() -> None:
 
 
 class _KeepingPolyaxonLogger(PolyaxonLogger):
-    """Ignite's logger for Polyaxon, but for the server at its other end."""
+    """Ignite's logger for Polyaxon, without its server."""
 
     def __init__(self) -> None:
         self.kept: list[tuple[dict[str, float], int]] = []
@@ -404,26 +402,26 @@ class _KeepingPolyaxonLogger(PolyaxonLogger):
 
 
 def test_other_loggers_of_ignite_write_it_under_their_own_rules() -> None:
-    """Through the output handler that each of them has."""
+    """Each logger's own output handler writes the values."""
     optimizer = _optimizer()
     trainer = _trainer(optimizer)
     logger = _KeepingPolyaxonLogger()
     LearningRateLogger(optimizer, param_names=("lr", "eps")).attach(trainer, logger)
     trainer.run(range(2))
-    rates, eps = {"lr/backbone": 0.01, "lr/head": 0.1}, {"eps/backbone": 1e-8, "eps/head": 1e-8}
-    assert logger.kept == [(rates, 1), (eps, 1), (rates, 2), (eps, 2)]
+    lrs, eps = {"lr/backbone": 0.01, "lr/head": 0.1}, {"eps/backbone": 1e-8, "eps/head": 1e-8}
+    assert logger.kept == [(lrs, 1), (eps, 1), (lrs, 2), (eps, 2)]
 
 
 @pytest.mark.parametrize("name", ["clearml", "mlflow", "neptune", "polyaxon", "visdom", "wandb"])
 def test_every_logger_of_ignite_has_such_a_handler(name: str) -> None:
-    """With the arguments that are passed to it."""
+    """Its output handler accepts the arguments that are passed to it."""
     module = importlib.import_module(f"ignite.handlers.{name}_logger")
     arguments = inspect.signature(module.OutputHandler).parameters
     assert {"tag", "output_transform", "global_step_transform"} <= set(arguments)
 
 
 def test_a_progress_bar_shows_the_metrics(capsys: pytest.CaptureFixture[str]) -> None:
-    """It keeps nothing by step, so that it is refused as a logger, and the error says what to do."""
+    """A progress bar stores no values by step, so it is refused as a logger; the error says what to do."""
     optimizer = _optimizer()
     trainer = _trainer(optimizer)
     with pytest.raises(TypeError, match=re.escape("ProgressBar().attach(trainer, ['lr/...'])")):
@@ -434,8 +432,8 @@ def test_a_progress_bar_shows_the_metrics(capsys: pytest.CaptureFixture[str]) ->
     assert "lr/head=0.1" in capsys.readouterr().err
 
 
-def test_attached_again_it_writes_once_and_detached_nothing(tmp_path: Path) -> None:
-    """Attaching replaces the attachment before it."""
+def test_attaching_again_replaces_and_detaching_ends(tmp_path: Path) -> None:
+    """Attached twice it writes once; detached it writes nothing."""
     optimizer = _optimizer()
     trainer = _trainer(optimizer)
     logger = LearningRateLogger(optimizer, only_changes=False)
@@ -448,8 +446,8 @@ def test_attached_again_it_writes_once_and_detached_nothing(tmp_path: Path) -> N
     assert _steps(tmp_path)["lr/head"] == [1, 2, 3]
 
 
-def test_doubled_names_are_refused_whenever_they_come(tmp_path: Path) -> None:
-    """When it is made, and when a group is added later."""
+def test_duplicate_names_are_refused_at_any_time(tmp_path: Path) -> None:
+    """In the constructor, and when a group is added later."""
     optimizer = _optimizer()
     trainer = _trainer(optimizer)
     with TensorboardLogger(log_dir=tmp_path) as tb_logger:
@@ -475,13 +473,13 @@ def test_doubled_names_are_refused_whenever_they_come(tmp_path: Path) -> None:
     ],
 )
 def test_bad_arguments_are_refused(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
-    """Each error names the argument and what came."""
+    """Each error names the argument and the value."""
     with pytest.raises(error, match=re.escape(message)):
         LearningRateLogger(**{"optimizer": _optimizer(), **arguments})
 
 
 def test_a_closed_or_unknown_logger_is_refused(tmp_path: Path) -> None:
-    """When it is attached, and when it is closed before the run ends."""
+    """When attached, and when it is closed before the run ends."""
     optimizer = _optimizer()
     trainer = _trainer(optimizer)
     unknown: Any = "runs"
@@ -490,7 +488,7 @@ def test_a_closed_or_unknown_logger_is_refused(tmp_path: Path) -> None:
     tb_logger = TensorboardLogger(log_dir=tmp_path)
     LearningRateLogger(optimizer).attach(trainer, tb_logger)
     tb_logger.close()
-    expected = f"the TensorBoard writer must be open, got one that was closed: {tmp_path}; close it after the run"
+    expected = f"the TensorBoard writer must be open, got a closed one: {tmp_path}; close it after the run"
     with pytest.raises(RuntimeError, match=re.escape(expected)):
         trainer.run(range(1))
     with pytest.raises(RuntimeError, match=re.escape(expected)):
@@ -508,7 +506,7 @@ def _train_on_rank(rank: int, world_size: int, folder: Path) -> dict[str, float]
 
 @pytest.mark.distributed
 def test_only_rank_zero_writes_files(tmp_path: Path) -> None:
-    """The other ranks' files hold no series, even where they have a logger; the metrics are on every rank."""
+    """The other ranks write no series, even with a logger; the metrics are on every rank."""
     metrics = run_distributed(_train_on_rank, 2, tmp_path)
     assert _steps(tmp_path / "0")["lr/head"] == [1, 2, 3]
     assert _series(tmp_path / "1") == {}

@@ -1,4 +1,4 @@
-"""Runs that end, crash and go on in the same folder, as TensorBoard's own reader sees them."""
+"""Runs that end, crash and resume in the same folder, as TensorBoard's own reader sees them."""
 
 import re
 import signal
@@ -38,7 +38,7 @@ def _train(folder: Path, state: dict[str, Any] | None = None, *, epochs: int = 5
         Events.ITERATION_COMPLETED(event_filter=lambda engine, count: count == checkpoint),
         lambda engine: saved.append(engine.state_dict()),
     )
-    # The checkpoint is written before the log handlers of the same event are called.
+    # The checkpoint is written before the log handlers of the same event run.
     with ResumableTensorboardLogger(folder, trainer) as tb_logger:
         LearningRateLogger(optimizer).attach(trainer, tb_logger)
         RunAnnotator(model, optimizer).attach(trainer, tb_logger)
@@ -72,40 +72,40 @@ def _series(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(point.step, point.value) for point in reader.Scalars(tag)] for tag in reader.Tags()["scalars"]}
 
 
-def _without_share(series: dict[str, Any]) -> dict[str, Any]:
-    # It is drawn with points at the ends of what one process wrote.
+def _without_fraction(series: dict[str, Any]) -> dict[str, Any]:
+    # Its points are at the ends of what one process wrote.
     return {tag: points for tag, points in series.items() if tag != "trainable_fraction"}
 
 
 @pytest.mark.parametrize("checkpoint", [1, 4, 6, 8, 11])
-def test_a_resumed_run_reads_as_one_that_never_stopped(tmp_path: Path, checkpoint: int) -> None:
-    """On all x axes, whether it is resumed at the end of an epoch or within one, after running well past it."""
+def test_a_resumed_run_reads_like_an_uninterrupted_one(tmp_path: Path, checkpoint: int) -> None:
+    """On all x axes, resumed at the end of an epoch or within one, after a run that went well past it."""
     state = _train(tmp_path / "resumed", checkpoint=checkpoint)
     _train(tmp_path / "resumed", state)
     _train(tmp_path / "whole")
-    assert _without_share(_series(tmp_path / "resumed")) == _without_share(_series(tmp_path / "whole"))
-    marks = (
+    assert _without_fraction(_series(tmp_path / "resumed")) == _without_fraction(_series(tmp_path / "whole"))
+    annotations = (
         EventAccumulator(str(tmp_path / "resumed")).Reload().Tensors("annotations/text_summary")
         if checkpoint > 4
         else []
     )
-    assert [mark.step * 2 for mark in marks] == [step for step in (4, 8, 12, 16, 20) if step <= checkpoint][
-        : len(marks)
-    ]
+    assert [annotation.step * 2 for annotation in annotations] == [
+        step for step in (4, 8, 12, 16, 20) if step <= checkpoint
+    ][: len(annotations)]
 
 
 def test_it_may_be_resumed_again_and_again(tmp_path: Path) -> None:
-    """From an earlier checkpoint than the last time too."""
+    """Also from an earlier checkpoint than last time."""
     early = _train(tmp_path / "resumed", checkpoint=5)
     late = _train(tmp_path / "resumed", early, checkpoint=14)
     _train(tmp_path / "resumed", late, epochs=6)
     _train(tmp_path / "resumed", early)
     _train(tmp_path / "whole")
-    assert _without_share(_series(tmp_path / "resumed")) == _without_share(_series(tmp_path / "whole"))
+    assert _without_fraction(_series(tmp_path / "resumed")) == _without_fraction(_series(tmp_path / "whole"))
 
 
-def test_what_is_taken_out_stays_beside(tmp_path: Path) -> None:
-    """The file as it was is there under a name that TensorBoard does not read."""
+def test_the_original_file_is_kept(tmp_path: Path) -> None:
+    """It has a name that TensorBoard does not read."""
     state = _train(tmp_path, checkpoint=4)
     (before,) = tmp_path.iterdir()
     content = before.read_bytes()
@@ -115,18 +115,18 @@ def test_what_is_taken_out_stays_beside(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*tfevents*"))) == 2
 
 
-def test_a_new_run_wants_a_folder_of_its_own(tmp_path: Path) -> None:
-    """It is refused when it starts, and leaves the folder as it was."""
+def test_a_new_run_needs_its_own_folder(tmp_path: Path) -> None:
+    """Otherwise the run is refused when it starts, and the folder does not change."""
     _train(tmp_path)
     before = sorted(tmp_path.iterdir())
-    expected = f"log_dir must be a new folder for a new run, got {str(tmp_path)!r}, which holds events.out"
+    expected = f"log_dir must be a new folder for a new run, got {str(tmp_path)!r}, which contains events.out"
     with pytest.raises(RuntimeError, match=re.escape(expected)):
         _train(tmp_path)
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_it_runs_on_in_the_same_process(tmp_path: Path) -> None:
-    """A second call of run() adds to the files and takes nothing out."""
+def test_a_second_run_in_the_same_process_appends(tmp_path: Path) -> None:
+    """A second call of run() adds to the files and removes nothing."""
     trainer = Engine(lambda engine, batch: float(batch))
     with ResumableTensorboardLogger(tmp_path, trainer) as tb_logger:
         tb_logger.attach_output_handler(
@@ -138,7 +138,7 @@ def test_it_runs_on_in_the_same_process(tmp_path: Path) -> None:
 
 
 def test_it_keeps_no_trainer_alive_and_outlives_it(tmp_path: Path) -> None:
-    """Nothing is raised, and what is written arrives, when the trainer is gone."""
+    """After the trainer is gone, writing still works and raises nothing."""
     with ResumableTensorboardLogger(tmp_path, Engine(lambda engine, batch: None)) as tb_logger:
         tb_logger.writer.add_scalar("late", 1.0, 1)
     assert _series(tmp_path)["late"] == [(1, 1.0)]
@@ -146,7 +146,7 @@ def test_it_keeps_no_trainer_alive_and_outlives_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("below", ["", "below"])
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, below: str) -> None:
-    """With the operating system's reason."""
+    """The error has the operating system's reason."""
     path = tmp_path / "file"
     path.write_text("no folder")
     expected = f"log_dir must be a folder that can be written to, got {str(path / below)!r}: "
@@ -155,7 +155,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, below: str) ->
 
 
 def test_the_trainer_must_be_an_engine(tmp_path: Path) -> None:
-    """The error says what came."""
+    """The error shows the value."""
     unknown: Any = None
     with pytest.raises(TypeError, match="trainer must be an ignite Engine, got None"):
         ResumableTensorboardLogger(tmp_path, unknown)
@@ -166,7 +166,7 @@ def _train_on_rank(rank: int, world_size: int, folder: Path) -> None:
 
 
 @pytest.mark.distributed
-def test_only_rank_zero_makes_files(tmp_path: Path) -> None:
+def test_only_rank_zero_creates_files(tmp_path: Path) -> None:
     """Every rank attaches the same handlers to the same folder."""
     run_distributed(_train_on_rank, 2, tmp_path)
     assert len(list(tmp_path.iterdir())) == 1
@@ -213,8 +213,8 @@ tb_logger.close()
 """
 
 
-def test_a_killed_run_reads_back_to_the_last_flush_and_is_resumed_without_doubles(tmp_path: Path) -> None:
-    """After SIGKILL every update up to the flush is there; after the resume every update of the run, once."""
+def test_a_killed_run_reads_back_to_the_last_flush_and_resumes_without_duplicates(tmp_path: Path) -> None:
+    """After SIGKILL every update up to the flush is in the file; after the resume every update of the run, once."""
     (tmp_path / "script.py").write_text(KILLED)
     arguments = [str(tmp_path / name) for name in ("script.py", "log", "checkpoint")]
     assert run_script(*arguments, folder=tmp_path)[0].code == -signal.SIGKILL
@@ -222,15 +222,15 @@ def test_a_killed_run_reads_back_to_the_last_flush_and_is_resumed_without_double
     flushed = _series(tmp_path / "log")["lr/all"]
     assert len(flushed) >= 30
     assert flushed == expected[: len(flushed)]
-    # A process may be killed while it writes a record.
+    # A process can be killed while it writes a record.
     (path,) = (tmp_path / "log").iterdir()
     path.write_bytes(path.read_bytes()[:-3])
     assert run_script(*arguments, folder=tmp_path)[0].code == 0
     assert _series(tmp_path / "log")["lr/all"] == expected
 
 
-def test_files_of_an_ordinary_logger_are_left_as_they_are(tmp_path: Path) -> None:
-    """They do not say where the trainer stood."""
+def test_files_of_an_ordinary_logger_do_not_change(tmp_path: Path) -> None:
+    """They do not record the trainer's position."""
     with TensorboardLogger(log_dir=tmp_path) as tb_logger:
         tb_logger.writer.add_scalar("loss", 1.0, 9)
     trainer = Engine(lambda engine, batch: None)

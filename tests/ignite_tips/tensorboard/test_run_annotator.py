@@ -1,4 +1,4 @@
-"""RunAnnotator: what TensorBoard's own reader finds of what happened in a run."""
+"""RunAnnotator: what TensorBoard's own reader finds about a run."""
 
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,8 @@ def _scalars(folder: Path, tag: str) -> list[tuple[int, float]]:
     return [(point.step, point.value) for point in _read(folder).Scalars(tag)]
 
 
-def test_marks_are_texts_at_the_updates_that_repeat_those_before_them(tmp_path: Path) -> None:
-    """The latest entry tells all: TensorBoard keeps it, and only some of the others."""
+def test_annotations_are_texts_that_repeat_the_earlier_ones(tmp_path: Path) -> None:
+    """The latest entry has all annotations, because TensorBoard shows only some of the entries."""
     _run(tmp_path, [torch.ones(4, 2)] * 3, max_epochs=3)
     entries = _read(tmp_path).Tensors("annotations/text_summary")
     assert [entry.step for entry in entries] == [3, 6]
@@ -60,14 +60,14 @@ def test_marks_are_texts_at_the_updates_that_repeat_those_before_them(tmp_path: 
         "- **step 6**, epoch 3, unfreeze: unfreeze 0.\\*, head\\_1",
         "- **step 3**, epoch 2, freeze: freeze 0.\\*, head\\_1",
     ]
-    assert [(mark.kind, mark.text, mark.step) for mark in read_run(tmp_path).annotations] == [
+    assert [(annotation.kind, annotation.text, annotation.step) for annotation in read_run(tmp_path).annotations] == [
         ("freeze", "freeze 0.*, head_1", 3),
         ("unfreeze", "unfreeze 0.*, head_1", 6),
     ]
 
 
-def test_the_trainable_share_is_drawn_in_steps(tmp_path: Path) -> None:
-    """Each level has a point at both of its ends, the last at the end of the run."""
+def test_the_trainable_fraction_is_drawn_as_steps(tmp_path: Path) -> None:
+    """Each level has a point at both ends, the last one at the run's end."""
     _run(tmp_path, [torch.ones(4, 2)] * 3, max_epochs=3)
     frozen = pytest.approx(4 / 13)
     assert _scalars(tmp_path, "trainable_fraction") == [
@@ -80,8 +80,8 @@ def test_the_trainable_share_is_drawn_in_steps(tmp_path: Path) -> None:
     ]
 
 
-def test_a_freeze_within_an_epoch_shows_at_once(tmp_path: Path) -> None:
-    """The share is looked at again with each mark, not in every step."""
+def test_a_freeze_within_an_epoch_shows_immediately(tmp_path: Path) -> None:
+    """The fraction is computed again after each annotation, not in every update."""
     model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     trainer = Engine(lambda engine, batch: optimizer.step())
@@ -98,8 +98,8 @@ def test_a_freeze_within_an_epoch_shows_at_once(tmp_path: Path) -> None:
     assert _scalars(tmp_path, "trainable_fraction") == [(1, 1.0), (2, 1.0), (3, frozen), (4, frozen)]
 
 
-def test_norms_and_skipped_updates_of_a_clipper_stand_beside_the_marks(tmp_path: Path) -> None:
-    """The norm before clipping and the coefficient, once an update; a skipped update is counted and marked."""
+def test_a_clippers_norms_and_skipped_updates_are_written(tmp_path: Path) -> None:
+    """The norm before clipping and the coefficient per update; a skipped update is counted and annotated."""
     good, bad = torch.ones(4, 2), torch.full((4, 2), float("nan"))
     _run(tmp_path, [good, bad, bad, good, good], clip=True)
     reader = _read(tmp_path)
@@ -108,12 +108,12 @@ def test_norms_and_skipped_updates_of_a_clipper_stand_beside_the_marks(tmp_path:
     for (_, norm), (_, coefficient) in zip(norms, coefficients, strict=True):
         assert coefficient == pytest.approx(min(1.0, 0.5 / norm), rel=1e-5)
     assert _scalars(tmp_path, "skipped_steps") == [(1, 0.0), (2, 2.0), (3, 2.0)]
-    marks = reader.Tensors("annotations/text_summary")[-1].tensor_proto.string_val[0].decode()
-    assert marks.count("skipped step") == 2
+    annotations = reader.Tensors("annotations/text_summary")[-1].tensor_proto.string_val[0].decode()
+    assert annotations.count("skipped step") == 2
 
 
-def test_the_last_entry_holds_a_hundred_marks(tmp_path: Path) -> None:
-    """A run with very many does not write ever longer texts."""
+def test_the_last_entry_has_at_most_a_hundred_annotations(tmp_path: Path) -> None:
+    """A run with very many annotations does not write ever longer texts."""
     model = nn.Linear(2, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     trainer = Engine(lambda engine, batch: annotate(engine, "plateau", f"number {batch}"))
@@ -125,8 +125,8 @@ def test_the_last_entry_holds_a_hundred_marks(tmp_path: Path) -> None:
     assert text.splitlines()[-1].endswith("number 20")
 
 
-def test_detached_it_writes_no_more(tmp_path: Path) -> None:
-    """Neither marks nor scalars."""
+def test_detached_it_stops_writing(tmp_path: Path) -> None:
+    """Neither annotations nor scalars are written."""
     model = nn.Linear(2, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     trainer = Engine(lambda engine, batch: optimizer.step())
@@ -141,7 +141,7 @@ def test_detached_it_writes_no_more(tmp_path: Path) -> None:
 
 
 def test_bad_arguments_are_refused(tmp_path: Path) -> None:
-    """Each error names the argument; a closed writer is told from an open one."""
+    """Each error names the argument; a closed writer is refused."""
     model = nn.Linear(2, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     trainer = Engine(lambda engine, batch: None)
@@ -152,7 +152,7 @@ def test_bad_arguments_are_refused(tmp_path: Path) -> None:
         RunAnnotator(model, optimizer).attach(trainer, unknown)
     tb_logger = TensorboardLogger(log_dir=tmp_path)
     tb_logger.close()
-    with pytest.raises(RuntimeError, match="writer must be open, got one that was closed"):
+    with pytest.raises(RuntimeError, match="writer must be open, got a closed one"):
         RunAnnotator(model, optimizer).attach(trainer, tb_logger)
 
 
@@ -162,7 +162,7 @@ def _annotate_on_rank(rank: int, world_size: int, folder: Path) -> None:
 
 @pytest.mark.distributed
 def test_only_rank_zero_writes(tmp_path: Path) -> None:
-    """The other ranks' files hold nothing, even where they have a logger."""
+    """The other ranks write nothing, even with a logger."""
     run_distributed(_annotate_on_rank, 2, tmp_path)
     assert _read(tmp_path / "0").Tags()["tensors"]
     tags = _read(tmp_path / "1").Tags()

@@ -1,4 +1,4 @@
-"""The picture of whole runs: what it draws of what the event files hold."""
+"""The picture of whole runs, compared with the event files."""
 
 import re
 import subprocess
@@ -20,7 +20,7 @@ from ignite_tips.tensorboard.run_reader import read_run
 
 
 def _train(folder: Path, *, groups: int = 2) -> None:
-    """Six updates in two epochs, whose rates fall tenfold, with a mark of each kind after the first epoch."""
+    """Six updates in two epochs, with falling learning rates, and an annotation of each kind after the first epoch."""
     model = nn.ModuleList([nn.Linear(2, 1) for _ in range(groups)])
     named = [{"params": layer.parameters(), "name": f"layer{index}"} for index, layer in enumerate(model)]
     optimizer = torch.optim.SGD(named, lr=0.1)
@@ -38,7 +38,7 @@ def _train(folder: Path, *, groups: int = 2) -> None:
         tb_logger.attach_output_handler(trainer, Events.EPOCH_COMPLETED, "validation", output_transform=_accuracy)
 
         @trainer.on(Events.EPOCH_COMPLETED(once=1))
-        def mark(engine: Engine) -> None:
+        def annotate_all(engine: Engine) -> None:
             for group in optimizer.param_groups:
                 group["lr"] /= 100
             for kind in ("freeze", "unfreeze", "plateau", "skipped_step"):
@@ -58,13 +58,13 @@ def _lines(axes: Any) -> dict[str, Any]:
 
 
 def test_each_panel_draws_its_curves_by_name(tmp_path: Path) -> None:
-    """Rates by group, losses, metrics and the gradient norm, with the values that were written."""
+    """Learning rates by group, losses, metrics and the gradient norm, with the values that were written."""
     _train(tmp_path)
     panels = {axes.get_ylabel(): axes for axes in plot_runs(tmp_path).axes}
     assert list(panels) == ["learning rate", "loss", "metric", "gradient norm"]
-    rates = _lines(panels["learning rate"])
-    assert list(rates) == ["layer0", "layer1"]
-    assert list(rates["layer0"].get_ydata()) == pytest.approx([0.1] * 3 + [0.001] * 3)
+    lrs = _lines(panels["learning rate"])
+    assert list(lrs) == ["layer0", "layer1"]
+    assert list(lrs["layer0"].get_ydata()) == pytest.approx([0.1] * 3 + [0.001] * 3)
     assert panels["learning rate"].get_yscale() == "log"
     assert list(_lines(panels["loss"])) == ["train/loss", "validation/loss"]
     assert list(_lines(panels["loss"])["train/loss"].get_ydata()) == [3.0, 2.0, 1.0] * 2
@@ -72,8 +72,8 @@ def test_each_panel_draws_its_curves_by_name(tmp_path: Path) -> None:
     assert list(_lines(panels["gradient norm"])) == ["grad_norm"]
 
 
-def test_points_of_another_axis_stand_where_they_were_written(tmp_path: Path) -> None:
-    """The values of the epochs 1 and 2 stand at the updates 3 and 6, or just behind."""
+def test_points_of_another_axis_are_placed_by_time(tmp_path: Path) -> None:
+    """The values of epochs 1 and 2 are at updates 3 and 6, or just after."""
     _train(tmp_path)
     loss = _lines(plot_runs(tmp_path).axes[1])
     assert list(loss["train/loss"].get_xdata()) == [1, 2, 3, 4, 5, 6]
@@ -82,8 +82,8 @@ def test_points_of_another_axis_stand_where_they_were_written(tmp_path: Path) ->
     assert last == 6
 
 
-def test_marks_are_lines_in_every_panel_and_named_once(tmp_path: Path) -> None:
-    """Those of one step have dashes of their own, so that all are seen."""
+def test_annotations_are_lines_in_every_panel_and_named_once(tmp_path: Path) -> None:
+    """Lines at one step have different dashes, so all are visible."""
     _train(tmp_path)
     figure = plot_runs(tmp_path)
     for axes in figure.axes:
@@ -96,7 +96,7 @@ def test_marks_are_lines_in_every_panel_and_named_once(tmp_path: Path) -> None:
 
 
 def test_several_runs_are_told_apart_and_named(tmp_path: Path) -> None:
-    """One colour for a name, a line style for a run."""
+    """One color per name, one line style per run."""
     for name in ("first", "second"):
         _train(tmp_path / name)
     figure = plot_runs([tmp_path / "first", tmp_path / "second"])
@@ -106,8 +106,8 @@ def test_several_runs_are_told_apart_and_named(tmp_path: Path) -> None:
     assert plot_runs(tmp_path / "first", title="a title").get_suptitle() == "a title"
 
 
-def test_a_long_noisy_curve_has_a_smooth_one_over_it(tmp_path: Path) -> None:
-    """The points stay, pale; what is not finite leaves no hole in the mean."""
+def test_a_long_noisy_curve_gets_a_smoothed_one(tmp_path: Path) -> None:
+    """The points stay, in a lighter color; values that are not finite leave no gap in the mean."""
     with SummaryWriter(str(tmp_path)) as writer:
         for step in range(1000):
             writer.add_scalar("train/loss", float("nan") if step == 500 else 2.0 + (-1) ** step, step)
@@ -117,7 +117,7 @@ def test_a_long_noisy_curve_has_a_smooth_one_over_it(tmp_path: Path) -> None:
 
 
 def test_many_groups_have_a_short_legend(tmp_path: Path) -> None:
-    """Twelve entries, the last of which tells how many more there are."""
+    """Twelve entries; the last one says how many more there are."""
     _train(tmp_path, groups=40)
     entries = [text.get_text() for text in plot_runs(tmp_path).axes[0].get_legend().get_texts()]
     assert len(entries) == 12
@@ -125,7 +125,7 @@ def test_many_groups_have_a_short_legend(tmp_path: Path) -> None:
 
 
 def test_the_command_writes_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A PNG, whose path it prints."""
+    """It writes a PNG and prints its path."""
     _train(tmp_path / "run")
     picture = tmp_path / "picture.png"
     main([str(tmp_path / "run"), "-o", str(picture), "--title", "a run"])
@@ -134,7 +134,7 @@ def test_the_command_writes_a_picture(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_the_command_fails_with_a_sentence(tmp_path: Path) -> None:
-    """No traceback, and an exit code."""
+    """It prints no traceback and returns an exit code."""
     result = subprocess.run(
         [sys.executable, "-m", "ignite_tips.plot", str(tmp_path), "-o", str(tmp_path / "x.png")],
         capture_output=True,
@@ -149,7 +149,7 @@ def test_the_command_fails_with_a_sentence(tmp_path: Path) -> None:
 
 
 def test_runs_without_curves_are_refused(tmp_path: Path) -> None:
-    """The error names the folder, whether it has no files or no curves."""
+    """The error names a folder without files or without curves."""
     expected = f"runs must be folders with TensorBoard's event files, got {str(tmp_path / 'nowhere')!r}"
     with pytest.raises(ValueError, match=re.escape(expected)):
         plot_runs(tmp_path / "nowhere")
@@ -162,22 +162,22 @@ def test_runs_without_curves_are_refused(tmp_path: Path) -> None:
 
 
 def test_without_matplotlib_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The extra that brings it."""
+    """The error names the extra to install."""
     _train(tmp_path)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=re.escape("pip install ignite-tips[plot]")):
         plot_runs(tmp_path)
 
 
-def test_a_run_is_read_whole(tmp_path: Path) -> None:
-    """All points, where TensorBoard would show some of them, and all marks with their texts."""
+def test_a_run_is_read_completely(tmp_path: Path) -> None:
+    """All points, of which TensorBoard shows only some, and all annotations with their texts."""
     with SummaryWriter(str(tmp_path / "long")) as writer:
         for step in range(3000):
             writer.add_scalar("x", step, step)
     assert len(read_run(tmp_path / "long").series["x"].steps) == 3000
     _train(tmp_path / "marked")
-    marks = read_run(tmp_path / "marked").annotations
-    assert [(mark.kind, mark.text, mark.step) for mark in marks] == [
+    annotations = read_run(tmp_path / "marked").annotations
+    assert [(annotation.kind, annotation.text, annotation.step) for annotation in annotations] == [
         ("freeze", "a freeze", 3),
         ("unfreeze", "a unfreeze", 3),
         ("plateau", "a plateau", 3),

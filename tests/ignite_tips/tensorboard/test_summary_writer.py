@@ -11,7 +11,7 @@ from ignite_tips.tensorboard.summary_writer import ScalarRecord, add_chart, writ
 
 
 class _OtherWriter:
-    """A writer that is not torch's, as tensorboardX's is not."""
+    """A writer that is not torch's, like tensorboardX's."""
 
     file_writer = object()
 
@@ -27,7 +27,7 @@ def _read(folder: Path) -> EventAccumulator:
 
 
 def test_one_record_serves_every_step(tmp_path: Path) -> None:
-    """What was written stays when the record is written again."""
+    """Writing a record again does not change what was written before."""
     record = ScalarRecord(["a", "b c"])
     with SummaryWriter(str(tmp_path)) as writer:
         for step in range(3):
@@ -36,21 +36,21 @@ def test_one_record_serves_every_step(tmp_path: Path) -> None:
     assert [(point.step, point.value) for point in reader.Scalars("b c")] == [(0, 0.0), (1, -1.0), (2, -2.0)]
 
 
-def test_a_record_wants_a_value_for_each_tag(tmp_path: Path) -> None:
-    """Neither too few nor too many."""
+def test_a_record_needs_a_value_for_each_tag(tmp_path: Path) -> None:
+    """Too few or too many are refused."""
     with SummaryWriter(str(tmp_path)) as writer, pytest.raises(ValueError, match="argument 2 is shorter"):
         ScalarRecord(["a", "b"]).write(writer, [1.0], 1)
 
 
-def test_other_writers_take_the_values_one_by_one() -> None:
-    """TensorboardX has records of its own kind."""
+def test_other_writers_get_the_values_one_by_one() -> None:
+    """TensorboardX has another kind of record."""
     writer = _OtherWriter()
     ScalarRecord(["a", "b"]).write(writer, [1.0, 2.0], 3)
     assert writer.written == [("a", 1.0, 3), ("b", 2.0, 3)]
 
 
 def test_the_layout_is_written_once_until_it_changes(tmp_path: Path) -> None:
-    """Each layout is whole, because TensorBoard shows the last."""
+    """Each layout is complete, because TensorBoard shows only the last."""
     with SummaryWriter(str(tmp_path)) as writer:
         write_charts(writer)
         add_chart(writer, "optimizer", "lr", ["^lr/"])
@@ -70,7 +70,7 @@ def test_the_layout_is_written_once_until_it_changes(tmp_path: Path) -> None:
 
 
 def test_a_closed_writer_is_refused(tmp_path: Path) -> None:
-    """Torch's would begin another file in silence."""
+    """Torch's own would silently start another file."""
     writer = SummaryWriter(str(tmp_path))
     writer.close()
     add_chart(writer, "optimizer", "lr", ["^lr/"])
@@ -79,6 +79,6 @@ def test_a_closed_writer_is_refused(tmp_path: Path) -> None:
         lambda: write_text(writer, "a", "text", 1),
         lambda: write_charts(writer),
     ):
-        with pytest.raises(RuntimeError, match="the TensorBoard writer must be open, got one that was closed"):
+        with pytest.raises(RuntimeError, match="the TensorBoard writer must be open, got a closed one"):
             write()
     assert len(list(tmp_path.iterdir())) == 1
