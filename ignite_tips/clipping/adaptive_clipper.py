@@ -25,17 +25,17 @@ class AdaptiveGradientClipper(GradientClipper):
     A unit is one index of the first dimension, such as an output channel; a tensor of less than two dimensions is one
     unit. Acts on ``OptimizerEvents.STEP_STARTED``, where gradients are final and weights not yet changed.
 
-    ``"grad_norm"`` is the 2-norm of all gradients, excluded ones too; ``"grad_clip_coef"`` a unit's smallest factor.
+    ``"grad_norm"`` is the 2-norm of all gradients, including excluded ones; ``"grad_clip_coef"`` is the smallest factor
+    of a unit.
 
     Args:
         optimizer: the one whose gradients are clipped.
         clipping: λ > 0, finite, the largest ratio of a unit's gradient norm to its weight norm.
         eps: > 0, finite, stands for a smaller weight norm, so that zero weights can grow.
-        exclude: one shell glob or several over the model's parameter names that are left alone, none by default; the
-            paper leaves out the classifier.
-        model: the one that ``exclude`` names parameters of; it also gives names to messages.
-        on_nonfinite, tag, process_group: as for ``GradientNormClipper``. A GPU is waited for once an update unless
-            ``"propagate"``.
+        exclude: one or several shell globs over the model's parameter names; what they match is not clipped. None by
+            default; the paper excludes the classifier.
+        model: the one whose parameters ``exclude`` names; it also gives names to messages.
+        on_nonfinite, tag, process_group: as for ``GradientNormClipper``, with the same waits for a GPU.
 
     Raises:
         TypeError, ValueError: if an argument is not as above, a pattern matches nothing or all is excluded.
@@ -153,8 +153,8 @@ def clip_units(
         gradients: dense tensors.
         norms: the ``unitwise_norm`` of the gradients.
         clipping: λ, as for ``AdaptiveGradientClipper``.
-        eps: ε, likewise.
-        on_host: whether all is on the CPU, so that values can be read and nothing is multiplied in vain.
+        eps: ε, as for ``AdaptiveGradientClipper``.
+        on_host: whether all is on the CPU, where values can be read and nothing is multiplied by 1.
 
     Returns:
         The smallest factor of a unit, over all ranks: a number if ``on_host``.

@@ -1,4 +1,4 @@
-"""Gradient clipping to bounds that follow from the norms so far."""
+"""Gradient clipping to thresholds that follow from the norms so far."""
 
 from collections.abc import Mapping
 from math import inf
@@ -43,10 +43,10 @@ class HistoryScaling(NormScaling):
 class AutoClipper(GradientClipper):
     """Clip the gradients' 2-norm to the ``percentile`` of the last ``history_size`` norms, this one included.
 
-    Norms of 0 and such as are not finite do not count.
+    Norms that are 0 or not finite do not count.
 
-    Acts on ``OptimizerEvents.STEP_STARTED``: there the gradients are final. The metrics are those of
-    ``GradientNormClipper``. The bound is found on the host: a GPU is waited for once an update, in every mode.
+    Acts on ``OptimizerEvents.STEP_STARTED``, where gradients are final. The metrics are those of
+    ``GradientNormClipper``. The threshold is found on the host, which waits for a GPU once an update, in every mode.
 
     Args:
         optimizer: the one whose gradients are clipped.
@@ -92,17 +92,17 @@ class AutoClipper(GradientClipper):
 class ZClipper(GradientClipper):
     """Clip a 2-norm whose z-score over the running mean and deviation of norms is above ``z_threshold``.
 
-    For ``warmup_steps`` updates norms are collected and ``max_norm`` alone bounds them; norms of 0 and such as are not
-    finite do not count. From then on an outlier
-    is clipped to μ + z_t·σ / (z / z_t), and everything to ``max_norm``. Acts on ``OptimizerEvents.STEP_STARTED``: there
-    the gradients are final. The metrics are those of ``GradientNormClipper``. The bound is found on the host: a GPU is
-    waited for once an update, in every mode.
+    For ``warmup_steps`` updates norms are collected, and ``max_norm`` is the only threshold. Norms that are 0 or not
+    finite do not count. After that an outlier is clipped to μ + z_t·σ / (z / z_t), and everything to ``max_norm``.
+
+    Acts on ``OptimizerEvents.STEP_STARTED``, where gradients are final. The metrics are those of
+    ``GradientNormClipper``. The threshold is found on the host, which waits for a GPU once an update, in every mode.
 
     Args:
         optimizer: the one whose gradients are clipped.
         alpha: in (0, 1), the share that mean and variance keep in each update.
         z_threshold: > 0, finite, in standard deviations.
-        max_norm: > 0, the bound of every update; ``math.inf`` for none.
+        max_norm: > 0, the largest threshold of any update; ``math.inf`` for none.
         warmup_steps: ≥ 1, updates before the first z-score.
         on_nonfinite, model, tag, process_group: as for ``GradientNormClipper``.
 

@@ -35,7 +35,7 @@ class PercentileRule:
         index = min(floor(place), len(self._sorted) - 1)
         low, high = self._sorted[index], self._sorted[min(index + 1, len(self._sorted) - 1)]
         share = place - index
-        # From the nearer end, as numpy does: so that it equals the end at 0 and at 1.
+        # From the nearer end, as numpy does: at 0 and at 1 it equals that end.
         return low + (high - low) * share if share < 0.5 else high - (high - low) * (1 - share)
 
     def state_dict(self) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class ZScoreRule:
 
     def threshold(self, norm: float) -> float:
         """Take the norm of an update; return the threshold for it, infinite unless it is an outlier."""
-        if not 0 < norm < inf:  # likewise
+        if not 0 < norm < inf:  # leaves no trace
             return inf
         if self._mean is None:
             self._warmup.append(norm)
