@@ -297,3 +297,11 @@ def test_a_train_wrapped_around_ours_meanwhile_stays() -> None:
     nn.Module.train = ours
     unfreeze_parameters(frozen)
     assert nn.Module.train is TRAIN
+
+
+@pytest.mark.parametrize("name", ["_forward_pre_hooks", "_modules", "_non_persistent_buffers_set"])
+def test_torch_has_the_attributes(name: str) -> None:
+    """Each private attribute of a module that freezing/held_statistics.py reads is there."""
+    assert hasattr(nn.Linear(1, 1), name), (
+        f"torch's Module has no {name} any more; freezing/held_statistics.py needs another way"
+    )
