@@ -155,7 +155,7 @@ def test_wrong_attachments_are_errors() -> None:
         GradualUnfreezer(net, STAGES, optimizer=torch.optim.SGD(net[3].parameters(), lr=0.1))
     freezer = ParameterFreezer(net, "0.weight")
     freezer.attach(trainer)
-    with pytest.raises(ValueError, match=r"'0.weight' must have one handler that freezes it, but an attached Param"):
+    with pytest.raises(ValueError, match=r"'0.weight' must be frozen by one handler, but an attached Param"):
         unfreezer.attach(trainer)
     freezer.detach()
     trainer.add_event_handler(Events.EPOCH_STARTED(once=2), lambda: unfreezer.attach(trainer))

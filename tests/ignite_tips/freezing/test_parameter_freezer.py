@@ -360,9 +360,9 @@ def test_overlapping_freezers_are_refused_until_one_is_detached() -> None:
     net, trainer = make_net(), Engine(lambda engine, batch: None)
     first, second = ParameterFreezer(net, "0.*"), ParameterFreezer(net, "*.bias")
     first.attach(trainer)
-    with pytest.raises(ValueError, match=r"'0\.0\.bias' must have one handler that freezes it, but an attached Param"):
+    with pytest.raises(ValueError, match=r"'0\.0\.bias' must be frozen by one handler, but an attached Param"):
         second.attach(trainer)
-    with pytest.raises(ValueError, match="must have one handler that freezes it"):
+    with pytest.raises(ValueError, match="must be frozen by one handler"):
         ParameterFreezer(net[0], "1.weight").attach(trainer)
     first.detach()
     second.attach(trainer)
