@@ -14,6 +14,8 @@ _APART = 1_000_003  # more than any test's own seeds
 def publish(*, seed: int, number_of_threads: int) -> None:
     """Set both for this process and its children; torch and its libraries read the threads' variable."""
     os.environ[_SEED], os.environ[_THREADS] = str(seed), str(number_of_threads)
+    # Threads that spin while they wait take the cores from those that they wait for, where there are more than cores.
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def seeded(local: int = 0) -> int:
