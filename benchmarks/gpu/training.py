@@ -12,21 +12,16 @@ from benchmarks.timing import interleaved
 from benchmarks.training import (
     BARE,
     BARE_IGNITE,
-    GROUPS,
     HAND,
     LOOPS,
     OURS,
-    Loop,
-    Task,
     add_loops,
     add_tips,
     loops_table,
-    mlp,
-    resnet,
     started,
     tips_table,
-    with_our_handlers,
 )
+from benchmarks.training_loops import GROUPS, Loop, Task, mlp, resnet, with_our_handlers
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PROPAGATE = f"{OURS}, propagate"

@@ -111,4 +111,5 @@ def _stored_values(parameter: Tensor) -> Tensor:
     gradient: Any = parameter.grad
     if not gradient.is_coalesced():
         parameter.grad = gradient = gradient.coalesce()
-    return gradient._values()  # type: ignore[no-any-return]
+    values: Tensor = gradient._values()
+    return values

@@ -10,7 +10,7 @@ from benchmarks.report import Results, bars, report
 from benchmarks.tables import Bar, Table, loads
 from benchmarks.timing import Spread
 
-SUPPORT = {"loops", "peers", "picture", "report", "tables", "timing", "worker"}
+SUPPORT = {"loops", "peers", "picture", "report", "tables", "timing", "training_loops", "worker"}
 
 
 def make_results() -> Results:
