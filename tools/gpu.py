@@ -30,7 +30,7 @@ BUILD = ROOT / "build" / "gpu"
 SITE = BUILD / "site"
 REPORT = ROOT / "benchmarks" / "RESULTS-GPU.md"
 NO_GPU = 3
-LIMIT = 460.0  # seconds for all stages; writing the report takes little
+LIMIT = 470.0  # seconds for all stages; writing the report takes little
 PACKAGES = ("torch", "pytorch-ignite", "lightning", "accelerate")
 DEVICE_TESTS = (
     "tests/gpu",
@@ -72,7 +72,7 @@ class Stage:
 STAGES = (
     # First, because the GPU is free only while no other stage uses it.
     Stage("The launcher takes a free GPU", "free", 60, ("tests/gpu/test_launcher.py", "-k", "free:1")),
-    Stage("Training", "gpu.training", 150),
+    Stage("Training", "gpu.training", 200),
     Stage("Tests", "tests", 170, (*DEVICE_TESTS, "-k", "(gpu or device or nccl) and not free:1")),
     Stage("Clipping", "gpu.clipping", 80),
     Stage("Waits for the device", "gpu.waits", 40),
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--wheels", metavar="FOLDER", help="install these wheels and this project, without a network")
     parser.add_argument("--dry-run", action="store_true", help="run everything without a GPU, to check that it runs")
     parser.add_argument("--check", action="store_true", help="only check for a GPU")
-    parser.add_argument("--stages", metavar="NAME", nargs="+", help=", ".join(stage.name for stage in STAGES))
+    parser.add_argument("--stages", nargs="+", choices=[stage.name for stage in STAGES], help="run only these stages")
     options = parser.parse_args(arguments)
     if not options.dry_run and gpu_count() == 0:
         print("make gpu needs an NVIDIA GPU with its driver, but this machine has none.", file=sys.stderr)

@@ -48,7 +48,12 @@ def main() -> int:
         "paths", nargs="*", default=["ignite_tips", "launch", "tests"], help="what to run; by default everything"
     )
     parser.add_argument(
-        "--seeds", nargs="+", type=int, default=[run.seed for run in RUNS], help="make only the runs with these seeds"
+        "--seeds",
+        nargs="+",
+        type=int,
+        choices=[run.seed for run in RUNS],
+        default=[run.seed for run in RUNS],
+        help="make only the runs with these seeds",
     )
     arguments = parser.parse_args()
     user = _unprivileged()

@@ -13,7 +13,7 @@ from benchmarks.timing import added, interleaved, ratio
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 MODES = ("raise", "propagate", "skip")
 OURS = ("ours", "ours, propagate", "ours, skip")
-ROUNDS = 7
+ROUNDS = 15
 
 
 def measure(quick: bool) -> Iterator[list[Table]]:
@@ -46,7 +46,7 @@ def measure(quick: bool) -> Iterator[list[Table]]:
 
 def _steps(tensors: int) -> int:
     """Return how many updates to time at once: fewer if they are long."""
-    return max(8, min(50, 4000 // tensors))
+    return max(6, min(30, 2000 // tensors))
 
 
 def _wait() -> None:

@@ -55,14 +55,14 @@ def transformer(width: int, layers: int, words: int) -> nn.Module:
 
 def tasks(quick: bool) -> list[Task]:
     on_device = partial(torch.randn, device=DEVICE)
-    images, tokens, few = (2, 16, 1) if quick else (256, 512, 5)
+    images, tokens, few = (2, 16, 1) if quick else (256, 512, 3)
     build = partial(transformer, 64, 1, 100) if quick else partial(transformer, 768, 12, 16_384)
     labels = torch.randint(10, (256,), device=DEVICE)
     x = torch.randint(100, (2 if quick else 32, tokens), device=DEVICE)
     return [
-        Task("small MLP", mlp, (on_device(32, 32), labels[:32]), 4 if quick else 50, 9, DEVICE),
-        Task("ResNet-like, 25 M parameters", resnet, (on_device(images, 3, 32, 32), labels[:images]), few, 7, DEVICE),
-        Task("bf16 transformer, 100 M parameters", build, (x, x.flatten()), few, 7, DEVICE),
+        Task("small MLP", mlp, (on_device(32, 32), labels[:32]), 4 if quick else 20, 40, DEVICE),
+        Task("ResNet-like, 25 M parameters", resnet, (on_device(images, 3, 32, 32), labels[:images]), few, 15, DEVICE),
+        Task("bf16 transformer, 100 M parameters", build, (x, x.flatten()), few, 13, DEVICE),
     ]
 
 

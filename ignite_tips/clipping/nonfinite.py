@@ -48,7 +48,6 @@ class NonfinitePolicy:
         self._process_group = process_group
         self._told = 0
         self._deferred: DeferredFiniteCheck | None = None
-        self._spent: DeferredFiniteCheck | None = None
 
     def start_run(self, engine: Engine) -> None:
         """Look who else trains, and tell what a loaded state counts."""
@@ -102,7 +101,7 @@ class NonfinitePolicy:
         deferred, self._deferred = self._deferred, None
         if deferred is None:
             return
-        found, self._spent = deferred.describe_nonfinite(), deferred
+        found = deferred.describe_nonfinite()
         if found is not None:
             has_model = self._model is not None
             raise RuntimeError(must_be_finite(f"NaN or inf in {found}", deferred.update, has_model=has_model))
@@ -117,9 +116,8 @@ class NonfinitePolicy:
             all_names = parameter_names(self._optimizer, self._model)
             return [all_names[parameter] for parameter in owners]
 
-        self._deferred = DeferredFiniteCheck(
-            _describe_update(engine, step), norm, list(chain.from_iterable(each)), names, self._spent
-        )
+        listed = list(chain.from_iterable(each))
+        self._deferred = DeferredFiniteCheck(_describe_update(engine, step), norm, listed, names)
 
     def _refuse(self, engine: Engine, step: OptimizerStep) -> NoReturn:
         update = _describe_update(engine, step)
@@ -147,26 +145,13 @@ def _describe_update(engine: Engine, step: OptimizerStep) -> str:
 class DeferredFiniteCheck:
     """The norm of all gradients, on its way to the host, and those of each, which are fetched if it is not finite."""
 
-    def __init__(
-        self,
-        update: str,
-        norm: Tensor,
-        each: Sequence[Tensor],
-        names: Callable[[], Sequence[str]],
-        spent: "DeferredFiniteCheck | None" = None,
-    ) -> None:
-        """Start to copy ``norm``; ``names`` tells whose norms ``each`` are, ``spent`` was read and gives its memory."""
+    def __init__(self, update: str, norm: Tensor, each: Sequence[Tensor], names: Callable[[], Sequence[str]]) -> None:
+        """Start to copy ``norm``; ``names`` tells whose norms ``each`` are."""
         self.update = update
         self._each = each
         self._names = names
-        self._kind = (norm.dtype, norm.device)
-        self._copied: Tensor
-        self._event: torch.Event
-        if spent is not None and spent._kind == self._kind:  # pinned memory and events take long to make
-            self._copied, self._event = spent._copied, spent._event
-        else:
-            self._copied = torch.empty((), dtype=norm.dtype, device="cpu", pin_memory=norm.is_cuda)
-            self._event = torch.Event(norm.device)
+        self._copied = torch.empty((), dtype=norm.dtype, device="cpu", pin_memory=norm.is_cuda)
+        self._event = torch.Event(norm.device)
         self._copied.copy_(norm, non_blocking=True)
         self._event.record()
 

@@ -10,6 +10,9 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import StepLR
 
 from ignite_tips import GradientNormClipper, OptimizerEvents, SchedulerStepper
+from tests import device
+
+device.start()
 
 LARGE = 70_000  # enough values for the clipper to fold its factor into a fused kernel on the CPU too
 
@@ -70,3 +73,28 @@ def test_updates_do_not_trigger_recompiles() -> None:
     GradientNormClipper(optimizer, 1.0).attach(trainer := Engine(update))
     trainer.run(range(8))
     assert counts[3:] == counts[3:4] * 5
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("where", ["cpu", device.NAME])
+def test_no_handler_is_traced(where: str) -> None:
+    """A fused update, which the clipper lets the kernel skip or scale, is compiled without its handlers."""
+    torch.compiler.reset()
+    weight = nn.Parameter(torch.ones(8, device=where))
+    optimizer = torch.optim.AdamW([weight], lr=torch.tensor(0.1), fused=True)
+    step = torch.compile(lambda: optimizer.step(), backend="eager")
+    traced: list[bool] = []
+    norms: list[float] = []
+
+    def update(engine: Engine, batch: int) -> None:
+        weight.grad = torch.full_like(weight, float(batch))
+        step()
+        norms.append(float(engine.state.metrics["grad_norm"]))
+
+    GradientNormClipper(optimizer, 1.0).attach(trainer := Engine(update))
+    trainer.add_event_handler(
+        OptimizerEvents.STEP_STARTED, lambda engine: traced.append(torch.compiler.is_dynamo_compiling())
+    )
+    trainer.run([1, 2, 3])
+    assert traced == [False] * 3
+    assert norms == pytest.approx([8**0.5 * batch for batch in (1, 2, 3)], rel=1e-6)
