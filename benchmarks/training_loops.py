@@ -151,7 +151,7 @@ def bare_ignite(task: Task, folder: str, fused: bool) -> Loop:
     return lambda: trainer.run(data)
 
 
-def by_hand(task: Task, folder: str, fused: bool) -> Loop:
+def by_hand(task: Task, folder: str, fused: bool, error_if_nonfinite: bool = False) -> Loop:
     model, loss_fn = task.model(), nn.CrossEntropyLoss()
     optimizer = _optimizer(model, fused)
     scheduler = StepLR(optimizer, 1000)
@@ -164,7 +164,7 @@ def by_hand(task: Task, folder: str, fused: bool) -> Loop:
             model.train()
             optimizer.zero_grad()
             loss_fn(model(task.batch[0]), task.batch[1]).backward()
-            nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
+            nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM, error_if_nonfinite=error_if_nonfinite)
             optimizer.step()
             step += 1
             for group in optimizer.param_groups:

@@ -13,7 +13,7 @@ from benchmarks.timing import added, interleaved, ratio
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 MODES = ("raise", "propagate", "skip")
 OURS = ("ours", "ours, propagate", "ours, skip")
-ROUNDS = 15
+ROUNDS = 11
 
 
 def measure(quick: bool) -> Iterator[list[Table]]:

@@ -47,11 +47,11 @@ class NonfinitePolicy:
         self._model = model
         self._process_group = process_group
         self._told = 0
-        self._deferred: DeferredFiniteCheck | None = None
+        self._deferred = DeferredFiniteCheck()
 
     def start_run(self, engine: Engine) -> None:
         """Look who else trains, and tell what a loaded state counts."""
-        self._deferred = None
+        self._deferred = DeferredFiniteCheck()
         self.look_for_peers()
         self._tell_skipped(engine)
 
@@ -98,13 +98,13 @@ class NonfinitePolicy:
 
     def raise_deferred(self, _engine: Engine | None = None) -> None:
         """Raise if the last update was skipped by a kernel."""
-        deferred, self._deferred = self._deferred, None
-        if deferred is None:
+        if not self._deferred.is_pending:
             return
-        found = deferred.describe_nonfinite()
+        update = self._deferred.update
+        found = self._deferred.describe_nonfinite()
         if found is not None:
             has_model = self._model is not None
-            raise RuntimeError(must_be_finite(f"NaN or inf in {found}", deferred.update, has_model=has_model))
+            raise RuntimeError(must_be_finite(f"NaN or inf in {found}", update, has_model=has_model))
 
     def _defer(
         self, engine: Engine, step: OptimizerStep, gradients: Gradients, each: Sequence[Sequence[Tensor]], norm: Tensor
@@ -116,8 +116,7 @@ class NonfinitePolicy:
             all_names = parameter_names(self._optimizer, self._model)
             return [all_names[parameter] for parameter in owners]
 
-        listed = list(chain.from_iterable(each))
-        self._deferred = DeferredFiniteCheck(_describe_update(engine, step), norm, listed, names)
+        self._deferred.start(_describe_update(engine, step), norm, list(chain.from_iterable(each)), names)
 
     def _refuse(self, engine: Engine, step: OptimizerStep) -> NoReturn:
         update = _describe_update(engine, step)
@@ -143,25 +142,42 @@ def _describe_update(engine: Engine, step: OptimizerStep) -> str:
 
 
 class DeferredFiniteCheck:
-    """The norm of all gradients, on its way to the host, and those of each, which are fetched if it is not finite."""
+    """Copies the norm of all gradients to the host without waiting, and tells later whether it was finite.
 
-    def __init__(self, update: str, norm: Tensor, each: Sequence[Tensor], names: Callable[[], Sequence[str]]) -> None:
-        """Start to copy ``norm``; ``names`` tells whose norms ``each`` are."""
-        self.update = update
-        self._each = each
-        self._names = names
-        self._copied = torch.empty((), dtype=norm.dtype, device="cpu", pin_memory=norm.is_cuda)
-        self._event = torch.Event(norm.device)
+    Attributes:
+        update: describes the update whose norm is on its way; empty if none is.
+    """
+
+    def __init__(self) -> None:
+        self.update = ""
+        self._each: Sequence[Tensor] = ()
+        self._names: Callable[[], Sequence[str]] = tuple
+        self._kind: tuple[torch.dtype, torch.device] | None = None
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether a norm is on its way."""
+        return self.update != ""
+
+    def start(self, update: str, norm: Tensor, each: Sequence[Tensor], names: Callable[[], Sequence[str]]) -> None:
+        """Start to copy ``norm``; ``each`` are the norms of each gradient, ``names`` tells whose."""
+        if self._kind != (norm.dtype, norm.device):  # kept, since each update's own would take 50 µs on an H200's host
+            self._kind = (norm.dtype, norm.device)
+            self._copied = torch.empty((), dtype=norm.dtype, device="cpu", pin_memory=norm.is_cuda)
+            self._event = torch.Event(norm.device)
         self._copied.copy_(norm, non_blocking=True)
         self._event.record()
+        self.update, self._each, self._names = update, each, names
 
     def describe_nonfinite(self) -> str | None:
         """Return whose norms are not finite, or None if all is finite; wait for the copy if it is under way."""
+        each, names = self._each, self._names
+        self.update, self._each, self._names = "", (), tuple
         self._event.synchronize()
         if isfinite(self._copied.item()):
             return None
-        each = torch.stack([norm.double() for norm in self._each]).tolist() if self._each else []
-        found = [name for name, one in zip(self._names(), each, strict=True) if not isfinite(one)]
+        values = torch.stack([norm.double() for norm in each]).tolist() if each else []
+        found = [name for name, value in zip(names(), values, strict=True) if not isfinite(value)]
         return ", ".join(found) or "none here, but on another rank or by a sum too large for its dtype"
 
 

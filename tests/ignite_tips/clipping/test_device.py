@@ -155,11 +155,11 @@ def operations(kind: str, layers: int, make_clipper: Callable[..., Any] | None, 
 
 @pytest.mark.parametrize(
     ("kind", "on_nonfinite", "more"),
-    [("foreach", "propagate", 0), ("fused", "propagate", -1), ("fused", "skip", 0), ("fused", "raise", 3)],
+    [("foreach", "propagate", 0), ("fused", "propagate", -2), ("fused", "skip", -1), ("fused", "raise", 2)],
 )
 @pytest.mark.parametrize("clipper", ["norm", "value"])
 def test_what_it_asks_of_the_device_does_not_grow(clipper: str, kind: str, on_nonfinite: str, more: int) -> None:
-    """With the layers; of the norm it is as much as clip_grad_norm_ asks, less the pass over gradients where folded.
+    """With the layers; of the norm it is as much as clip_grad_norm_ asks, less one and the pass over gradients where folded.
 
     "raise" of a fused optimizer adds a flag in two operations, a copy, and torch's own correction of the step counts.
     """

@@ -6,6 +6,7 @@ import pytest
 import torch
 from ignite.engine import Engine
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import StepLR
 
@@ -61,7 +62,7 @@ def test_updates_do_not_trigger_recompiles() -> None:
     torch.compiler.reset()
     weight = nn.Parameter(torch.ones(4))
     optimizer = torch.optim.AdamW([weight], foreach=True)
-    counter = torch._dynamo.testing.CompileCounter()
+    counter = CompileCounter()
     step = torch.compile(lambda: optimizer.step(), backend=counter)
     counts: list[int] = []
 
