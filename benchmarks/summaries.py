@@ -17,7 +17,7 @@ from torch import nn
 from benchmarks.peers import add_peers, peer_table
 from benchmarks.tables import Table
 from benchmarks.timing import interleaved
-from benchmarks.training import mlp, resnet
+from benchmarks.training_loops import mlp, resnet
 from ignite_tips import summarize_model
 
 ROUNDS = 15

@@ -159,7 +159,9 @@ def operations(kind: str, layers: int, make_clipper: Callable[..., Any] | None, 
 )
 @pytest.mark.parametrize("clipper", ["norm", "value"])
 def test_what_it_asks_of_the_device_does_not_grow(clipper: str, kind: str, on_nonfinite: str, more: int) -> None:
-    """With the layers; of the norm it is as much as clip_grad_norm_ asks, less one and the pass over gradients where folded.
+    """With the layers; of the norm it is as much as clip_grad_norm_ asks, less two where folded.
+
+    These are the pass over gradients and one of the factor's three operations.
 
     "raise" of a fused optimizer adds a flag in two operations, a copy, and torch's own correction of the step counts.
     """
