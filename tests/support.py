@@ -3,7 +3,7 @@
 They are forks of a server that has imported torch, which saves each of them the seconds of the import.
 """
 
-import contextlib
+import faulthandler
 import multiprocessing
 import os
 import runpy
@@ -52,7 +52,7 @@ def run_distributed(
             for process in processes:
                 process.kill()
                 process.join()
-        failures = [path.read_text() for path in sorted(Path(folder).glob("*.failure"))]
+        failures = [text for path in sorted(Path(folder).glob("*.failure")) if (text := path.read_text())]
         if failures or any(process.exitcode for process in processes):
             codes = [process.exitcode for process in processes]
             raise RuntimeError(f"exit codes {codes} of ranks 0 to {world_size - 1}\n" + "\n".join(failures))
@@ -136,17 +136,19 @@ def _work(
     torch.manual_seed(seeded())
     if backend == "nccl":
         torch.cuda.set_device(rank)
+    failure = open(Path(folder, f"{rank}.failure"), "w")  # noqa: SIM115  # open to the process's end
+    faulthandler.enable(failure)  # a crash of the process is told too
     try:
         store = dist.FileStore(str(Path(folder, "store")), world_size)
         dist.init_process_group(
             backend, store=store, rank=rank, world_size=world_size, timeout=timedelta(seconds=timeout)
         )
-        result = worker(rank, world_size, *args)
-        torch.save(result, Path(folder, f"{rank}.result"))
-        dist.barrier()
-        with contextlib.suppress(Exception):
-            dist.destroy_process_group()
-        os._exit(0)  # gloo's threads may abort a process that shuts down; all results are saved
+        torch.save(worker(rank, world_size, *args), Path(folder, f"{rank}.result"))
+        # gloo's threads may abort a process that shuts down, so no rank does; each waits for those that need it.
+        store.set(f"rank {rank} is done", "")
+        store.wait([f"rank {other} is done" for other in range(world_size)])
+        os._exit(0)
     except BaseException:
-        Path(folder, f"{rank}.failure").write_text(f"rank {rank}:\n{traceback.format_exc()}")
+        failure.write(f"rank {rank}:\n{traceback.format_exc()}")
+        failure.flush()
         raise SystemExit(1) from None

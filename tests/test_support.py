@@ -1,6 +1,7 @@
 """The processes that other tests use: what they return, how they fail, and that none is left."""
 
 import multiprocessing
+import os
 import time
 
 import pytest
@@ -24,6 +25,12 @@ def _fail_on_one_rank(rank: int, world_size: int) -> None:
     dist.barrier()
 
 
+def _crash_on_one_rank(rank: int, world_size: int) -> None:
+    if rank == 1:
+        os.abort()
+    dist.barrier()
+
+
 def test_every_rank_returns_its_result() -> None:
     """The ranks communicate, and their results are returned in order."""
     assert run_distributed(_sum_of_ranks, 2, 10) == [torch.tensor(21), torch.tensor(21)]
@@ -36,3 +43,9 @@ def test_a_failing_rank_ends_all_and_is_quoted() -> None:
         run_distributed(_fail_on_one_rank, 2)
     assert time.monotonic() - started < 30
     assert multiprocessing.active_children() == []
+
+
+def test_a_crashing_rank_shows_where() -> None:
+    """A process that dies of a signal has no traceback of its own."""
+    with pytest.raises(RuntimeError, match=r"(?s)exit codes .*Fatal Python error: Aborted.*_crash_on_one_rank"):
+        run_distributed(_crash_on_one_rank, 2)

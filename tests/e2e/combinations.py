@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor
 
 from tests.settings import seeded
 
-EPOCHS, UNFREEZE, BATCHES, POISONED, SAVED = 4, 3, 6, 8, 2
+EPOCHS, UNFREEZE, BATCHES, POISONED, SAVED = 4, 3, 3, 5, 2
 MAX_NORM = 0.05
 WORLD_SIZES = {"single": 1, "DDP": 2, "FSDP2": 2}
 Batch = tuple[torch.Tensor, torch.Tensor]

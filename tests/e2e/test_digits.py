@@ -145,11 +145,12 @@ def test_an_interrupted_run_resumes_bit_for_bit(finished: tuple[Path, str], tmp_
 
 def test_resume_without_a_run_is_one_sentence(tmp_path: Path) -> None:
     """There is nothing to resume: one message without a traceback, not one per process."""
-    done = subprocess.run(_command(LAUNCH, tmp_path, "--resume"), capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1
-    assert done.stderr.count(f"--resume needs a run with a checkpoint, but {tmp_path} has none\n") == 1
-    assert done.stderr.count("needs a run") == 1
-    assert "Traceback" not in done.stderr
+    ranks = run_script(SCRIPT, *_arguments(tmp_path, "--resume"), folder=tmp_path, world_size=2)
+    assert [rank.code for rank in ranks] == [1, 1]
+    printed = "".join(rank.err for rank in ranks)
+    assert printed.count(f"--resume needs a run with a checkpoint, but {tmp_path} has none\n") == 1
+    assert printed.count("needs a run") == 1
+    assert "Traceback" not in printed
 
 
 def test_the_newest_run_is_the_one_to_resume(finished: tuple[Path, str], tmp_path: Path) -> None:

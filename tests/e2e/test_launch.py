@@ -40,21 +40,21 @@ place = f"{os.environ['LOCAL_RANK']} {dist.get_rank()} {dist.get_world_size()} {
 sys.stdout.write(f"{place} gloo {total.item()}\\n")
 dist.destroy_process_group()
 """
-# In the first starts rank 1 dies at an update that the test has drawn; a start after a checkpoint resumes.
+# In the first start rank 1 dies at an update that the test has drawn; a start after a checkpoint resumes.
 _DEMO = """
 import os, runpy, signal, sys
 from pathlib import Path
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-demo, seed, runs, *deaths = sys.argv[1:]
+demo, seed, runs, death = sys.argv[1:]
 start = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
 updates = 0
 
 def die(optimizer, args, kwargs):
     global updates
     updates += 1
-    if os.environ["RANK"] == "1" and start < len(deaths) and updates == int(deaths[start]):
+    if os.environ["RANK"] == "1" and start == 0 and updates == int(death):
         os.kill(os.getpid(), signal.SIGKILL)
 
 register_optimizer_step_post_hook(die)
@@ -104,18 +104,17 @@ def test_two_simultaneous_launches_are_separate(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(240)
-def test_the_demo_survives_a_worker_killed_twice(tmp_path: Path) -> None:
-    """With --max-restarts 2 and a worker killed at random updates, the weights equal the undisturbed run's."""
+def test_the_demo_survives_a_killed_worker(tmp_path: Path) -> None:
+    """With --max-restarts and a worker killed at a random update, the weights equal the undisturbed run's."""
     (tmp_path / "demo.py").write_text(_DEMO)
     demo = str(_ROOT / "examples" / "digits.py")
-    drawn = random.Random(seeded(5)).sample(range(1, 44), 2)  # of 44 updates
+    death = str(random.Random(seeded(5)).randrange(1, 44))  # of 44 updates
     runs = {name: tmp_path / name for name in ("undisturbed", "killed")}
-    arguments = [demo, str(seeded()), str(runs["killed"]), *map(str, drawn)]
-    result = launch(tmp_path, "--nproc", "2", "--max-restarts", "2", "demo.py", *arguments, timeout=110)
-    assert result.code == 0, (drawn, result.err)
-    assert "restart 1 of 2" in result.err
-    assert result.err.count("; restart ") <= len(drawn)
-    arguments = [demo, str(seeded()), str(runs["undisturbed"])]
+    arguments = [demo, str(seeded()), str(runs["killed"]), death]
+    result = launch(tmp_path, "--nproc", "2", "--max-restarts", "1", "demo.py", *arguments, timeout=110)
+    assert result.code == 0, (death, result.err)
+    assert result.err.count("; restart 1 of 1") == 1
+    arguments = [demo, str(seeded()), str(runs["undisturbed"]), "0"]
     alone = {"folder": tmp_path, "world_size": 2, "TORCHELASTIC_RESTART_COUNT": "0"}
     assert [rank.code for rank in run_script(tmp_path / "demo.py", *arguments, **alone)] == [0, 0]
     finals = {}
@@ -124,4 +123,4 @@ def test_the_demo_survives_a_worker_killed_twice(tmp_path: Path) -> None:
         finals[name] = torch.load(newest, weights_only=True)["model"]
     assert finals["killed"].keys() == finals["undisturbed"].keys()
     for key, value in finals["undisturbed"].items():
-        assert torch.equal(value, finals["killed"][key]), (drawn, key)
+        assert torch.equal(value, finals["killed"][key]), (death, key)

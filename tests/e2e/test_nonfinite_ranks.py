@@ -19,7 +19,7 @@ from tests.support import run_distributed
 
 pytestmark = pytest.mark.distributed
 
-UPDATES = 6
+UPDATES = 4
 VALUES = (math.nan, math.inf, -math.inf)
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 OPTIMIZERS = {"sgd": (sgd, False), "fused sgd": (sgd, True), "adamw": (adamw, False), "fused adamw": (adamw, True)}

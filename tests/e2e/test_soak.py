@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.soak.attempt import SCRIPT
 from tests.e2e.soak.driver import Soak
 from tests.e2e.soak.folder import compare_runs, look, newest_checkpoint
 from tests.e2e.soak.moments import KINDS, TARGETS, Kill, draw
 from tests.settings import seeded
+from tests.support import run_script
 
 pytestmark = [
     pytest.mark.distributed,
@@ -21,8 +23,12 @@ EPOCHS = 4
 
 @pytest.fixture(scope="module")
 def soak(tmp_path_factory: pytest.TempPathFactory) -> Soak:
-    """An undisturbed run."""
-    return Soak(tmp_path_factory.mktemp("soak"), 0, epochs=EPOCHS)
+    """A soak with an undisturbed run, which needs no launcher."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    ranks = run_script(SCRIPT, "--runs", str(folder), "--epochs", str(EPOCHS), folder=folder, world_size=2)
+    assert [rank.code for rank in ranks] == [0, 0], ranks
+    (undisturbed,) = folder.iterdir()
+    return Soak(tmp_path_factory.mktemp("soak"), 0, epochs=EPOCHS, undisturbed=undisturbed)
 
 
 @pytest.mark.timeout(240)

@@ -29,19 +29,20 @@ def test_each_rank_has_a_file_and_rank_0_the_console(tmp_path: Path) -> None:
 
 
 def test_a_failing_ranks_traceback_is_shown(tmp_path: Path) -> None:
-    """Rank 1's traceback is printed, although its output goes to a file; a restart appends to the file."""
+    """Rank 1's traceback is printed, although its output goes to a file; each of two restarts appends to the file."""
     fail = "print('before', file=sys.stderr)\nif rank == 1: raise ValueError('a reason')\nimport time; time.sleep(1000)"
     (tmp_path / "talk.py").write_text(_TALK + fail)
-    result = launch(tmp_path, "--nproc", "2", "--log-dir", "logs", "--max-restarts", "1", "talk.py")
+    result = launch(tmp_path, "--nproc", "2", "--log-dir", "logs", "--max-restarts", "2", "talk.py")
     assert result.code == 1
     assert result.err.count("Traceback") == 1
     assert result.err.endswith("ValueError: a reason\n")
-    assert "restart 1 of 1" in result.err
+    assert [f"restart {number} of 2" in result.err for number in (1, 2, 3)] == [True, True, False]
     log = (tmp_path / "logs" / "rank_1.log").read_text()
-    assert log.count("ValueError: a reason") == 2
+    assert log.count("ValueError: a reason") == 3
     assert [line.partition("rank 1, ")[2] for line in log.splitlines() if line.startswith("===")] == [
         "restart 0",
         "restart 1",
+        "restart 2",
     ]
 
 

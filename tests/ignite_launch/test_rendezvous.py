@@ -12,24 +12,25 @@ from tests.ignite_launch.support import Launch, launch, wait_until
 from tests.settings import seeded
 from tests.support import run_script
 
-# By hand and not by an optimizer, whose first step takes each process a second of imports.
+# Without DDP and an optimizer, whose imports take each process seconds.
 _TRAIN = """
 import sys, torch, torch.distributed as dist
-from ignite_tips import process_group, wrap_model
 torch.set_num_threads(1)
 seed = int(sys.argv[2])
-with process_group():
-    torch.manual_seed(seed)
-    model = wrap_model(torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1)))
-    generator = torch.Generator().manual_seed(seed + dist.get_rank())
-    for _ in range(20):
-        model.zero_grad()
-        model(torch.randn(4, 8, generator=generator)).square().mean().backward()
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter -= 0.1 * parameter.grad
-    if dist.get_rank() == 0:
-        torch.save([dist.get_world_size(), *model.module.parameters()], sys.argv[1])
+dist.init_process_group("gloo")
+torch.manual_seed(seed)
+model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
+generator = torch.Generator().manual_seed(seed + dist.get_rank())
+for _ in range(20):
+    model.zero_grad()
+    model(torch.randn(4, 8, generator=generator)).square().mean().backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            dist.all_reduce(parameter.grad)
+            parameter -= 0.02 * parameter.grad
+if dist.get_rank() == 0:
+    torch.save([dist.get_world_size(), *model.parameters()], sys.argv[1])
+dist.destroy_process_group()
 """
 
 

@@ -14,7 +14,7 @@ import psutil
 from tests.e2e.soak.moments import Kill
 from tests.ignite_launch.support import environment, marked_processes, wait_until
 
-__all__ = ["Attempt", "build_pause"]
+__all__ = ["SCRIPT", "Attempt", "build_pause"]
 
 SCRIPT = Path(__file__).parents[3] / "examples" / "digits.py"
 _SECONDS = 120.0  # time limit for everything

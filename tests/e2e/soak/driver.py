@@ -25,7 +25,8 @@ class Soak:
         longest_end: the maximum seconds from a kill until no process of the run was left.
     """
 
-    def __init__(self, folder: Path, seed: int, *, epochs: int) -> None:
+    def __init__(self, folder: Path, seed: int, *, epochs: int, undisturbed: Path | None = None) -> None:
+        """Without a finished ``undisturbed`` run, train one; kills are drawn within the time that it took."""
         self._folder = folder.resolve()
         self._runs = self._folder / "runs"
         self._scratch = self._folder / "scratch"
@@ -39,7 +40,7 @@ class Soak:
         self.failures: list[str] = []
         self.counts: Counter[str] = Counter()
         self.longest_end = 0.0
-        self.undisturbed = self._train_undisturbed()
+        self.undisturbed = undisturbed or self._train_undisturbed()
 
     def kill_once(self, kill: Kill | None = None) -> str:
         """Start or resume a run, kill it, check what is left; return a line about it."""
@@ -81,7 +82,7 @@ class Soak:
         undisturbed.mkdir()
         log = self._scratch / "operations"
         attempt = Attempt(undisturbed, self._scratch, self._pause, None, "--epochs", str(self._epochs))
-        wait_until(lambda: log.exists() or attempt.process.poll() is not None, "the undisturbed run's start")
+        wait_until(lambda: log.exists() or attempt.process.poll() is not None, "the undisturbed run's start", 100)
         self._seconds = time.monotonic() - attempt.launched
         if attempt.wait() != 0:
             raise RuntimeError(f"the undisturbed run failed:\n{attempt.output}")

@@ -18,7 +18,7 @@ from tests.support import run_distributed
 pytestmark = pytest.mark.distributed
 
 PARTS = ("embedding.*", "first.*", "norm.*", "second.*")
-EPOCHS, BATCHES, BATCH_SIZE = 5, 4, 16
+EPOCHS, BATCHES, BATCH_SIZE = 5, 2, 16
 
 
 class TiedNet(nn.Module):
