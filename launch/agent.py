@@ -29,7 +29,7 @@ __all__ = ["Agent"]
 # Keeps torch's own signal handlers out of the launcher; workers still see torchrun's value.
 _SIGNALS_VARIABLE = "TORCHELASTIC_SIGNALS_TO_HANDLE"
 _TORCHRUN_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT"
-_EXIT_TIMEOUT = 10.0
+_STORE_TIMEOUT = 10.0  # seconds to wait for other nodes at the end; workers get --grace
 
 
 class Agent(LocalElasticAgent):
@@ -125,7 +125,7 @@ class Agent(LocalElasticAgent):
 
     def _on_node_lost(self, message: str, exit_code: int) -> None:
         """Kill the workers, and exit the launcher too if it stays stuck in a call to the lost node's store."""
-        self._exit_timer = threading.Timer(_EXIT_TIMEOUT, self._exit_now, (message, exit_code))
+        self._exit_timer = threading.Timer(_STORE_TIMEOUT, self._exit_now, (message, exit_code))
         self._exit_timer.daemon = True
         self._exit_timer.start()
         self._lost_node = NodeLostError(message, exit_code)
@@ -193,7 +193,7 @@ class Agent(LocalElasticAgent):
             time.sleep(0.1)
         self.heartbeat.stop()
         store.add("left", 1)
-        deadline = time.monotonic() + _EXIT_TIMEOUT
+        deadline = time.monotonic() + _STORE_TIMEOUT
         while self._is_host and store.add("left", 0) < nodes and time.monotonic() < deadline:
             time.sleep(0.1)
 
@@ -206,4 +206,5 @@ class Agent(LocalElasticAgent):
 
 
 def _close_with(context: PContext, grace: float, death_sig: signal.Signals | None = None, timeout: float = 0) -> None:
+    """Call torch's ``close`` with ``grace`` in place of the ``timeout`` that torch passes."""
     type(context).close(context, death_sig, grace)  # type: ignore[arg-type]  # any real number works

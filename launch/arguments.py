@@ -165,7 +165,7 @@ _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "--strategy": {
             "metavar": "NAME",
             "type": _strategy,
-            "default": "auto",
+            "default": LaunchOptions.strategy,
             "help": "single (one GPU), dp (one process, several GPUs), ddp (one process per GPU), or auto: ddp for "
             "several GPUs, processes or nodes, else single (default: %(default)s)",
         },
@@ -188,14 +188,14 @@ _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "--max-restarts": {
             "metavar": "N",
             "type": _integer(0),
-            "default": 0,
+            "default": LaunchOptions.max_restarts,
             "help": "restart failed workers up to N times (default: %(default)s)",
         },
         "--grace": {
             "metavar": "SECONDS",
             "type": _seconds,
-            "default": 30.0,
-            "help": "time to save and exit after Ctrl-C or SIGTERM (default: %(default)g)",
+            "default": LaunchOptions.grace,
+            "help": "time to save and exit after Ctrl-C, SIGTERM or another worker's failure (default: %(default)g)",
         },
         "--log-dir": {
             "metavar": "DIR",

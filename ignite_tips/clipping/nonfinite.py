@@ -50,7 +50,7 @@ class NonfinitePolicy:
         self._deferred = DeferredFiniteCheck()
 
     def start_run(self, engine: Engine) -> None:
-        """Look who else trains, and tell what a loaded state counts."""
+        """Look for other ranks, and add a loaded state's skipped updates to the metric."""
         self._deferred = DeferredFiniteCheck()
         self.look_for_peers()
         self._tell_skipped(engine)
@@ -83,7 +83,9 @@ class NonfinitePolicy:
         each: Sequence[Sequence[Tensor]],
         norm: Tensor | float,
     ) -> None:
-        """Raise or skip if ``norm``, of all gradients, is not finite; a number where the host knows it.
+        """Raise or skip the update if ``norm``, that of all gradients, is not finite.
+
+        ``norm`` is a float if it is on the host, else a tensor.
 
         A fused kernel can skip the update by itself. Then the host need not wait for the device: it reads the norm one
         update later. "skip" waits, since whether an update was made has to be known at its end.
@@ -94,7 +96,7 @@ class NonfinitePolicy:
         if can_defer and step.can_fold and keeps_state_when_skipped(self._optimizer):
             self._defer(engine, step, gradients, each, cast(Tensor, norm))
         elif not isfinite(norm):
-            self._refuse(engine, step)
+            self._raise_or_skip(engine, step)
 
     def raise_deferred(self, _engine: Engine | None = None) -> None:
         """Raise if the last update was skipped by a kernel."""
@@ -103,8 +105,7 @@ class NonfinitePolicy:
         update = self._deferred.update
         found = self._deferred.describe_nonfinite()
         if found is not None:
-            has_model = self._model is not None
-            raise RuntimeError(must_be_finite(f"NaN or inf in {found}", update, has_model=has_model))
+            raise RuntimeError(must_be_finite(found, update, has_model=self._model is not None))
 
     def _defer(
         self, engine: Engine, step: OptimizerStep, gradients: Gradients, each: Sequence[Sequence[Tensor]], norm: Tensor
@@ -118,7 +119,7 @@ class NonfinitePolicy:
 
         self._deferred.start(_describe_update(engine, step), norm, list(chain.from_iterable(each)), names)
 
-    def _refuse(self, engine: Engine, step: OptimizerStep) -> NoReturn:
+    def _raise_or_skip(self, engine: Engine, step: OptimizerStep) -> NoReturn:
         update = _describe_update(engine, step)
         what = describe_gradients(parameter_names(self._optimizer, self._model))
         left = describe_buffers(self._model)
@@ -178,7 +179,7 @@ class DeferredFiniteCheck:
             return None
         values = torch.stack([norm.double() for norm in each]).tolist() if each else []
         found = [name for name, value in zip(names(), values, strict=True) if not isfinite(value)]
-        return ", ".join(found) or "none here, but on another rank or by a sum too large for its dtype"
+        return f"NaN or inf in {first_of(found)}" if found else _NONE_HERE
 
 
 def keeps_state_when_skipped(optimizer: Optimizer) -> bool:
@@ -200,10 +201,12 @@ def nonfinite_flag(norm: Tensor) -> Tensor:
         >>> nonfinite_flag(torch.tensor(float("inf"))), nonfinite_flag(torch.tensor(2.0))
         (tensor(1.), tensor(0.))
     """
-    return norm.mul(0).ne_(0).float()  # two kernels, where isfinite() takes four
+    # inf * 0 and NaN * 0 are NaN, and NaN != 0 is 1: two kernels, where isfinite() takes four.
+    return norm.mul(0).ne_(0).float()
 
 
 _NAMED = 5  # parameters that a message names
+_NONE_HERE = "a norm too large for its dtype, or some on another rank"
 _PLACE = re.compile(r"\bparameter \d+ of group ")
 
 
@@ -240,7 +243,7 @@ def describe_gradients(names: Mapping[Tensor, str]) -> str:
         for parameter, name in names.items()
         if parameter.grad is not None and (kinds := nonfinite_kinds(parameter.grad))
     ]
-    return first_of(found) or "a norm too large for its dtype, or some on another rank"
+    return first_of(found) or _NONE_HERE
 
 
 def describe_buffers(model: nn.Module | None) -> str:

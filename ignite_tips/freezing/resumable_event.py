@@ -124,7 +124,7 @@ class ResumableEvent:
         Raises:
             RuntimeError: if the filter is the user's, which may depend on more than the count.
         """
-        seen, self.seen = self.seen, self._passed(engine)
+        seen, self.seen = self.seen, self._times_fired(engine)
         if self.seen > seen and not self._is_pure:
             raise RuntimeError(
                 f"{self.name} has a filter that cannot be asked about the past, but lies in the past of iteration "
@@ -132,14 +132,14 @@ class ResumableEvent:
                 "Checkpoint that saves it"
             )
         counts = range(self.seen, seen, -1)
-        return next((self._moment(engine, count) for count in counts if self._passes(engine, count)), None)
+        return next((self._moment(engine, count) for count in counts if self._filter_accepts(engine, count)), None)
 
     def _decide(self, engine: Engine) -> None:
         count = self._count(engine)
         if count <= self.seen:
             return  # a resume fires it again
         self.seen = count
-        passes = self._passes(engine, count)
+        passes = self._filter_accepts(engine, count)
         if not self._is_pure and not same_on_all_ranks(int(passes)):
             raise RuntimeError(
                 f"{self.name} must happen on every rank at the same moment, but its filter says {passes} here and "
@@ -148,7 +148,7 @@ class ResumableEvent:
         if passes:
             self.action(engine)
 
-    def _passes(self, engine: Engine, count: int) -> bool:
+    def _filter_accepts(self, engine: Engine, count: int) -> bool:
         return self._event.filter is None or bool(self._event.filter(engine, count - self._offset))
 
     def _count(self, engine: Engine) -> int:
@@ -169,7 +169,7 @@ class ResumableEvent:
     def _is_of_optimizer(self) -> bool:
         return self._optimizer is not None and is_optimizer_event(self._event)
 
-    def _passed(self, engine: Engine) -> int:
+    def _times_fired(self, engine: Engine) -> int:
         state = engine.state
         if self._event == Events.STARTED:
             return int(state.iteration > 0)
@@ -221,7 +221,9 @@ def last_of(events: Sequence[ResumableEvent], engine: Engine) -> ResumableEvent 
             f"{found[0].name} and {found[1].name} both lie in the past of iteration {engine.state.iteration}, and the "
             "counts of iterations and of updates don't say which came last; resume with the handler's saved state"
         )
-    return found[0] if found else None if start is None else events[start[1]]
+    if found:
+        return found[0]
+    return None if start is None else events[start[1]]
 
 
 def check_order(freeze: list[ResumableEvent], unfreeze: list[ResumableEvent]) -> None:

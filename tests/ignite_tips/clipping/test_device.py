@@ -175,6 +175,21 @@ def test_what_it_asks_of_the_device_does_not_grow(clipper: str, kind: str, on_no
         assert few == operations(kind, 2, None, by_hand=True) - operations(kind, 2, None) + more
 
 
+def test_a_norm_that_overflows_has_no_parameter_to_name() -> None:
+    """Each gradient's norm is finite, their sum of squares is not: told one update later, in words of its own."""
+    weights = [nn.Parameter(torch.zeros(1, device=device.NAME)) for _ in range(2)]
+    optimizer = torch.optim.AdamW(weights, fused=True)
+
+    def update(engine: Engine, size: float) -> None:
+        for weight in weights:
+            weight.grad = torch.full_like(weight, size)
+        optimizer.step()
+
+    GradientNormClipper(optimizer, 1.0).attach(trainer := Engine(update))
+    with pytest.raises(RuntimeError, match=r"got a norm too large for its dtype, or some on another rank in update 2"):
+        trainer.run([1.0, 3e38, 1.0])
+
+
 @pytest.mark.parametrize("clipper", ["norm", "value", "agc"])
 def test_names_are_looked_up_for_messages_alone(clipper: str) -> None:
     """No update goes through the model's parameters by name, not even one whose error would come later."""
