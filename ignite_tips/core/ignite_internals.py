@@ -4,11 +4,12 @@ Ignite has no public way to ask for these. If a release lacks one, a test of thi
 """
 
 import inspect
+import sys
 from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
-from ignite.engine import CallableEventWithFilter, Engine
+from ignite.engine import CallableEventWithFilter, Engine, Events, EventsList
 from ignite.handlers.base_logger import BaseLogger
 
 __all__ = [
@@ -16,21 +17,53 @@ __all__ = [
     "depends_on_count_alone",
     "event_handlers",
     "fire_event",
+    "is_running",
     "make_output_handler",
-    "run_generator",
+    "remove_handler",
 ]
 
-# The first three run in every update. They are C functions and Ignite's own method, because wrapping each in a Python
+# The first two run in every update. They are a C function and Ignite's own method, because wrapping each in a Python
 # function would cost more than the lookup itself.
 
 event_handlers: Callable[[Engine], dict[Any, list[tuple[Any, ...]]]] = attrgetter("_event_handlers")
 """Return the registered handlers by event, in calling order."""
 
-run_generator: Callable[[Engine], Any] = attrgetter("_internal_run_generator")
-"""Return the generator of the current run. If it has no frame, the run raised."""
-
 fire_event: Callable[[Engine, Any], None] = Engine._fire_event
 """Fire a registered event, without the search through a list that ``Engine.fire_event`` makes."""
+
+
+_TERMINATE, _TOTAL_TIME = Events.TERMINATE, Events.COMPLETED.name
+
+
+def is_running(engine: Engine) -> bool:
+    """Whether ``engine`` is in a run that is not about to end: not after it, interrupted, or in its last events.
+
+    ``last_event_name`` alone does not say so: a run that raises fires no last event, and a handler of COMPLETED may
+    fire another event, as Checkpoint does.
+    """
+    run: Any = engine._internal_run_generator
+    is_inside = run.gi_running if run is not None else not engine.interrupt_resume_enabled and _is_on_stack(engine)
+    # Ignite sets the run's time just before it fires COMPLETED.
+    return is_inside and engine.last_event_name is not _TERMINATE and not engine.state.times[_TOTAL_TIME]
+
+
+def _is_on_stack(engine: Engine) -> bool:
+    """Whether the caller is within a run of ``engine`` that has no generator."""
+    frame, run = sys._getframe(2), Engine._internal_run_legacy.__code__
+    while frame is not None and not (frame.f_code is run and frame.f_locals["self"] is engine):
+        frame = frame.f_back  # type: ignore[assignment]  # None ends the loop
+    return frame is not None
+
+
+def remove_handler(engine: Engine, event: Any, handler: Callable[..., Any]) -> None:
+    """Remove this very function from an event or a list of events, whatever has wrapped it since.
+
+    Ignite's own removal compares with ==, and misses a handler that HandlersTimeProfiler has wrapped.
+    """
+    handlers = event_handlers(engine)
+    for member in event if isinstance(event, EventsList) else [event]:
+        # A new list, as Ignite makes: a loop over the old one may be under way.
+        handlers[member] = [entry for entry in handlers[member] if inspect.unwrap(entry[0]) is not handler]
 
 
 def depends_on_count_alone(event: CallableEventWithFilter) -> bool:

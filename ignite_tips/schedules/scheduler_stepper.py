@@ -11,16 +11,18 @@ from torch.optim import LBFGS
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ignite_tips._checks import check_instance, check_integer, check_keys
+from ignite_tips._warnings import warn_user
 from ignite_tips.core.conflicts import add_checked_role, never_stepped, warn_after_first_epoch
-from ignite_tips.core.events import check_events, completed_updates, is_optimizer_event
+from ignite_tips.core.events import check_events, is_optimizer_event
 from ignite_tips.core.wiring import Attachment, SetsLearningRates
 from ignite_tips.schedules.run_length import (
     check_first_epoch,
     check_is_resumed,
     check_run,
     explain_failure,
-    is_step_missing,
+    may_have_stepped,
     steps_done,
+    steps_missing,
 )
 from ignite_tips.schedules.state import check_scheduler_state, load_scheduler, save_scheduler
 from ignite_tips.schedules.torch_internals import closed_form_in
@@ -69,11 +71,12 @@ class SchedulerStepper:
             )
         self.scheduler = scheduler
         self._steps = 0  # in the current run
+        self._is_early = False  # whether the first of them came before any update
         self._iteration: int | None = None  # of the last step or of the run's start, if known
         self._can_resume = False  # after a run in this process, or once a state was loaded
         self._made_elsewhere: int | None = None  # steps of the scheduler that this handler did not make
         self._epoch_is_whole = False  # whether the run started at the beginning of its first epoch
-        self._attachment = Attachment()
+        self._attachment = Attachment(type(self).__name__)
 
     def attach(self, trainer: Engine, event: Any = Events.EPOCH_COMPLETED) -> Self:
         """Step the scheduler whenever ``trainer`` fires ``event``. Attaching again replaces this.
@@ -92,21 +95,20 @@ class SchedulerStepper:
                 the run starts, if Ignite's own schedulers also set the learning rates.
             RuntimeError: when a run is resumed, if the scheduler is new and no state was loaded.
         """
-        check_events("event", event, trainer)
+        members = check_events("event", event, trainer)
+        is_per_update = any(is_optimizer_event(member) for member in members)
         optimizer = self.scheduler.optimizer
         self._can_resume = self._can_resume or trainer.last_event_name is not None
         with self._attachment.renew():
             role = SetsLearningRates(self, self.scheduler, event, closed_form=closed_form_in(self.scheduler))
             add_checked_role(self._attachment, trainer, role)
-            if isinstance(optimizer, LBFGS) and not is_optimizer_event(event):  # it has no OptimizerEvents
-                self._attachment.add_handler(trainer, event, self._step)
-                return self
             self._attachment.add_handler(trainer, Events.STARTED, functools.partial(self._start, event))
-            step = self._step if is_optimizer_event(event) else self._step_after_update
-            self._attachment.add_step_handler(trainer, optimizer, event, step)
-            self._attachment.add_handler(trainer, Events.EPOCH_COMPLETED, functools.partial(self._end_epoch, event))
-            if is_optimizer_event(event):
+            if isinstance(optimizer, LBFGS) and not is_per_update:  # it has no OptimizerEvents
+                self._attachment.add_handler(trainer, event, self._step)
+            else:
+                self._attachment.add_step_handler(trainer, optimizer, event, self._step_after_update)
                 warn_after_first_epoch(self._attachment, trainer, self._describe_no_update)
+            self._attachment.add_handler(trainer, Events.EPOCH_COMPLETED, functools.partial(self._end_epoch, event))
         return self
 
     def detach(self) -> None:
@@ -129,30 +131,31 @@ class SchedulerStepper:
 
     def _start(self, event: Any, trainer: Engine) -> None:
         state = trainer.state
-        self._steps = 0
+        self._steps, self._is_early = 0, False
         self._epoch_is_whole = state.iteration == state.epoch * (state.epoch_length or 0)
         if state.iteration == 0:  # a new run, not a resumed one
             self._iteration = 0
-        elif self._iteration is not None and is_step_missing(event, trainer, self._iteration):
+        elif self._iteration is not None and (missing := steps_missing(event, trainer, self._iteration)):
             # The checkpoint was written between the event and the step, by a handler attached earlier.
-            with warnings.catch_warnings():
-                # torch sees no update in this process; the earlier process made it.
-                warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
-                self._step(trainer)
-        elif not self._can_resume:
+            for _ in range(missing):
+                self._step_without_update(trainer)  # in this process: the earlier one made it
+        elif not self._can_resume and may_have_stepped(event, trainer, self.scheduler):
             check_is_resumed("SchedulerStepper", self.scheduler, state)
         self._can_resume = True
         self._made_elsewhere = steps_done(self.scheduler) - self._steps
         check_run(self.scheduler, event, state)
 
     def _step_after_update(self, trainer: Engine) -> None:
-        if self._steps == 0 and completed_updates(trainer, self.scheduler.optimizer) == 0:
-            raise RuntimeError(
-                f"SchedulerStepper must step after an update of its scheduler's {self._optimizer_name()}, but the "
-                f"trainer has made none by iteration {trainer.state.iteration}; schedule the optimizer that the "
-                "trainer steps, or attach it to OptimizerEvents.STEP_COMPLETED"
-            )
-        self._step(trainer)
+        if self._steps == 0 and never_stepped(trainer, self.scheduler.optimizer):
+            self._is_early = True  # told after the first epoch, when it is known whether an update came later
+            self._step_without_update(trainer)
+        else:
+            self._step(trainer)
+
+    def _step_without_update(self, trainer: Engine) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)  # torch's
+            self._step(trainer)
 
     def _step(self, trainer: Engine) -> None:
         self._steps += 1
@@ -169,21 +172,24 @@ class SchedulerStepper:
         is_first, self._epoch_is_whole = self._epoch_is_whole, False
         if self._made_elsewhere is not None and steps_done(self.scheduler) - self._steps != self._made_elsewhere:
             self._made_elsewhere = None  # warn once per run
-            warnings.warn(
+            warn_user(
                 f"SchedulerStepper must be the only one to step its {type(self.scheduler).__name__}, but other code "
-                "also steps it; remove one of the two",
-                stacklevel=2,
+                "also steps it; remove one of the two"
             )
         if is_first:
             check_first_epoch(self.scheduler, event, trainer.state, self._steps)
 
     def _describe_no_update(self, trainer: Engine) -> str | None:
-        if not never_stepped(trainer, self.scheduler.optimizer):
-            return None
-        return (
-            f"SchedulerStepper found no update of its scheduler's {self._optimizer_name()} in a whole epoch; schedule "
-            "the optimizer that the trainer steps"
-        )
-
-    def _optimizer_name(self) -> str:
-        return type(self.scheduler.optimizer).__name__
+        kind, iterations = type(self.scheduler.optimizer).__name__, trainer.state.iteration
+        if never_stepped(trainer, self.scheduler.optimizer):
+            return (
+                f"SchedulerStepper found no update of its scheduler's {kind} in {iterations} iterations; if the "
+                "trainer steps another optimizer, schedule that"
+            )
+        if self._is_early:
+            return (
+                f"SchedulerStepper stepped its {type(self.scheduler).__name__} before the first update of its {kind}; "
+                "attach it to OptimizerEvents.STEP_COMPLETED, or to the event of the updates after the handler that "
+                "makes them"
+            )
+        return None
