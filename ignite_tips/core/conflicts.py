@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ignite_tips._warnings import warn_user
-from ignite_tips.core.events import was_stepped
+from ignite_tips.core.events import completed_updates, was_stepped
 from ignite_tips.core.ignite_internals import event_handlers
 from ignite_tips.core.wiring import (
     Attachment,
@@ -177,7 +177,7 @@ def describe_no_gradients(engine: Engine, optimizer: Optimizer, *, had_gradients
     kind, iterations = type(optimizer).__name__, engine.state.iteration
     if never_stepped(engine, optimizer):
         return f"no update of its {kind} in {iterations} iterations; if the trainer steps another optimizer, clip that"
-    if had_gradients or not _has_parameters_to_train(optimizer):
+    if had_gradients or completed_updates(engine, optimizer) == 0 or not _has_parameters_to_train(optimizer):
         return None
     return (
         f"no gradient for its {kind} in {iterations} iterations; if its parameters are no longer the model's, create "

@@ -4,7 +4,6 @@ Ignite has no public way to ask for these. If a release lacks one, a test of thi
 """
 
 import inspect
-import sys
 from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
@@ -38,21 +37,29 @@ _TERMINATE, _TOTAL_TIME = Events.TERMINATE, Events.COMPLETED.name
 def is_running(engine: Engine) -> bool:
     """Whether ``engine`` is in a run that is not about to end: not after it, interrupted, or in its last events.
 
-    ``last_event_name`` alone does not say so: a run that raises fires no last event, and a handler of COMPLETED may
-    fire another event, as Checkpoint does.
+    ``last_event_name`` does not say so: a run that raises fires no last event, and a handler of COMPLETED or TERMINATE
+    may fire another event, as Checkpoint does.
     """
     run: Any = engine._internal_run_generator
-    is_inside = run.gi_running if run is not None else not engine.interrupt_resume_enabled and _is_on_stack(engine)
-    # Ignite sets the run's time just before it fires COMPLETED.
-    return is_inside and engine.last_event_name is not _TERMINATE and not engine.state.times[_TOTAL_TIME]
+    if run is None:
+        is_inside = not engine.interrupt_resume_enabled and _is_on_stack(Engine._internal_run_legacy, self=engine)
+    else:
+        is_inside = run.gi_running
+    if not is_inside or engine.state.times[_TOTAL_TIME]:  # which Ignite sets just before it fires COMPLETED
+        return False
+    return not engine.should_terminate or not _is_on_stack(fire_event, self=engine, event_name=_TERMINATE)
 
 
-def _is_on_stack(engine: Engine) -> bool:
-    """Whether the caller is within a run of ``engine`` that has no generator."""
-    frame, run = sys._getframe(2), Engine._internal_run_legacy.__code__
-    while frame is not None and not (frame.f_code is run and frame.f_locals["self"] is engine):
-        frame = frame.f_back  # type: ignore[assignment]  # None ends the loop
-    return frame is not None
+def _is_on_stack(method: Any, **arguments: Any) -> bool:
+    """Whether this is called, directly or not, from a call of ``method`` with these very arguments."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code is method.__code__:
+            found = frame.f_locals
+            if all(found[name] is value for name, value in arguments.items()):
+                return True
+        frame = frame.f_back
+    return False
 
 
 def remove_handler(engine: Engine, event: Any, handler: Callable[..., Any]) -> None:

@@ -197,3 +197,6 @@ def _prepare_counts(engine: Engine) -> None:
             f"{len(state.optimizer_steps)}; attach to the same optimizers as in the run that saved it"
         )
     state.optimizer_steps = list(state.optimizer_steps)
+
+
+_prepare_counts.__name__ = _prepare_counts.__qualname__ = OptimizerEvents.__name__  # for Ignite's profilers
