@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import (
 )
 
 from ignite_tips._warnings import warn_user
-from ignite_tips.core.events import completed_updates, is_optimizer_event
+from ignite_tips.core.events import OptimizerEvents, completed_updates, is_optimizer_event
 from ignite_tips.schedules.torch_internals import milestones_of, parts_of
 
 __all__ = [
@@ -165,22 +165,31 @@ def check_is_resumed(handler: str, scheduler: LRScheduler, state: State) -> None
         )
 
 
-def steps_missing(event: Any, trainer: Engine, last: int) -> int:
-    """Return how many steps a resumed run has to make up for; ``last`` is the last step's iteration."""
-    return sum(_is_step_missing(member, trainer, last) for member in members_of(event))
+def steps_missing(event: Any, trainer: Engine, last_iteration: int, updates: int, last_updates: int) -> int:
+    """Return how many steps a resumed run has to make up for.
 
-
-def _is_step_missing(event: CallableEventWithFilter, trainer: Engine, last: int) -> bool:
+    Args:
+        event: at which the scheduler is stepped.
+        trainer: at the start of the resumed run.
+        last_iteration: that of the last step.
+        updates: those of the scheduler's optimizer that the run has completed.
+        last_updates: those that it had completed at the last step.
+    """
     state, length = trainer.state, trainer.state.epoch_length
-    if event == Events.EPOCH_COMPLETED and length and state.iteration == state.epoch * length:
-        count, period = state.epoch, length
-    elif event == Events.ITERATION_COMPLETED:
-        count, period = state.iteration, 1
-    else:
-        return False
-    if event.filter is not None:
-        return last < state.iteration and bool(event.filter(trainer, count))
-    return state.iteration - period <= last < state.iteration
+
+    def is_missing(member: CallableEventWithFilter) -> bool:
+        now, last, period = state.iteration, last_iteration, 1
+        if member == OptimizerEvents.STEP_COMPLETED:
+            now, last = updates, last_updates
+        elif member == Events.EPOCH_COMPLETED and length and state.iteration == state.epoch * length:
+            period = length
+        elif member != Events.ITERATION_COMPLETED:
+            return False
+        if member.filter is not None:
+            return last < now and bool(member.filter(trainer, now // period))
+        return now - period <= last < now
+
+    return sum(is_missing(member) for member in members_of(event))
 
 
 def explain_failure(scheduler: LRScheduler, state: State) -> str | None:

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from ignite_tips._checks import check_instance, check_integer, check_keys
 from ignite_tips._warnings import warn_user
 from ignite_tips.core.conflicts import add_checked_role, never_stepped, warn_after_first_epoch
-from ignite_tips.core.events import check_events, is_optimizer_event
+from ignite_tips.core.events import check_events, completed_updates, is_optimizer_event
 from ignite_tips.core.wiring import Attachment, SetsLearningRates
 from ignite_tips.schedules.run_length import (
     check_first_epoch,
@@ -38,8 +38,8 @@ class SchedulerStepper:
     GradScaler skips. The handler calls ``scheduler.step()`` and nothing else, so every scheduler, torch's or a user's,
     gives the learning rates of the hand-written loop.
 
-    At the end of an epoch or iteration, a checkpoint may be written before or after the step. A run resumed from it
-    makes up for a missing step.
+    At the end of an epoch, an iteration or an update, a checkpoint may be written before or after the step. A run
+    resumed from it makes up for a missing step.
 
     Args:
         scheduler: any torch scheduler except ReduceLROnPlateau, which needs ``PlateauStepper``.
@@ -47,7 +47,8 @@ class SchedulerStepper:
     Raises:
         TypeError: if ``scheduler`` is not a torch scheduler, or is ReduceLROnPlateau.
 
-    State saved: the scheduler's state, the optimizer's learning rates and momenta, and the iteration of the last step.
+    State saved: the scheduler's state, the optimizer's learning rates and momenta, and the iteration and the number of
+    updates at the last step.
 
     Example:
         >>> sgd = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
@@ -73,6 +74,7 @@ class SchedulerStepper:
         self._steps = 0  # in the current run
         self._is_early = False  # whether the first of them came before any update
         self._iteration: int | None = None  # of the last step or of the run's start, if known
+        self._updates = 0  # completed then
         self._can_resume = False  # after a run in this process, or once a state was loaded
         self._made_elsewhere: int | None = None  # steps of the scheduler that this handler did not make
         self._epoch_is_whole = False  # whether the run started at the beginning of its first epoch
@@ -117,16 +119,18 @@ class SchedulerStepper:
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain values, for a checkpoint."""
-        return {"iteration": self._iteration, "scheduler": save_scheduler(self.scheduler)}
+        state = {"iteration": self._iteration, "updates": self._updates}
+        return {**state, "scheduler": save_scheduler(self.scheduler)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state_dict`` returned; see ``load_scheduler``."""
-        checked = check_keys("SchedulerStepper state", state, ("iteration", "scheduler"))
+        checked = check_keys("SchedulerStepper state", state, ("iteration", "scheduler", "updates"))
         check_scheduler_state(self.scheduler, checked["scheduler"])
         if (iteration := checked["iteration"]) is not None:
             check_integer("the state's iteration", iteration, ge=0)
+        updates = check_integer("the state's updates", checked["updates"], ge=0)
         load_scheduler(self.scheduler, checked["scheduler"])
-        self._iteration = iteration
+        self._iteration, self._updates = iteration, updates
         self._can_resume = True
 
     def _start(self, event: Any, trainer: Engine) -> None:
@@ -134,8 +138,8 @@ class SchedulerStepper:
         self._steps, self._is_early = 0, False
         self._epoch_is_whole = state.iteration == state.epoch * (state.epoch_length or 0)
         if state.iteration == 0:  # a new run, not a resumed one
-            self._iteration = 0
-        elif self._iteration is not None and (missing := steps_missing(event, trainer, self._iteration)):
+            self._iteration, self._updates = 0, 0
+        elif self._iteration is not None and (missing := self._steps_missing(event, trainer)):
             # The checkpoint was written between the event and the step, by a handler attached earlier.
             for _ in range(missing):
                 self._step_without_update(trainer)  # in this process: the earlier one made it
@@ -159,7 +163,7 @@ class SchedulerStepper:
 
     def _step(self, trainer: Engine) -> None:
         self._steps += 1
-        self._iteration = trainer.state.iteration
+        self._iteration, self._updates = trainer.state.iteration, self._updates_in(trainer)
         try:
             self.scheduler.step()
         except (KeyError, ValueError) as error:
@@ -167,6 +171,13 @@ class SchedulerStepper:
             if reason is None:
                 raise
             raise ValueError(reason) from error
+
+    def _steps_missing(self, event: Any, trainer: Engine) -> int:
+        return steps_missing(event, trainer, self._iteration or 0, self._updates_in(trainer), self._updates)
+
+    def _updates_in(self, trainer: Engine) -> int:
+        optimizer = self.scheduler.optimizer
+        return 0 if isinstance(optimizer, LBFGS) else completed_updates(trainer, optimizer)
 
     def _end_epoch(self, event: Any, trainer: Engine) -> None:
         is_first, self._epoch_is_whole = self._epoch_is_whole, False
