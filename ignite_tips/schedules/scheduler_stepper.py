@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from ignite_tips._checks import check_instance, check_integer, check_keys
 from ignite_tips._warnings import warn_user
 from ignite_tips.core.conflicts import add_checked_role, never_stepped, warn_after_first_epoch
-from ignite_tips.core.events import check_events, completed_updates, is_optimizer_event
+from ignite_tips.core.events import check_events, completed_updates, hold_optimizer_events, is_optimizer_event
 from ignite_tips.core.wiring import Attachment, SetsLearningRates
 from ignite_tips.schedules.run_length import (
     check_first_epoch,
@@ -104,12 +104,15 @@ class SchedulerStepper:
         with self._attachment.renew():
             role = SetsLearningRates(self, self.scheduler, event, closed_form=closed_form_in(self.scheduler))
             add_checked_role(self._attachment, trainer, role)
+            has_updates = is_per_update or not isinstance(optimizer, LBFGS)  # which has no OptimizerEvents
+            if has_updates:  # first, to have the counts ready when a resumed run starts
+                self._attachment.add_undo(hold_optimizer_events(trainer, optimizer))
             self._attachment.add_handler(trainer, Events.STARTED, functools.partial(self._start, event))
-            if isinstance(optimizer, LBFGS) and not is_per_update:  # it has no OptimizerEvents
-                self._attachment.add_handler(trainer, event, self._step)
-            else:
+            if has_updates:
                 self._attachment.add_step_handler(trainer, optimizer, event, self._step_after_update)
                 warn_after_first_epoch(self._attachment, trainer, self._describe_no_update)
+            else:
+                self._attachment.add_handler(trainer, event, self._step)
             self._attachment.add_handler(trainer, Events.EPOCH_COMPLETED, functools.partial(self._end_epoch, event))
         return self
 

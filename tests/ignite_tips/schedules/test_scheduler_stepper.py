@@ -669,6 +669,18 @@ def test_a_run_that_resumes_before_the_first_step_needs_no_state(event: Any, acc
     assert _steps(scheduler) == {1: 3, 3: 4}[accumulation] + 3 * isinstance(event, EventsList)
 
 
+def test_a_resumed_runs_counts_are_checked_first() -> None:
+    """A state of fewer optimizers than are attached is refused as such."""
+    trainer = _trainer(_optimizer())
+    trainer.logger.disabled = True
+    steppers = [SchedulerStepper(StepLR(_optimizer(), 3)).attach(trainer) for _ in range(2)]
+    for stepper in steppers:
+        stepper.load_state_dict(stepper.state_dict())
+    trainer.load_state_dict({"epoch_length": 4, "max_epochs": 3, "iteration": 4, **_update_counts(4)})
+    with pytest.raises(RuntimeError, match="must count the updates of 2 optimizers, got 1"):
+        trainer.run(range(4))
+
+
 def test_a_scheduler_that_other_code_steps_warns_once() -> None:
     """The user's own step besides the handler's gives a warning after the first epoch with such a step."""
     scheduler = StepLR(_optimizer(), 3)
