@@ -123,15 +123,16 @@ class GradientClipper:
         self._per_group = per_group
         prefix = "" if tag is None else f"{tag}/"
         self._norm_name, self._coefficient_name = f"{prefix}grad_norm", f"{prefix}grad_clip_coef"
-        self._attachment = Attachment()
+        self._had_gradients = False  # in any update of the run
+        self._attachment = Attachment(type(self).__name__)
 
     def attach(self, trainer: Engine) -> Self:
         """Clip before every update that the optimizer makes while ``trainer`` runs; attaching again replaces.
 
         When the run starts it warns of a second clipper of its class for the optimizer, and of one of another optimizer
-        that writes the same metrics. After the first epoch it warns if the optimizer has parameters to train and made
-        no update, or had no gradient. A later epoch without updates is no warning, since a pause may be intended, as in
-        phases of two optimizers. Where the run replaces its optimizer, detach and attach a clipper of the new one.
+        that writes the same metrics. After the first epoch it warns if the optimizer has parameters to train and was
+        not stepped, or had no gradient. A later epoch without updates is no warning, since a pause may be intended, as
+        in phases of two optimizers. Where the run replaces its optimizer, detach and attach a clipper of the new one.
 
         Raises:
             TypeError: if ``trainer`` is no Engine.
@@ -140,7 +141,7 @@ class GradientClipper:
             self._attachment.add_step_handler(trainer, self._optimizer, OptimizerEvents.STEP_STARTED, self._clip)
             role = ClipsGradients(self, self._optimizer, metric=self._norm_name, threshold=self._method.settings)
             add_checked_role(self._attachment, trainer, role)
-            self._attachment.add_handler(trainer, Events.STARTED, self._policy.start_run)
+            self._attachment.add_handler(trainer, Events.STARTED, self._start_run)
             for ending in (Events.EPOCH_COMPLETED, Events.COMPLETED):
                 self._attachment.add_handler(trainer, ending, self._policy.raise_deferred)
             warn_after_first_epoch(self._attachment, trainer, self._describe_no_gradients)
@@ -173,9 +174,14 @@ class GradientClipper:
         self._method.load_state_dict(state)
         self._policy.load(skipped)
 
+    def _start_run(self, engine: Engine) -> None:
+        self._had_gradients = False
+        self._policy.start_run(engine)
+
     def _clip(self, engine: Engine) -> None:
         self._policy.raise_deferred()
         gradients = Gradients(self._optimizer, per_group=self._per_group)
+        self._had_gradients = self._had_gradients or any(gradients.lists)
         update = Update(current_step(engine), gradients, partial(runs_last, engine, self._optimizer, self._clip))
         done = None if self._policy.has_peers else self._method.clip_quickly(update)
         norm, factor = self._measure_and_clip(engine, update) if done is None else done
@@ -198,6 +204,5 @@ class GradientClipper:
         return update.norm if gradients.on_host else norm, factor
 
     def _describe_no_gradients(self, engine: Engine) -> str | None:
-        norm = engine.state.metrics.get(self._norm_name)
-        what = None if self._policy.skipped else describe_no_gradients(engine, self._optimizer, norm)
+        what = describe_no_gradients(engine, self._optimizer, had_gradients=self._had_gradients)
         return None if what is None else f"{type(self).__name__} found {what}"

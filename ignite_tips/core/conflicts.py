@@ -6,7 +6,6 @@ rule is a function of the wiring. It returns a sentence, or None if there is no 
 """
 
 import functools
-import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,7 +14,8 @@ from ignite.handlers.param_scheduler import ParamGroupScheduler, ParamScheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from ignite_tips.core.events import completed_updates
+from ignite_tips._warnings import warn_user
+from ignite_tips.core.events import completed_updates, was_stepped
 from ignite_tips.core.ignite_internals import event_handlers
 from ignite_tips.core.wiring import (
     Attachment,
@@ -48,11 +48,14 @@ def add_checked_role(attachment: Attachment, engine: Engine, role: Role) -> None
 def warn_after_first_epoch(attachment: Attachment, engine: Engine, describe: Callable[[Engine], str | None]) -> None:
     """After the first epoch of each new run, warn with the sentence that ``describe(engine)`` returns, if any.
 
-    Later epochs are not checked: a pause may be intended, for example with two optimizers that train in turn.
+    It is asked once all handlers of EPOCH_COMPLETED are done: one of them may make the updates, as in reinforcement
+    learning. Later epochs are not checked: a pause may be intended, for example with two optimizers that train in turn.
     """
     check = _FirstEpochCheck(describe)
     attachment.add_handler(engine, Events.STARTED, check.start)
-    attachment.add_handler(engine, Events.EPOCH_COMPLETED, check.end)
+    attachment.add_handler(engine, Events.EPOCH_COMPLETED, check.end_epoch)
+    attachment.add_handler(engine, Events.EPOCH_STARTED, check.ask)
+    attachment.add_handler(engine, Events.COMPLETED, check.end_run)
 
 
 # Rules for two handlers: the one being attached, and one attached before it.
@@ -159,28 +162,27 @@ def _set_by_ignite(role: SetsLearningRates, engine: Engine) -> str | None:
 
 
 def never_stepped(engine: Engine, optimizer: Optimizer) -> bool:
-    """Whether ``optimizer`` has parameters to train but completed no update in the run of ``engine``."""
-    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
-    return completed_updates(engine, optimizer) == 0 and any(parameter.requires_grad for parameter in parameters)
+    """Whether ``optimizer`` has parameters to train, but nothing has called its ``step()`` in the run of ``engine``."""
+    return _has_parameters_to_train(optimizer) and not was_stepped(engine, optimizer)
 
 
-def describe_no_gradients(engine: Engine, optimizer: Optimizer, norm: Any) -> str | None:
-    """Return what a clipper with the last norm ``norm`` is missing and what to do, or None if all is well."""
-    kind = type(optimizer).__name__
+def describe_no_gradients(engine: Engine, optimizer: Optimizer, *, had_gradients: bool) -> str | None:
+    """Return what a clipper is missing and what to do, or None if all is well.
+
+    Args:
+        engine: the trainer.
+        optimizer: the clipper's.
+        had_gradients: whether there was a gradient in any update so far.
+    """
+    kind, iterations = type(optimizer).__name__, engine.state.iteration
     if never_stepped(engine, optimizer):
-        return f"no update of its {kind} in a whole epoch; clip the optimizer that the trainer steps"
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    # There are parameters to train, but the last update had no gradient and there is none now.
-    if (
-        any(parameter.requires_grad for parameter in parameters)
-        and all(parameter.grad is None for parameter in parameters)
-        and bool(norm == 0)
-    ):
-        return (
-            f"no gradient for its {kind} in a whole epoch; create the optimizer from the model's parameters, after "
-            "fully_shard, which replaces them"
-        )
-    return None
+        return f"no update of its {kind} in {iterations} iterations; if the trainer steps another optimizer, clip that"
+    if had_gradients or completed_updates(engine, optimizer) == 0 or not _has_parameters_to_train(optimizer):
+        return None
+    return (
+        f"no gradient for its {kind} in {iterations} iterations; if its parameters are no longer the model's, create "
+        "it from the model's parameters, after fully_shard, which replaces them"
+    )
 
 
 _PairRules = dict[type[Role], tuple[Callable[[Any, Any], str | None], ...]]
@@ -200,7 +202,7 @@ def _check_start(role: Role, engine: Engine) -> None:
             sentence = rule(role, other)
             if sentence is not None and not role.was_warned:
                 role.was_warned = True
-                warnings.warn(sentence, stacklevel=2)
+                warn_user(sentence)
 
 
 def _before(role: Role, engine: Engine) -> list[Role]:
@@ -224,12 +226,24 @@ class _FirstEpochCheck:
     def __init__(self, describe: Callable[[Engine], str | None]) -> None:
         self._describe = describe
         self._is_first = False
+        self._is_due = False
 
     def start(self, engine: Engine) -> None:
-        self._is_first = engine.state.iteration == 0
+        self._is_first, self._is_due = engine.state.iteration == 0, False
 
-    def end(self, engine: Engine) -> None:
-        is_first, self._is_first = self._is_first, False
-        sentence = self._describe(engine) if is_first else None
+    def end_epoch(self, engine: Engine) -> None:
+        self._is_due, self._is_first = self._is_first, False
+
+    def end_run(self, engine: Engine) -> None:
+        self._is_due |= self._is_first and engine.state.iteration == engine.state.max_iters  # within the first epoch
+        self.ask(engine)
+
+    def ask(self, engine: Engine) -> None:
+        is_due, self._is_due = self._is_due, False
+        sentence = self._describe(engine) if is_due else None
         if sentence is not None:
-            warnings.warn(sentence, stacklevel=2)
+            warn_user(sentence)
+
+
+def _has_parameters_to_train(optimizer: Optimizer) -> bool:
+    return any(parameter.requires_grad for group in optimizer.param_groups for parameter in group["params"])

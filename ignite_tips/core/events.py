@@ -49,6 +49,7 @@ __all__ = [
     "for_optimizer",
     "hold_optimizer_events",
     "is_optimizer_event",
+    "was_stepped",
 ]
 
 
@@ -183,6 +184,15 @@ def completed_updates(engine: Engine, optimizer: Optimizer) -> int:
     return count
 
 
+def was_stepped(engine: Engine, optimizer: Optimizer) -> bool:
+    """Return whether ``optimizer.step()`` was called in the run of ``engine``. Its events must be attached.
+
+    An update that a handler skipped counts too; one that GradScaler skipped does only if the optimizer is fused,
+    because GradScaler does not call ``step()`` otherwise.
+    """
+    return trackers[engine].attached[optimizer].was_stepped or completed_updates(engine, optimizer) > 0
+
+
 def current_step(engine: Engine) -> OptimizerStep:
     """Return the update in progress. Only for handlers of OptimizerEvents.
 
@@ -200,11 +210,13 @@ def current_step(engine: Engine) -> OptimizerStep:
 def _attach(engine: Engine, optimizer: Optimizer) -> AttachedOptimizer:
     check_instance("engine", engine, Engine, "an ignite Engine")
     check_optimizer(optimizer)
-    if engine not in trackers:
-        if engine.state.iteration > 0 and engine.last_event_name is None:  # loaded without our keys
-            raise RuntimeError(
-                f"the trainer's state must be loaded after its handlers are attached, but it is at iteration "
-                f"{engine.state.iteration} already and its count of updates is lost; attach first, then load"
-            )
-        trackers[engine] = StepTracker(engine)
-    return trackers[engine].attach(optimizer)
+    tracker = trackers.get(engine)
+    is_first = tracker is None or not tracker.attached
+    if is_first and engine.state.iteration > 0 and engine.last_event_name is None:  # loaded without our keys
+        raise RuntimeError(
+            f"the trainer's state must be loaded after its handlers are attached, but it is at iteration "
+            f"{engine.state.iteration} already and its count of updates is lost; attach first, then load"
+        )
+    if tracker is None:
+        tracker = trackers[engine] = StepTracker(engine)
+    return tracker.attach(optimizer)

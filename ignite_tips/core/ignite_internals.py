@@ -8,7 +8,7 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
-from ignite.engine import CallableEventWithFilter, Engine
+from ignite.engine import CallableEventWithFilter, Engine, Events, EventsList
 from ignite.handlers.base_logger import BaseLogger
 
 __all__ = [
@@ -16,21 +16,61 @@ __all__ = [
     "depends_on_count_alone",
     "event_handlers",
     "fire_event",
+    "is_running",
     "make_output_handler",
-    "run_generator",
+    "remove_handler",
 ]
 
-# The first three run in every update. They are C functions and Ignite's own method, because wrapping each in a Python
+# The first two run in every update. They are a C function and Ignite's own method, because wrapping each in a Python
 # function would cost more than the lookup itself.
 
 event_handlers: Callable[[Engine], dict[Any, list[tuple[Any, ...]]]] = attrgetter("_event_handlers")
 """Return the registered handlers by event, in calling order."""
 
-run_generator: Callable[[Engine], Any] = attrgetter("_internal_run_generator")
-"""Return the generator of the current run. If it has no frame, the run raised."""
-
 fire_event: Callable[[Engine, Any], None] = Engine._fire_event
 """Fire a registered event, without the search through a list that ``Engine.fire_event`` makes."""
+
+
+_TERMINATE, _TOTAL_TIME = Events.TERMINATE, Events.COMPLETED.name
+
+
+def is_running(engine: Engine) -> bool:
+    """Whether ``engine`` is in a run that is not about to end: not after it, interrupted, or in its last events.
+
+    ``last_event_name`` does not say so: a run that raises fires no last event, and a handler of COMPLETED or TERMINATE
+    may fire another event, as Checkpoint does.
+    """
+    run: Any = engine._internal_run_generator
+    if run is None:
+        is_inside = not engine.interrupt_resume_enabled and _is_on_stack(Engine._internal_run_legacy, self=engine)
+    else:
+        is_inside = run.gi_running
+    if not is_inside or engine.state.times[_TOTAL_TIME]:  # which Ignite sets just before it fires COMPLETED
+        return False
+    return not engine.should_terminate or not _is_on_stack(fire_event, self=engine, event_name=_TERMINATE)
+
+
+def _is_on_stack(method: Any, **arguments: Any) -> bool:
+    """Whether this is called, directly or not, from a call of ``method`` with these very arguments."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code is method.__code__:
+            found = frame.f_locals
+            if all(found[name] is value for name, value in arguments.items()):
+                return True
+        frame = frame.f_back
+    return False
+
+
+def remove_handler(engine: Engine, event: Any, handler: Callable[..., Any]) -> None:
+    """Remove this very function from an event or a list of events, whatever has wrapped it since.
+
+    Ignite's own removal compares with ==, and misses a handler that HandlersTimeProfiler has wrapped.
+    """
+    handlers = event_handlers(engine)
+    for member in event if isinstance(event, EventsList) else [event]:
+        # A new list, as Ignite makes: a loop over the old one may be under way.
+        handlers[member] = [entry for entry in handlers[member] if inspect.unwrap(entry[0]) is not handler]
 
 
 def depends_on_count_alone(event: CallableEventWithFilter) -> bool:

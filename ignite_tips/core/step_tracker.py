@@ -7,7 +7,7 @@ from typing import Any, cast
 from ignite.engine import CallableEventWithFilter, Engine, EventEnum, Events
 from torch.optim import Optimizer
 
-from ignite_tips.core.ignite_internals import event_handlers, fire_event, run_generator
+from ignite_tips.core.ignite_internals import event_handlers, fire_event, is_running, remove_handler
 from ignite_tips.core.optimizer_step import OptimizerStep, StepHooks, after_update
 
 __all__ = [
@@ -39,7 +39,6 @@ _EVENT_TO_ATTR = dict.fromkeys(OptimizerEvents, "optimizer_step")
 _STATE_KEYS = ("optimizer_step", "optimizer_steps")
 # Attribute lookup on an enum is slow.
 _STEP_STARTED, _STEP_COMPLETED = OptimizerEvents.STEP_STARTED, OptimizerEvents.STEP_COMPLETED
-_COMPLETED, _TERMINATE = Events.COMPLETED, Events.TERMINATE
 
 
 def is_optimizer_event(event: Any) -> bool:
@@ -53,13 +52,11 @@ class StepTracker:
     def __init__(self, engine: Engine) -> None:
         self.step: OptimizerStep | None = None
         self.attached: weakref.WeakKeyDictionary[Optimizer, AttachedOptimizer] = weakref.WeakKeyDictionary()
-        self.next_index = 0  # in state.optimizer_steps, for the next optimizer that is attached
+        self.owners: list[weakref.ref[Optimizer]] = []  # of the counts in state.optimizer_steps, also when detached
         self._engine = weakref.ref(engine)
         if not engine.has_registered_events(OptimizerEvents.STEP_STARTED):
             engine.register_events(*OptimizerEvents, event_to_attr=_EVENT_TO_ATTR)
         self.state.optimizer_steps = []
-        engine.state_dict_user_keys.extend(_STATE_KEYS)
-        engine.add_event_handler(Events.STARTED, _prepare_counts)
 
     @property
     def engine(self) -> Engine:
@@ -73,22 +70,40 @@ class StepTracker:
 
     def attach(self, optimizer: Optimizer) -> "AttachedOptimizer":
         """Hook into the optimizer, unless already done."""
-        if optimizer not in self.attached:
-            self.attached[optimizer] = AttachedOptimizer(self, optimizer, self.next_index)
-            self.next_index += 1
-            counts = self.state.optimizer_steps
-            counts.extend([0] * (self.next_index - len(counts)))
-        return self.attached[optimizer]
+        if optimizer in self.attached:
+            return self.attached[optimizer]
+        if not self.attached:
+            self.engine.state_dict_user_keys.extend(_STATE_KEYS)
+            self.engine.add_event_handler(Events.STARTED, _prepare_counts)
+        index = self._index_for(optimizer)
+        self.attached[optimizer] = attached = AttachedOptimizer(self, optimizer, index)
+        return attached
+
+    def _index_for(self, optimizer: Optimizer) -> int:
+        """Return the optimizer's former index, or one that no attached optimizer uses: no count is left over."""
+        unused = [index for index, owner in enumerate(self.owners) if owner() not in self.attached]
+        former = next((index for index in unused if self.owners[index]() is optimizer), None)
+        if former is not None:
+            return former
+        counts = self.state.optimizer_steps
+        if unused:
+            index = unused[0]
+            self.owners[index], counts[index] = weakref.ref(optimizer), 0
+            return index
+        self.owners.append(weakref.ref(optimizer))
+        counts.extend([0] * (len(self.owners) - len(counts)))
+        return len(self.owners) - 1
 
     def fire(self, event: OptimizerEvents, step: OptimizerStep) -> None:
         """Fire an event of the update in progress."""
         outer, self.step = self.step, step
         engine: Any = self._engine()
-        state = engine.state
+        state, outer_event = engine.state, engine.last_event_name
         state.optimizer_step += 1  # an update counts in its own events, as Ignite's iterations do
         try:
             fire_event(engine, event)
         finally:
+            engine.last_event_name = outer_event  # Ignite and the handlers that follow go by it
             state.optimizer_step -= event is _STEP_STARTED
             self.step = outer
 
@@ -102,6 +117,7 @@ class AttachedOptimizer:
     def __init__(self, tracker: StepTracker, optimizer: Optimizer, index: int) -> None:
         self.hooks = StepHooks(optimizer, self)
         self.index = index
+        self.was_stepped = False  # in the current run, whether or not the update was then skipped
         self.attached_by_user = False
         self.ref_count = 0
         self._tracker = tracker
@@ -110,14 +126,9 @@ class AttachedOptimizer:
     def open_step(self, optimizer: Optimizer) -> OptimizerStep | None:
         """Begin an update, if the engine is running."""
         engine = self._engine()
-        if engine is None:
+        if engine is None or not is_running(engine):
             return None
-        last = engine.last_event_name
-        if last is None or last is _COMPLETED or last is _TERMINATE:
-            return None
-        run = run_generator(engine)
-        if run is not None and run.gi_frame is None:  # left behind by a run that raised, which fires no last event
-            return None
+        self.was_stepped = True
         return OptimizerStep(optimizer, engine.state.optimizer_steps[self.index] + 1)
 
     def on_step_started(self, step: OptimizerStep) -> None:
@@ -157,11 +168,9 @@ def remove_if_unused(engine: Engine, optimizer: Optimizer) -> None:
     attached.hooks.remove()
     del tracker.attached[optimizer]
     if not tracker.attached:
-        engine.remove_event_handler(_prepare_counts, Events.STARTED)
+        remove_handler(engine, Events.STARTED, _prepare_counts)
         for key in _STATE_KEYS:
             engine.state_dict_user_keys.remove(key)
-        del tracker.state.optimizer_steps
-        del trackers[engine]
 
 
 def _remove_after_update(engine: Engine, optimizer: Optimizer) -> None:
@@ -175,7 +184,10 @@ def _remove_after_update(engine: Engine, optimizer: Optimizer) -> None:
 def _prepare_counts(engine: Engine) -> None:
     # Zero for a new run. A resumed run keeps the loaded counts, in our own copy of the list.
     state: Any = engine.state
-    count = trackers[engine].next_index
+    tracker = trackers[engine]
+    for attached in tracker.attached.values():
+        attached.was_stepped = False
+    count = len(tracker.owners)
     if state.iteration == 0:
         state.optimizer_step, state.optimizer_steps = 0, [0] * count
         return
@@ -185,3 +197,6 @@ def _prepare_counts(engine: Engine) -> None:
             f"{len(state.optimizer_steps)}; attach to the same optimizers as in the run that saved it"
         )
     state.optimizer_steps = list(state.optimizer_steps)
+
+
+_prepare_counts.__name__ = _prepare_counts.__qualname__ = OptimizerEvents.__name__  # for Ignite's profilers

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ignite_tips.core.events import OptimizerEvents, check_events, for_optimizer, hold_optimizer_events
-from ignite_tips.core.ignite_internals import event_handlers
+from ignite_tips.core.ignite_internals import event_handlers, remove_handler
 from ignite_tips.core.step_tracker import trackers
 
 __all__ = [
@@ -42,7 +42,7 @@ class Role:
     Attributes:
         handler: a weak reference to the handler.
         events: the names of the events at which it acts.
-        is_filtered: whether it acts at one event with a filter: it may then end before another handler begins.
+        is_filtered: whether each of the events has a filter: it may then end before another handler begins.
         was_warned: whether a warning about one of its conflicts was given.
     """
 
@@ -51,7 +51,7 @@ class Role:
         # Names, not the events: a user's filter may hold the engine and would keep it alive.
         members = [member for event in events for member in (event if isinstance(event, EventsList) else [event])]
         self.events = tuple(str(member.name) for member in members)
-        self.is_filtered = len(events) == 1 and getattr(events[0], "filter", None) is not None
+        self.is_filtered = all(getattr(member, "filter", None) is not None for member in members)
         self.was_warned = False
 
     @property
@@ -173,9 +173,13 @@ class Attachment:
     Ignite removes a handler together with every handler that equals it, such as two bound methods of one object. Here
     each registration is a separate function. Ignite also still calls a handler that an earlier handler of the same
     event has removed. Here a removed handler does nothing.
+
+    Args:
+        name: the handler's class, under which Ignite's profilers report what is registered.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "Attachment") -> None:
+        self._name = name
         self._undo: list[Callable[[], None]] = []
 
     def __bool__(self) -> bool:
@@ -214,13 +218,11 @@ class Attachment:
         def handler(engine: Engine) -> None:
             function(engine)
 
-        def remove() -> None:
+        def silence() -> None:
             nonlocal function
             function = _do_nothing
-            handle.remove()
 
-        handle = engine.add_event_handler(event, handler)
-        self._undo.append(remove)
+        self._register(engine, event, handler, silence)
 
     def add_step_handler(
         self, engine: Engine, optimizer: Optimizer, event: Any, function: Callable[[Engine], None]
@@ -244,13 +246,24 @@ class Attachment:
             if step is not None and step.optimizer is optimizer:
                 function(engine)
 
-        def remove() -> None:
+        def silence() -> None:
             nonlocal function
             function = _do_nothing
-            handle.remove()
 
         handler.optimizer, handler.function = optimizer, function  # type: ignore[attr-defined]  # for runs_last
-        handle = engine.add_event_handler(event, handler)
+        self._register(engine, event, handler, silence)
+
+    def _register(self, engine: Engine, event: Any, handler: Any, silence: Callable[[], None]) -> None:
+        handler.__name__ = handler.__qualname__ = self._name
+        engine.add_event_handler(event, handler)
+        engine_ref = weakref.ref(engine)
+
+        def remove() -> None:
+            silence()
+            attached_to = engine_ref()
+            if attached_to is not None:
+                remove_handler(attached_to, event, handler)
+
         self._undo.append(remove)
 
     def add_undo(self, undo: Callable[[], None]) -> None:

@@ -1,6 +1,5 @@
 """Base of the freezing handlers: attach, freeze and unfreeze, resume, detach."""
 
-import warnings
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 from torch.optim import Optimizer
 
+from ignite_tips._warnings import warn_user
 from ignite_tips.core.conflicts import add_checked_role
 from ignite_tips.core.wiring import Attachment, FreezesParameters, annotate
 from ignite_tips.freezing.ddp_reducer import check_rewrappable, find_wrappers, rewrap_model
@@ -40,7 +40,7 @@ class FreezingHandler:
         self._model = model
         self._parts = parts
         self._optimizer = optimizer
-        self._attachment = Attachment()
+        self._attachment = Attachment(type(self).__name__)
         self._engine: weakref.ref[Engine] | None = None
         self._loaded: Mapping[str, Any] | None = None
         self._iteration = 0  # the trainer's, as this handler last saw it
@@ -108,11 +108,10 @@ class FreezingHandler:
 
     def _warn_of_changes(self, buffers: list[str]) -> None:
         if buffers:
-            warnings.warn(
+            warn_user(
                 f"{type(self).__name__} does not hold the buffers {', '.join(buffers)} of frozen modules, which "
                 "changed in an iteration; call eval() of these modules after each train(), or turn off what updates "
-                "them",
-                stacklevel=2,
+                "them"
             )
 
     def _change(self, wanted: Sequence[bool]) -> list[FreezableParameters]:

@@ -2,7 +2,6 @@
 
 import functools
 import math
-import warnings
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, Self
@@ -11,7 +10,9 @@ from ignite.engine import Engine, Events
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ignite_tips._checks import check_callable, check_instance, check_integer, check_keys, describe
+from ignite_tips._warnings import warn_user
 from ignite_tips.core.conflicts import add_checked_role
+from ignite_tips.core.ignite_internals import is_running
 from ignite_tips.core.wiring import Attachment, SetsLearningRates, annotate
 from ignite_tips.schedules.run_length import check_is_resumed
 from ignite_tips.schedules.state import check_scheduler_state, load_scheduler, save_scheduler
@@ -19,8 +20,6 @@ from ignite_tips.schedules.torch_internals import closed_form_in
 from ignite_tips.schedules.validation_metric import common_metric, metric_name
 
 __all__ = ["PlateauStepper"]
-
-_ENDED = (None, Events.COMPLETED, Events.TERMINATE)
 
 
 class PlateauStepper:
@@ -77,7 +76,7 @@ class PlateauStepper:
         self._can_resume = False  # after a run in this process, or once a state was loaded
         self._validations = 0  # counted in the current run
         self._validated_on: Any = None
-        self._attachment = Attachment()
+        self._attachment = Attachment(type(self).__name__)
 
     def attach(self, trainer: Engine, evaluator: Engine, *, data: Any = None) -> Self:
         """Step the scheduler after each run of ``evaluator`` that ``trainer`` starts. Attaching again replaces this.
@@ -142,22 +141,21 @@ class PlateauStepper:
     def _end(self, data: Any, trainer: Engine) -> None:
         if self._validations == 0 and not trainer.should_terminate:
             what = "other data than the training data" if data is None else "the very object given as data"
-            warnings.warn(
+            warn_user(
                 "PlateauStepper counted no validation in this run; run the evaluator in a handler of the trainer, "
-                f"over {what}, and attach(trainer, evaluator) in this order",
-                stacklevel=2,
+                f"over {what}, and attach(trainer, evaluator) in this order"
             )
 
     def _validated(self, trainer_ref: Callable[[], Engine | None], data: Any, evaluator: Engine) -> None:
         trainer = trainer_ref()
-        if trainer is None or trainer.last_event_name in _ENDED or not self._counts(trainer, data, evaluator):
+        if trainer is None or not is_running(trainer) or not self._counts(trainer, data, evaluator):
             return
         value = common_metric(evaluator, self.metric, needed_by="PlateauStepper")
         self._iteration = trainer.state.iteration
         self._validations += 1
         if math.isnan(value) or value == _unbeatable(self.scheduler):
             what = f"{value:g} for {metric_name(self.metric)} in epoch {trainer.state.epoch}"
-            warnings.warn(f"PlateauStepper got {what}; the scheduler was not stepped", stacklevel=2)
+            warn_user(f"PlateauStepper got {what}; the scheduler was not stepped")
         else:
             self._step(trainer, value)
 

@@ -1,11 +1,10 @@
 """Whether a schedule fits a run: its length, and the step at which a resumed run continues."""
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ignite.engine import Engine, Events, State
+from ignite.engine import CallableEventWithFilter, Engine, Events, EventsList, State
 from torch.optim.lr_scheduler import (
     ChainedScheduler,
     CosineAnnealingLR,
@@ -16,6 +15,8 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
 )
 
+from ignite_tips._warnings import warn_user
+from ignite_tips.core.events import OptimizerEvents, completed_updates, is_optimizer_event
 from ignite_tips.schedules.torch_internals import milestones_of, parts_of
 
 __all__ = [
@@ -25,8 +26,10 @@ __all__ = [
     "check_run",
     "explain_failure",
     "find_mismatches",
-    "is_step_missing",
+    "may_have_stepped",
+    "members_of",
     "steps_done",
+    "steps_missing",
 ]
 
 # Schedules with an end that must not be passed: after it the learning rate rises again, is 0, or step() raises.
@@ -129,10 +132,24 @@ def check_run(scheduler: LRScheduler, event: Any, state: State) -> None:
 
 def check_first_epoch(scheduler: LRScheduler, event: Any, state: State, steps: int) -> None:
     """After a run's first epoch, which made ``steps`` steps, warn if their number was not known before."""
-    if event in _EPOCH_EVENTS or _steps_in_run(event, state) is not None:
-        return
-    if steps > 0 and state.max_epochs is not None:
-        _check(scheduler, event, steps * (state.max_epochs - state.epoch), certain=False)
+    if steps > 0 and _steps_in_run(event, state) is None and not _is_per_epoch(event):
+        _check(scheduler, event, round(steps * _epochs_left(state)), certain=False)
+
+
+def members_of(event: Any) -> list[CallableEventWithFilter]:
+    """Return the events of a list such as ``A | B``, or the one event."""
+    return list(event) if isinstance(event, EventsList) else [event]
+
+
+def may_have_stepped(event: Any, trainer: Engine, scheduler: LRScheduler) -> bool:
+    """Whether ``event`` may have happened before the point at which the run of ``trainer`` resumes."""
+
+    def may_have_happened(member: CallableEventWithFilter) -> bool:
+        if is_optimizer_event(member):
+            return completed_updates(trainer, scheduler.optimizer) > 0
+        return trainer.state.epoch > 0 or member != Events.EPOCH_COMPLETED
+
+    return trainer.state.iteration > 0 and any(may_have_happened(member) for member in members_of(event))
 
 
 def check_is_resumed(handler: str, scheduler: LRScheduler, state: State) -> None:
@@ -148,18 +165,31 @@ def check_is_resumed(handler: str, scheduler: LRScheduler, state: State) -> None
         )
 
 
-def is_step_missing(event: Any, trainer: Engine, last: int) -> bool:
-    """Whether a resumed run starts after an event whose step is missing; ``last`` is the last step's iteration."""
+def steps_missing(event: Any, trainer: Engine, last_iteration: int, updates: int, last_updates: int) -> int:
+    """Return how many steps a resumed run has to make up for.
+
+    Args:
+        event: at which the scheduler is stepped.
+        trainer: at the start of the resumed run.
+        last_iteration: that of the last step.
+        updates: those of the scheduler's optimizer that the run has completed.
+        last_updates: those that it had completed at the last step.
+    """
     state, length = trainer.state, trainer.state.epoch_length
-    if event == Events.EPOCH_COMPLETED and length and state.iteration == state.epoch * length:
-        count, period = state.epoch, length
-    elif event == Events.ITERATION_COMPLETED:
-        count, period = state.iteration, 1
-    else:
-        return False
-    if event.filter is not None:
-        return last < state.iteration and bool(event.filter(trainer, count))
-    return last + period == state.iteration
+
+    def is_missing(member: CallableEventWithFilter) -> bool:
+        now, last, period = state.iteration, last_iteration, 1
+        if member == OptimizerEvents.STEP_COMPLETED:
+            now, last = updates, last_updates
+        elif member == Events.EPOCH_COMPLETED and length and state.iteration == state.epoch * length:
+            period = length
+        elif member != Events.ITERATION_COMPLETED:
+            return False
+        if member.filter is not None:
+            return last < now and bool(member.filter(trainer, now // period))
+        return now - period <= last < now
+
+    return sum(is_missing(member) for member in members_of(event))
 
 
 def explain_failure(scheduler: LRScheduler, state: State) -> str | None:
@@ -171,7 +201,10 @@ def explain_failure(scheduler: LRScheduler, state: State) -> str | None:
         return f"{name} was built for {len(known)} param groups, but {has}; make all groups up front"
     for mismatch in find_mismatches(scheduler, steps=0):
         if mismatch.fails:
-            return f"{mismatch.describe()} by epoch {state.epoch} of {state.max_epochs}{_REBUILD}"
+            by = f"epoch {state.epoch} of {state.max_epochs}"
+            if state.max_iters is not None:
+                by = f"iteration {state.iteration} of {state.max_iters}"
+            return f"{mismatch.describe()} by {by}{_REBUILD}"
     return None
 
 
@@ -181,7 +214,7 @@ def _leaf(scheduler: LRScheduler) -> LRScheduler:
 
 
 def _check(scheduler: LRScheduler, event: Any, steps: int, *, certain: bool) -> None:
-    per_epoch = event in _EPOCH_EVENTS
+    per_epoch = _is_per_epoch(event)
     for mismatch in find_mismatches(scheduler, steps):
         if mismatch.fails and certain:
             raise ValueError(mismatch.describe() + _REBUILD)
@@ -190,15 +223,36 @@ def _check(scheduler: LRScheduler, event: Any, steps: int, *, certain: bool) -> 
             remedy = "; if it counts epochs, attach(trainer) steps it after each"
         elif not mismatch.too_short and per_epoch:
             remedy = "; if it counts updates, attach(trainer, OptimizerEvents.STEP_COMPLETED) steps it after each"
-        warnings.warn(mismatch.describe("" if certain else "about ") + remedy, stacklevel=2)
+        pace = "" if certain else ", going by its first epoch"
+        warn_user(mismatch.describe("" if certain else "about ") + pace + remedy)
 
 
 def _steps_in_run(event: Any, state: State) -> int | None:
     """Return how many more times the event fires, if that is known in advance."""
-    if getattr(event, "filter", None) is not None or state.max_epochs is None:
+    counts = [_firings_in_run(member, state) for member in members_of(event)]
+    return None if None in counts else sum(count for count in counts if count is not None)
+
+
+def _firings_in_run(event: CallableEventWithFilter, state: State) -> int | None:
+    epochs, length = state.max_epochs, state.epoch_length
+    if event.filter is not None:
         return None
+    if state.max_iters is None and epochs is not None and event in _EPOCH_EVENTS:
+        return epochs - state.epoch
+    if length is None:
+        return None
+    iterations = state.max_iters if state.max_iters is not None else (epochs or 0) * length
     if event in _EPOCH_EVENTS:
-        return state.max_epochs - state.epoch
-    if event in _ITERATION_EVENTS and state.epoch_length is not None:
-        return state.max_epochs * state.epoch_length - state.iteration
-    return None
+        return (iterations + (length - 1) * (event == Events.EPOCH_STARTED)) // length - state.epoch
+    return iterations - state.iteration if event in _ITERATION_EVENTS else None
+
+
+def _epochs_left(state: State) -> float:
+    """Return how many epochs follow after the end of one."""
+    if state.max_iters is not None:
+        return (state.max_iters - state.iteration) / (state.epoch_length or 1)
+    return (state.max_epochs or state.epoch) - state.epoch
+
+
+def _is_per_epoch(event: Any) -> bool:
+    return all(member in _EPOCH_EVENTS for member in members_of(event))

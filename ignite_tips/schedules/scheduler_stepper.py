@@ -11,16 +11,18 @@ from torch.optim import LBFGS
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ignite_tips._checks import check_instance, check_integer, check_keys
+from ignite_tips._warnings import warn_user
 from ignite_tips.core.conflicts import add_checked_role, never_stepped, warn_after_first_epoch
-from ignite_tips.core.events import check_events, completed_updates, is_optimizer_event
+from ignite_tips.core.events import check_events, completed_updates, hold_optimizer_events, is_optimizer_event
 from ignite_tips.core.wiring import Attachment, SetsLearningRates
 from ignite_tips.schedules.run_length import (
     check_first_epoch,
     check_is_resumed,
     check_run,
     explain_failure,
-    is_step_missing,
+    may_have_stepped,
     steps_done,
+    steps_missing,
 )
 from ignite_tips.schedules.state import check_scheduler_state, load_scheduler, save_scheduler
 from ignite_tips.schedules.torch_internals import closed_form_in
@@ -36,8 +38,8 @@ class SchedulerStepper:
     GradScaler skips. The handler calls ``scheduler.step()`` and nothing else, so every scheduler, torch's or a user's,
     gives the learning rates of the hand-written loop.
 
-    At the end of an epoch or iteration, a checkpoint may be written before or after the step. A run resumed from it
-    makes up for a missing step.
+    At the end of an epoch, an iteration or an update, a checkpoint may be written before or after the step. A run
+    resumed from it makes up for a missing step.
 
     Args:
         scheduler: any torch scheduler except ReduceLROnPlateau, which needs ``PlateauStepper``.
@@ -45,7 +47,8 @@ class SchedulerStepper:
     Raises:
         TypeError: if ``scheduler`` is not a torch scheduler, or is ReduceLROnPlateau.
 
-    State saved: the scheduler's state, the optimizer's learning rates and momenta, and the iteration of the last step.
+    State saved: the scheduler's state, the optimizer's learning rates and momenta, and the iteration and the number of
+    updates at the last step.
 
     Example:
         >>> sgd = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
@@ -69,11 +72,13 @@ class SchedulerStepper:
             )
         self.scheduler = scheduler
         self._steps = 0  # in the current run
+        self._is_early = False  # whether the first of them came before any update
         self._iteration: int | None = None  # of the last step or of the run's start, if known
+        self._updates = 0  # completed then
         self._can_resume = False  # after a run in this process, or once a state was loaded
         self._made_elsewhere: int | None = None  # steps of the scheduler that this handler did not make
         self._epoch_is_whole = False  # whether the run started at the beginning of its first epoch
-        self._attachment = Attachment()
+        self._attachment = Attachment(type(self).__name__)
 
     def attach(self, trainer: Engine, event: Any = Events.EPOCH_COMPLETED) -> Self:
         """Step the scheduler whenever ``trainer`` fires ``event``. Attaching again replaces this.
@@ -92,21 +97,23 @@ class SchedulerStepper:
                 the run starts, if Ignite's own schedulers also set the learning rates.
             RuntimeError: when a run is resumed, if the scheduler is new and no state was loaded.
         """
-        check_events("event", event, trainer)
+        members = check_events("event", event, trainer)
+        is_per_update = any(is_optimizer_event(member) for member in members)
         optimizer = self.scheduler.optimizer
         self._can_resume = self._can_resume or trainer.last_event_name is not None
         with self._attachment.renew():
             role = SetsLearningRates(self, self.scheduler, event, closed_form=closed_form_in(self.scheduler))
             add_checked_role(self._attachment, trainer, role)
-            if isinstance(optimizer, LBFGS) and not is_optimizer_event(event):  # it has no OptimizerEvents
-                self._attachment.add_handler(trainer, event, self._step)
-                return self
+            has_updates = is_per_update or not isinstance(optimizer, LBFGS)  # which has no OptimizerEvents
+            if has_updates:  # first, to have the counts ready when a resumed run starts
+                self._attachment.add_undo(hold_optimizer_events(trainer, optimizer))
             self._attachment.add_handler(trainer, Events.STARTED, functools.partial(self._start, event))
-            step = self._step if is_optimizer_event(event) else self._step_after_update
-            self._attachment.add_step_handler(trainer, optimizer, event, step)
-            self._attachment.add_handler(trainer, Events.EPOCH_COMPLETED, functools.partial(self._end_epoch, event))
-            if is_optimizer_event(event):
+            if has_updates:
+                self._attachment.add_step_handler(trainer, optimizer, event, self._step_after_update)
                 warn_after_first_epoch(self._attachment, trainer, self._describe_no_update)
+            else:
+                self._attachment.add_handler(trainer, event, self._step)
+            self._attachment.add_handler(trainer, Events.EPOCH_COMPLETED, functools.partial(self._end_epoch, event))
         return self
 
     def detach(self) -> None:
@@ -115,48 +122,51 @@ class SchedulerStepper:
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain values, for a checkpoint."""
-        return {"iteration": self._iteration, "scheduler": save_scheduler(self.scheduler)}
+        state = {"iteration": self._iteration, "updates": self._updates}
+        return {**state, "scheduler": save_scheduler(self.scheduler)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state_dict`` returned; see ``load_scheduler``."""
-        checked = check_keys("SchedulerStepper state", state, ("iteration", "scheduler"))
+        checked = check_keys("SchedulerStepper state", state, ("iteration", "scheduler", "updates"))
         check_scheduler_state(self.scheduler, checked["scheduler"])
         if (iteration := checked["iteration"]) is not None:
             check_integer("the state's iteration", iteration, ge=0)
+        updates = check_integer("the state's updates", checked["updates"], ge=0)
         load_scheduler(self.scheduler, checked["scheduler"])
-        self._iteration = iteration
+        self._iteration, self._updates = iteration, updates
         self._can_resume = True
 
     def _start(self, event: Any, trainer: Engine) -> None:
         state = trainer.state
-        self._steps = 0
+        self._steps, self._is_early = 0, False
         self._epoch_is_whole = state.iteration == state.epoch * (state.epoch_length or 0)
         if state.iteration == 0:  # a new run, not a resumed one
-            self._iteration = 0
-        elif self._iteration is not None and is_step_missing(event, trainer, self._iteration):
+            self._iteration, self._updates = 0, 0
+        elif self._iteration is not None and (missing := self._steps_missing(event, trainer)):
             # The checkpoint was written between the event and the step, by a handler attached earlier.
-            with warnings.catch_warnings():
-                # torch sees no update in this process; the earlier process made it.
-                warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
-                self._step(trainer)
-        elif not self._can_resume:
+            for _ in range(missing):
+                self._step_without_update(trainer)  # in this process: the earlier one made it
+        elif not self._can_resume and may_have_stepped(event, trainer, self.scheduler):
             check_is_resumed("SchedulerStepper", self.scheduler, state)
         self._can_resume = True
         self._made_elsewhere = steps_done(self.scheduler) - self._steps
         check_run(self.scheduler, event, state)
 
     def _step_after_update(self, trainer: Engine) -> None:
-        if self._steps == 0 and completed_updates(trainer, self.scheduler.optimizer) == 0:
-            raise RuntimeError(
-                f"SchedulerStepper must step after an update of its scheduler's {self._optimizer_name()}, but the "
-                f"trainer has made none by iteration {trainer.state.iteration}; schedule the optimizer that the "
-                "trainer steps, or attach it to OptimizerEvents.STEP_COMPLETED"
-            )
-        self._step(trainer)
+        if self._steps == 0 and never_stepped(trainer, self.scheduler.optimizer):
+            self._is_early = True  # told after the first epoch, when it is known whether an update came later
+            self._step_without_update(trainer)
+        else:
+            self._step(trainer)
+
+    def _step_without_update(self, trainer: Engine) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)  # torch's
+            self._step(trainer)
 
     def _step(self, trainer: Engine) -> None:
         self._steps += 1
-        self._iteration = trainer.state.iteration
+        self._iteration, self._updates = trainer.state.iteration, self._updates_in(trainer)
         try:
             self.scheduler.step()
         except (KeyError, ValueError) as error:
@@ -165,25 +175,35 @@ class SchedulerStepper:
                 raise
             raise ValueError(reason) from error
 
+    def _steps_missing(self, event: Any, trainer: Engine) -> int:
+        return steps_missing(event, trainer, self._iteration or 0, self._updates_in(trainer), self._updates)
+
+    def _updates_in(self, trainer: Engine) -> int:
+        optimizer = self.scheduler.optimizer
+        return 0 if isinstance(optimizer, LBFGS) else completed_updates(trainer, optimizer)
+
     def _end_epoch(self, event: Any, trainer: Engine) -> None:
         is_first, self._epoch_is_whole = self._epoch_is_whole, False
         if self._made_elsewhere is not None and steps_done(self.scheduler) - self._steps != self._made_elsewhere:
             self._made_elsewhere = None  # warn once per run
-            warnings.warn(
+            warn_user(
                 f"SchedulerStepper must be the only one to step its {type(self.scheduler).__name__}, but other code "
-                "also steps it; remove one of the two",
-                stacklevel=2,
+                "also steps it; remove one of the two"
             )
         if is_first:
             check_first_epoch(self.scheduler, event, trainer.state, self._steps)
 
     def _describe_no_update(self, trainer: Engine) -> str | None:
-        if not never_stepped(trainer, self.scheduler.optimizer):
-            return None
-        return (
-            f"SchedulerStepper found no update of its scheduler's {self._optimizer_name()} in a whole epoch; schedule "
-            "the optimizer that the trainer steps"
-        )
-
-    def _optimizer_name(self) -> str:
-        return type(self.scheduler.optimizer).__name__
+        kind, iterations = type(self.scheduler.optimizer).__name__, trainer.state.iteration
+        if never_stepped(trainer, self.scheduler.optimizer):
+            return (
+                f"SchedulerStepper found no update of its scheduler's {kind} in {iterations} iterations; if the "
+                "trainer steps another optimizer, schedule that"
+            )
+        if self._is_early:
+            return (
+                f"SchedulerStepper stepped its {type(self.scheduler).__name__} before the first update of its {kind}; "
+                "attach it to OptimizerEvents.STEP_COMPLETED, or to the event of the updates after the handler that "
+                "makes them"
+            )
+        return None

@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import inspect
-import warnings
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ignite_tips._checks import check_choice, check_instance, check_keys, check_number
+from ignite_tips._warnings import warn_user
 from ignite_tips.schedules.torch_internals import parts_of
 
 __all__ = ["check_scheduler_state", "load_scheduler", "save_scheduler"]
@@ -123,10 +123,9 @@ def _warn_about_changes(built: dict[str, str], loaded: dict[str, str]) -> None:
         f"{name} to {loaded[name]} from {value}" for name, value in sorted(built.items()) if loaded[name] != value
     ]
     if changes:
-        warnings.warn(
+        warn_user(
             f"the scheduler's state sets {', '.join(changes)}: a checkpoint includes the scheduler's settings; to use "
-            "others, set them after loading",
-            stacklevel=4,
+            "others, set them after loading"
         )
 
 

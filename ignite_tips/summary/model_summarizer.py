@@ -89,7 +89,7 @@ class ModelSummarizer:
         self._input_of_batch = input_of_batch
         self._depth = depth
         self._output = output
-        self._attachment = Attachment()
+        self._attachment = Attachment(type(self).__name__)
         self.summary: ModelSummary | None = None
 
     def attach(self, trainer: Engine, tb_logger: TensorboardLogger | None = None) -> Self:

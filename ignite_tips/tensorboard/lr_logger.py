@@ -73,7 +73,7 @@ class LearningRateLogger(BaseHandler):
         self._category = tag or "optimizer"
         self._only_changes = only_changes
         self._global_step_transform = global_step_transform or _count_of_event
-        self._attachment = Attachment()
+        self._attachment = Attachment(type(self).__name__)
         self._scalars: ScalarWriter | None = None
         self._in_use: dict[str, float] | None = None  # the values in the latest update
         self._due: Callable[[], None] | None = None  # writes at the next update
@@ -84,7 +84,7 @@ class LearningRateLogger(BaseHandler):
         """Log to ``logger`` at ``event``, or at each in a list of events.
 
         Without a logger the values go to ``trainer.state.metrics``, where any Ignite logger finds them. After the first
-        epoch it warns if the optimizer has parameters to train but made no update.
+        epoch it warns if the optimizer has parameters to train but was not stepped.
 
         Raises:
             TypeError: if an argument has the wrong type, or the optimizer computes its gradients several times in one
@@ -142,8 +142,9 @@ class LearningRateLogger(BaseHandler):
         if not never_stepped(engine, self._optimizer):
             return None
         return (
-            f"LearningRateLogger found no update of its {type(self._optimizer).__name__} in a whole epoch, so there "
-            "is no learning rate in use to log; log the optimizer that the trainer steps"
+            f"LearningRateLogger found no update of its {type(self._optimizer).__name__} in {engine.state.iteration} "
+            "iterations, so there is no learning rate in use to log yet; if the trainer steps another optimizer, log "
+            "that"
         )
 
     def _on_event(self, engine: Engine, scalars: ScalarWriter, event: Any) -> None:

@@ -111,6 +111,9 @@ def _start(trainer: Engine, logger_ref: "weakref.ref[ResumableTensorboardLogger]
         logger._start(trainer)
 
 
+_start.__name__ = _start.__qualname__ = ResumableTensorboardLogger.__name__  # for Ignite's profilers
+
+
 class _EventWriter:
     """Replaces TensorBoard's EventFileWriter and continues its file.
 

@@ -63,7 +63,7 @@ class RunAnnotator:
         self._prefix = f"{tag}/" if tag else ""
         self._model = model
         self._optimizer = optimizer
-        self._attachment = Attachment()
+        self._attachment = Attachment(type(self).__name__)
 
     def attach(
         self, trainer: Engine, tb_logger: TensorboardLogger, event: Any = OptimizerEvents.STEP_COMPLETED

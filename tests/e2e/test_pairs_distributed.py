@@ -1,5 +1,6 @@
 """Pairs of a tip and a strategy that the combinations do not have, on two ranks, compared with hand-written loops."""
 
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -188,5 +189,7 @@ def _shard_too_late(rank: int, world_size: int) -> list[str]:
 def test_an_optimizer_created_before_sharding_warns() -> None:
     """Torch gives no warning: the optimizer updates the parameters that fully_shard has replaced."""
     for told in run_distributed(_shard_too_late, 2):
-        about_it = "GradientNormClipper found no gradient for its SGD in a whole epoch; create the optimizer from the"
-        assert [text.startswith(about_it) for text in told if "GradientNormClipper" in text] == [True]
+        about_it = (
+            r"GradientNormClipper found no gradient for its SGD in \d+ iterations; if its parameters are no longer"
+        )
+        assert [bool(re.match(about_it, text)) for text in told if "GradientNormClipper" in text] == [True]

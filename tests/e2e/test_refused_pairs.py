@@ -223,17 +223,16 @@ REFUSED: dict[Callable[[Job], None], str] = {
         "steps it with a validation metric"
     ),
     _scheduler_of_another_optimizer: (
-        "RuntimeError: SchedulerStepper must step after an update of its scheduler's SGD, but the trainer has"
-        " made none by iteration 4; schedule the optimizer that the trainer steps, or attach it to "
-        "OptimizerEvents.STEP_COMPLETED"
+        "UserWarning: SchedulerStepper found no update of its scheduler's SGD in 4 iterations; if the trainer steps "
+        "another optimizer, schedule that"
     ),
     _clipper_of_another_optimizer: (
-        "UserWarning: GradientNormClipper found no update of its SGD in a whole epoch; clip the optimizer "
-        "that the trainer steps"
+        "UserWarning: GradientNormClipper found no update of its SGD in 4 iterations; if the trainer steps another "
+        "optimizer, clip that"
     ),
     _clipper_of_stale_parameters: (
-        "UserWarning: GradientNormClipper found no gradient for its SGD in a whole epoch; create the optimizer from "
-        "the model's parameters, after fully_shard, which replaces them"
+        "UserWarning: GradientNormClipper found no gradient for its SGD in 4 iterations; if its parameters are no "
+        "longer the model's, create it from the model's parameters, after fully_shard, which replaces them"
     ),
     _two_clippers: (
         "UserWarning: GradientNormClipper clips the trainer's SGD twice, with max_norm=1.0 and then with "
@@ -263,8 +262,8 @@ REFUSED: dict[Callable[[Job], None], str] = {
         "TypeError: model must not be a ScriptModule, whose modules take no changes; freeze before scripting"
     ),
     _lr_logger_of_another_optimizer: (
-        "UserWarning: LearningRateLogger found no update of its SGD in a whole epoch, so there is no learning rate in"
-        " use to log; log the optimizer that the trainer steps"
+        "UserWarning: LearningRateLogger found no update of its SGD in 4 iterations, so there is no learning rate in "
+        "use to log yet; if the trainer steps another optimizer, log that"
     ),
     _two_lr_loggers: (
         "ValueError: each LearningRateLogger must write its own names, but another one attached to the trainer "

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 from ignite.engine import Engine, Events, create_supervised_evaluator, create_supervised_trainer
-from ignite.handlers import Checkpoint, DiskSaver, TensorboardLogger
+from ignite.handlers import Checkpoint, DiskSaver, HandlersTimeProfiler, TensorboardLogger
 from ignite.handlers.base_logger import BaseLogger
 from ignite.metrics import Loss
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
 import ignite_tips
+from ignite_tips import attach_optimizer_events
 from tests.settings import seeded
 from tests.support import run_distributed
 
@@ -174,6 +175,53 @@ def test_detaching_leaves_everything_as_before(name: str, when: str, tmp_path: P
     job.handler.detach()
     job.handler.detach()
     assert job.traces() == bare.traces()
+
+
+def _registered(job: Job) -> list[tuple[Engine, Any, Callable[..., Any]]]:
+    engines = (job.trainer, job.evaluator)
+    return [(e, event, entry[0]) for e in engines for event, entries in e._event_handlers.items() for entry in entries]
+
+
+@pytest.mark.parametrize("profiled", [False, True])
+@pytest.mark.parametrize("name", TABLE)
+def test_detaching_within_a_handler_of_the_same_event(name: str, profiled: bool, tmp_path: Path) -> None:
+    """By a handler before it, at each event at which it acts, the run goes on without it, and nothing remains.
+
+    Also where Ignite's profiler has wrapped every handler; it hides errors, but then the run ends early.
+    """
+
+    def prepare(folder: str) -> Job:
+        job = Job(str(tmp_path / folder))
+        attach_optimizer_events(job.trainer, job.optimizer)
+        job.trainer.add_event_handler(Events.EPOCH_COMPLETED(once=3), lambda engine: engine.terminate())
+        return job
+
+    attached = _job(name, tmp_path / "attached")
+    places = {(e is attached.trainer, event) for e, event, f in _registered(attached) if f.__qualname__ == name}
+    assert places
+    left = []
+    for index, (of_trainer, event) in enumerate(places):
+        jobs = [prepare(f"{index} {kind}") for kind in ("bare", "job")]
+        for job in jobs:
+            engine = job.trainer if of_trainer else job.evaluator
+            engine.add_event_handler(event, lambda engine, job=job: job.handler and job.handler.detach())
+        jobs[1].handler = TABLE[name].build(jobs[1])
+        TABLE[name].attach(jobs[1].handler, jobs[1])
+        for job in jobs:
+            if profiled:
+                HandlersTimeProfiler().attach(job.trainer)
+            job.run(4)
+        left.append([job.traces() | {"epoch": job.trainer.state.epoch} for job in jobs])
+    assert [job for _, job in left] == [bare for bare, _ in left]
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_what_is_registered_has_the_handlers_name(name: str, tmp_path: Path) -> None:
+    """Ignite's profilers report a handler by the name of the registered function."""
+    bare, job = Job(str(tmp_path / "bare")), _job(name, tmp_path / "job")
+    own = [function for _, _, function in _registered(job)]
+    names = {function.__qualname__ for function in own} - {f.__qualname__ for _, _, f in _registered(bare)}
+    assert names - {"OptimizerEvents"} == {name}
 
 
 @pytest.mark.parametrize("name", STATEFUL)

@@ -11,7 +11,8 @@ from ignite.handlers.param_scheduler import CosineAnnealingScheduler, ParamGroup
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, ReduceLROnPlateau, StepLR
 
-from ignite_tips import ParameterFreezer, PlateauStepper, SchedulerStepper
+from ignite_tips import GradientNormClipper, LearningRateLogger, ParameterFreezer, PlateauStepper, SchedulerStepper
+from ignite_tips.core.events import OptimizerEvents
 
 
 def _optimizer() -> SGD:
@@ -100,6 +101,8 @@ def test_two_schedulers_do_not_warn_if_a_filter_ends_one() -> None:
     trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run([0]))
     SchedulerStepper(StepLR(optimizer, 2)).attach(trainer, Events.EPOCH_COMPLETED(before=2))
     SchedulerStepper(StepLR(optimizer, 2)).attach(trainer)
+    first_epochs = Events.EPOCH_COMPLETED(once=1) | Events.EPOCH_COMPLETED(once=2)
+    SchedulerStepper(StepLR(optimizer, 2)).attach(trainer, first_epochs)
     for metric in "ab":
         PlateauStepper(ReduceLROnPlateau(optimizer), metric).attach(trainer, evaluator)
     trainer.run(range(2), max_epochs=2)
@@ -148,3 +151,82 @@ def test_an_ignite_scheduler_of_the_same_learning_rates_is_refused(grouped: bool
         ValueError, match=f"{kind} must be the only one to set the learning rates of its SGD, but .* Ignite's {name}"
     ):
         trainer.run(range(2), max_epochs=2)
+
+
+def _attach_all(trainer: Engine, optimizer: SGD, per_update: bool = True, **options: Any) -> None:
+    GradientNormClipper(optimizer, max_norm=1.0, **options).attach(trainer)
+    LearningRateLogger(optimizer).attach(trainer)
+    stepper = SchedulerStepper(StepLR(optimizer, 100))
+    stepper.attach(trainer, OptimizerEvents.STEP_COMPLETED if per_update else Events.EPOCH_COMPLETED)
+
+
+def _fill(optimizer: SGD, value: float = 1.0) -> None:
+    parameter = optimizer.param_groups[0]["params"][0]
+    parameter.grad = torch.full_like(parameter, value)
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("event", [Events.EPOCH_COMPLETED, Events.ITERATION_COMPLETED, Events.EPOCH_STARTED])
+def test_updates_in_a_handler_are_no_lack_of_updates(event: Events, is_first: bool, epochs: int) -> None:
+    """As in reinforcement learning: in a handler before or after ours, of the event that ends the first epoch too."""
+    optimizer = _optimizer()
+    trainer = Engine(lambda engine, batch: None)
+
+    def update(engine: Engine) -> None:
+        _fill(optimizer)
+        optimizer.step()
+
+    if is_first:
+        trainer.add_event_handler(event, update)
+    _attach_all(trainer, optimizer)
+    if not is_first:
+        trainer.add_event_handler(event, update)
+    trainer.run(range(3), max_epochs=epochs)
+
+
+@pytest.mark.parametrize("per_update", [True, False])
+def test_an_epoch_of_skipped_updates_is_no_lack_of_updates(per_update: bool) -> None:
+    """The trainer does step the optimizer: its first gradients are not finite."""
+    optimizer = _optimizer()
+
+    def update(engine: Engine, batch: int) -> None:
+        _fill(optimizer, float("nan") if engine.state.epoch == 1 else 1.0)
+        optimizer.step()
+
+    trainer = Engine(update)
+    _attach_all(trainer, optimizer, per_update, on_nonfinite="skip")
+    assert trainer.run(range(3), max_epochs=3).optimizer_step == 6
+
+
+def test_an_update_of_zero_gradients_has_gradients() -> None:
+    """The last update of the first epoch has gradients of 0, and they are set to None after it."""
+    optimizer = _optimizer()
+
+    def update(engine: Engine, batch: float) -> None:
+        _fill(optimizer, batch)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    trainer = Engine(update)
+    GradientNormClipper(optimizer, max_norm=1.0).attach(trainer)
+    trainer.run([1.0, 0.0], max_epochs=2)
+
+
+@pytest.mark.parametrize("length", [{"max_epochs": 2}, {"max_epochs": 1}, {"max_iters": 3}, {"max_iters": 8}])
+@pytest.mark.parametrize("run", [1, 2])
+def test_an_optimizer_that_is_not_stepped_is_told_of_in_each_run(length: dict[str, int], run: int) -> None:
+    """Once, also if the run ends within its first epoch, and in the second run of a process."""
+    optimizer, other = _optimizer(), _optimizer()
+    trainer = Engine(lambda engine, batch: (other if engine.state.metrics["run"] < run else optimizer).step())
+    trainer.state.metrics["run"] = 1
+    GradientNormClipper(other, max_norm=1.0).attach(trainer)
+    if run == 2:
+        _fill(other)
+        trainer.run(range(4))
+        trainer.state.max_epochs = None
+        trainer.state.metrics["run"] = 2
+    iterations = min(4, length.get("max_iters", 4))
+    with pytest.warns(UserWarning, match=f"no update of its SGD in {iterations} iterations; if the trainer") as caught:
+        trainer.run(range(4), **length)
+    assert len(caught) == 1

@@ -289,6 +289,43 @@ def test_detaching_leaves_everything_as_before() -> None:
     assert fired == []
 
 
+def test_attaching_an_optimizer_again_continues_its_count() -> None:
+    """Whether it was the first, the second or the only one; no count is left over."""
+    for attached in ([0], [0, 1]):
+        for again in attached:
+            optimizers = [torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1) for _ in attached]
+            trainer = Engine(
+                lambda engine, batch, optimizers=optimizers: [optimizer.step() for optimizer in optimizers]
+            )
+            for optimizer in optimizers:
+                attach_optimizer_events(trainer, optimizer)
+            for event, act in ((1, detach_optimizer_events), (2, attach_optimizer_events)):
+                trainer.add_event_handler(Events.EPOCH_COMPLETED(once=event), act, optimizers[again])
+            trainer.run(range(3), max_epochs=3)
+            counts = [6 if index == again else 9 for index in attached]
+            assert trainer.state_dict()["optimizer_steps"] == counts
+            assert trainer.state.optimizer_step == sum(counts)
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_a_replaced_optimizer_leaves_no_count(is_kept: bool) -> None:
+    """A new process, which has only the new one, takes up the saved counts."""
+    optimizers = [torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)]
+    trainer = Engine(lambda engine, batch: optimizers[-1].step())
+    attach_optimizer_events(trainer, optimizers[0])
+
+    @trainer.on(Events.EPOCH_COMPLETED(once=1))
+    def replace(engine: Engine) -> None:
+        detach_optimizer_events(engine, optimizers[0])
+        optimizers.append(torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1))
+        if not is_kept:
+            del optimizers[0]
+        attach_optimizer_events(engine, optimizers[-1])
+
+    trainer.run(range(3), max_epochs=3)
+    assert trainer.state_dict()["optimizer_steps"] == [6]
+
+
 def test_events_that_a_handler_needs_stay_when_the_user_detaches() -> None:
     """The events are removed with their last user: the user's own attach, or any handler's."""
     trainer, _, optimizer = _trainer()
@@ -446,6 +483,74 @@ def test_a_run_that_raised_is_over() -> None:
     assert failed.state.optimizer_step == 2
     failed.state.max_epochs = None
     assert failed.run(BATCHES[:4]).optimizer_step == 4
+
+
+def test_a_step_by_hand_while_the_run_is_interrupted_is_not_counted() -> None:
+    """The run is resumed with the counts that it had."""
+    trainer, _, optimizer = _trainer()
+    trainer.add_event_handler(Events.ITERATION_COMPLETED(once=2), trainer.interrupt)
+    trainer.run(BATCHES)
+    optimizer.step()
+    assert trainer.state.optimizer_steps == [2]
+    trainer.run(BATCHES)
+    assert trainer.state.optimizer_steps == [6]
+
+
+@pytest.mark.parametrize("event", [Events.COMPLETED, Events.TERMINATE])
+def test_a_run_that_is_about_to_end_takes_no_part_in_the_next(event: Events, tmp_path: Path) -> None:
+    """If its last events start the next phase with the same optimizer, also after a Checkpoint acted on them."""
+    first, model, optimizer = _trainer()
+    second = create_supervised_trainer(model, optimizer, nn.MSELoss())
+    first.add_event_handler(Events.EPOCH_COMPLETED, lambda: first.terminate())
+    first.add_event_handler(event, Checkpoint({"model": model}, DiskSaver(str(tmp_path))))
+    first.add_event_handler(event, lambda: second.run(BATCHES))
+    first.run(BATCHES, max_epochs=2)
+    assert second.state.iteration == first.state.optimizer_step == 6
+
+
+IGNITES_EVENTS = [
+    Events.STARTED,
+    Events.EPOCH_STARTED,
+    Events.DATALOADER_STOP_ITERATION,
+    Events.GET_BATCH_COMPLETED,
+    Events.ITERATION_STARTED,
+    Events.ITERATION_COMPLETED,
+    Events.EPOCH_COMPLETED,
+]
+
+
+@pytest.mark.parametrize("event", IGNITES_EVENTS, ids=lambda event: event.name)
+def test_an_update_in_an_event_handler_leaves_the_last_event_as_it_was(event: Events) -> None:
+    """Ignite itself goes by it, and Checkpoint names its files by it."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+
+    def events(is_attached: bool) -> list[Any]:
+        trainer, seen = Engine(lambda engine, batch: None), []
+        if is_attached:
+            attach_optimizer_events(trainer, optimizer)
+            for moment in OptimizerEvents:
+                trainer.add_event_handler(moment, lambda: None)
+        trainer.add_event_handler(event, lambda: optimizer.step())
+        for other in IGNITES_EVENTS:
+            trainer.add_event_handler(other, lambda engine: seen.append(engine.last_event_name))
+        trainer.run([0, 0], max_epochs=2)
+        return seen
+
+    assert events(is_attached=True) == events(is_attached=False)
+
+
+def test_a_handler_that_raises_within_an_update_leaves_the_last_event_as_it_was() -> None:
+    """An update function may catch the error and go on."""
+    trainer, _, _ = _trainer()
+    trainer.logger.disabled = True
+
+    @trainer.on(OptimizerEvents.STEP_STARTED)
+    def refuse(engine: Engine) -> None:
+        raise KeyError("no")
+
+    with pytest.raises(KeyError):
+        trainer.run(BATCHES)
+    assert trainer.last_event_name == Events.ITERATION_STARTED
 
 
 def test_an_update_in_an_event_handler_fires() -> None:

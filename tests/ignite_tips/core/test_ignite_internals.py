@@ -1,11 +1,22 @@
 """Ignite's private attributes that the package needs."""
 
+import contextlib
+import functools
+import inspect
+from typing import Any
+
 import pytest
-from ignite.engine import CallableEventWithFilter, Engine, Events
+from ignite.engine import CallableEventWithFilter, Engine, Events, EventsList
 from ignite.handlers import TensorboardLogger
 from ignite.handlers.base_logger import BaseLogger
 
-from ignite_tips.core.ignite_internals import counts_of_once, depends_on_count_alone, event_handlers, run_generator
+from ignite_tips.core.ignite_internals import (
+    counts_of_once,
+    depends_on_count_alone,
+    event_handlers,
+    is_running,
+    remove_handler,
+)
 
 ENGINE = Engine(lambda engine, batch: None)
 
@@ -16,6 +27,7 @@ ENGINE = Engine(lambda engine, batch: None)
         (ENGINE, "_event_handlers"),
         (ENGINE, "_fire_event"),
         (ENGINE, "_internal_run_generator"),
+        (ENGINE, "_internal_run_legacy"),
         (BaseLogger, "_create_output_handler"),
         (TensorboardLogger, "_create_output_handler"),
     ],
@@ -43,21 +55,84 @@ def test_handlers_are_listed_by_event_with_the_function_first() -> None:
     assert len(before) == 2
 
 
-def test_a_run_that_raised_leaves_a_generator_without_a_frame() -> None:
-    """A running one has a frame; before the first run there is no generator."""
-    seen = []
+LAST_EVENTS: dict[str, list[str]] = {
+    "completed": ["COMPLETED"],
+    "terminated": ["TERMINATE", "COMPLETED"],
+    "terminated without COMPLETED": ["TERMINATE"],
+    "raised": [],
+    "raised and handled": ["COMPLETED"],
+    "interrupted": [],
+}
+
+
+@pytest.mark.parametrize(
+    ("end", "with_generator"),
+    [(end, True) for end in LAST_EVENTS] + [(end, False) for end in LAST_EVENTS if end != "interrupted"],
+)
+def test_a_run_is_under_way_until_its_last_events(
+    end: str, with_generator: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However it ends, and whatever a handler of its last events fires, as Checkpoint does."""
+    monkeypatch.setattr(Engine, "interrupt_resume_enabled", with_generator)
+    seen: list[tuple[str, bool]] = []
 
     def update(engine: Engine, batch: int) -> None:
-        seen.append(run_generator(engine).gi_frame is not None)
-        raise KeyError
+        seen.append(("update", is_running(engine)))
+        if end.startswith("terminated"):
+            engine.terminate(skip_completed="without" in end)
+        elif end == "interrupted":
+            engine.interrupt()
+        elif end.startswith("raised"):
+            raise KeyError
 
     engine = Engine(update)
+    engine.register_events("saved")
     engine.logger.disabled = True
-    assert run_generator(engine) is None
-    with pytest.raises(KeyError):
+    for event in (Events.STARTED, Events.EPOCH_STARTED, Events.EPOCH_COMPLETED, Events.TERMINATE, Events.COMPLETED):
+        engine.add_event_handler(event, lambda: engine.fire_event("saved"))
+        engine.add_event_handler(event, lambda engine, name=event.name: seen.append((name, is_running(engine))))
+    if end.endswith("handled"):
+        engine.add_event_handler(Events.EXCEPTION_RAISED, lambda error: None)
+    assert not is_running(engine)
+    with pytest.raises(KeyError) if end == "raised" else contextlib.nullcontext():
         engine.run([0])
-    assert seen == [True]
-    assert run_generator(engine).gi_frame is None
+    assert not is_running(engine)
+    last = [(name, False) for name in LAST_EVENTS[end]]
+    before = [(name, True) for name in ("STARTED", "EPOCH_STARTED", "update", "EPOCH_COMPLETED")]
+    assert seen == before[: 4 if end in ("completed", "raised and handled") else 3] + last
+
+
+def test_a_run_within_another_is_under_way_alone() -> None:
+    """A run that a handler of COMPLETED starts is another engine's: the first is about to end."""
+    first, second = Engine(lambda engine, batch: None), Engine(lambda engine, batch: None)
+    seen: list[tuple[bool, bool]] = []
+    second.add_event_handler(Events.STARTED, lambda: seen.append((is_running(first), is_running(second))))
+    for event in (Events.EPOCH_COMPLETED, Events.COMPLETED):
+        first.add_event_handler(event, lambda: second.run([0]))
+    first.run([0])
+    assert seen == [(True, True), (False, True)]
+
+
+@pytest.mark.parametrize("event", [Events.STARTED, Events.EPOCH_COMPLETED(every=2), Events.STARTED | Events.COMPLETED])
+@pytest.mark.parametrize("wraps", [0, 1, 2])
+def test_a_handler_is_removed_whatever_has_wrapped_it(event: Any, wraps: int) -> None:
+    """But no other one."""
+    engine = Engine(lambda engine, batch: None)
+
+    def own(engine: Engine) -> None: ...
+
+    def other(engine: Engine) -> None: ...
+
+    engine.add_event_handler(event, own)
+    engine.add_event_handler(event, other)
+    for entries in event_handlers(engine).values():
+        for index, (function, *rest) in enumerate(entries):
+            for _ in range(wraps):
+                function = functools.wraps(function)(lambda *args, function=function: function(*args))
+            entries[index] = (function, *rest)
+    remove_handler(engine, event, own)
+    left = [inspect.unwrap(entry[0]) for entries in event_handlers(engine).values() for entry in entries]
+    assert left == [other] * (2 if isinstance(event, EventsList) else 1)
 
 
 @pytest.mark.parametrize(

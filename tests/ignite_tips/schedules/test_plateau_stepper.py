@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from ignite.engine import Engine, Events
+from ignite.handlers import Checkpoint, DiskSaver
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LinearLR, ReduceLROnPlateau, StepLR
 
@@ -273,6 +274,36 @@ def test_only_validations_during_the_training_count() -> None:
         trainer.state.max_epochs = None
         trainer.run(TRAINING, max_epochs=2)
     assert stepper.scheduler.last_epoch == 3
+
+
+@pytest.mark.parametrize("event", [Events.COMPLETED, Events.TERMINATE])
+def test_a_last_evaluation_does_not_count(event: Events, tmp_path: Path) -> None:
+    """One on other data in a run's last events, or after the run, also if a Checkpoint acted on them before."""
+    stepper = _stepper()
+    trainer = _trainer(stepper.scheduler.optimizer)
+    evaluator = Engine(lambda engine, batch: engine.state.metrics.update(loss=1.0))
+    stepper.attach(trainer, evaluator)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run(VALIDATION))
+    trainer.add_event_handler(Events.EPOCH_COMPLETED(once=2), lambda: trainer.terminate())
+    trainer.add_event_handler(event, Checkpoint({"stepper": stepper}, DiskSaver(str(tmp_path))))
+    trainer.add_event_handler(event, lambda: evaluator.run(TEST))
+    trainer.run(TRAINING, max_epochs=3)
+    evaluator.run(TEST)
+    assert stepper.scheduler.last_epoch == 2
+
+
+def test_an_evaluation_while_the_run_is_interrupted_does_not_count() -> None:
+    """Only those that the run starts do."""
+    stepper = _stepper()
+    trainer = _trainer(stepper.scheduler.optimizer)
+    evaluator = Engine(lambda engine, batch: engine.state.metrics.update(loss=1.0))
+    stepper.attach(trainer, evaluator)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run(VALIDATION))
+    trainer.add_event_handler(Events.ITERATION_COMPLETED(once=2), trainer.interrupt)
+    trainer.run(TRAINING, max_epochs=2)
+    evaluator.run(TEST)
+    trainer.run(TRAINING, max_epochs=2)
+    assert stepper.scheduler.last_epoch == 2
 
 
 def test_a_run_without_validation_warns() -> None:

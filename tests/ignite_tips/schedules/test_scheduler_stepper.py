@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Engine, Events, EventsList
 from ignite.handlers import LRScheduler as IgniteLRScheduler
 from torch.optim import LBFGS, SGD
 from torch.optim.lr_scheduler import (
@@ -28,7 +28,7 @@ from torch.optim.lr_scheduler import (
 )
 
 from ignite_tips import PlateauStepper, SchedulerStepper, warmup_stable_decay, with_warmup
-from ignite_tips.core.events import OptimizerEvents
+from ignite_tips.core.events import OptimizerEvents, attach_optimizer_events
 
 
 def _optimizer(lr: float = 1.0) -> SGD:
@@ -176,7 +176,12 @@ def _cosine(t_max: int) -> LRScheduler:
 @pytest.mark.parametrize(
     ("scheduler", "event", "message"),
     [
-        (_cosine(5), PER_UPDATE, "CosineAnnealingLR has T_max 5, but the run steps it about 20 times" + EPOCHS_REMEDY),
+        (
+            _cosine(5),
+            PER_UPDATE,
+            "CosineAnnealingLR has T_max 5, but the run steps it about 20 times, going by its first epoch"
+            + EPOCHS_REMEDY,
+        ),
         (_cosine(5), PER_BATCH, "CosineAnnealingLR has T_max 5, but the run steps it 20 times" + EPOCHS_REMEDY),
         (_cosine(20), PER_EPOCH, "CosineAnnealingLR has T_max 20, but the run steps it 5 times" + UPDATES_REMEDY),
         (_cosine(3), PER_EPOCH, "CosineAnnealingLR has T_max 3, but the run steps it 5 times$"),
@@ -240,6 +245,66 @@ def test_one_cycle_too_short_is_an_error_at_the_start(event: Any, steps: int) ->
     assert _steps(scheduler) == 0
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "event", "expected"),
+    [
+        (_cosine(5), PER_UPDATE, ["CosineAnnealingLR has T_max 5, but the run steps it about 20 times"]),
+        (_cosine(5), PER_BATCH, ["CosineAnnealingLR has T_max 5, but the run steps it 20 times"]),
+        (_cosine(20), PER_EPOCH, ["CosineAnnealingLR has T_max 20, but the run steps it 5 times"]),
+        (_cosine(5), PER_EPOCH, []),
+        (_cosine(20), PER_UPDATE, []),
+        (_cosine(20), PER_BATCH, []),
+    ],
+)
+def test_a_run_with_max_iters_is_checked_like_one_with_max_epochs(
+    scheduler: LRScheduler, event: Any, expected: list[str]
+) -> None:
+    """20 iterations in epochs of four."""
+    trainer = _trainer(scheduler.optimizer)
+    SchedulerStepper(scheduler).attach(trainer, event)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.run(range(4), max_iters=20)
+    told = [str(warning.message) for warning in caught]
+    assert len(told) == len(expected)
+    assert all(text.startswith(start) for text, start in zip(told, expected, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:OneCycleLR has total_steps 15")
+def test_one_cycle_too_short_for_max_iters() -> None:
+    """At the start if the number of steps is known then; otherwise the error says at which iteration."""
+    for event, iteration, message in (
+        (PER_BATCH, 0, "has total_steps 15, but the run steps it 20 times; build"),
+        (PER_UPDATE, 16, "has total_steps 15, but the run steps it 16 times by iteration 16 of 20; build"),
+    ):
+        trainer = _trainer((scheduler := OneCycleLR(_optimizer(), 1.0, total_steps=15)).optimizer)
+        trainer.logger.disabled = True
+        SchedulerStepper(scheduler).attach(trainer, event)
+        with pytest.raises(ValueError, match=message):
+            trainer.run(range(4), max_iters=20)
+        assert trainer.state.iteration == iteration
+
+
+@pytest.mark.parametrize(
+    ("t_max", "event"),
+    [
+        (25, PER_BATCH | PER_EPOCH),
+        (5, PER_EPOCH | PER_BATCH(once=30)),
+        (2, PER_EPOCH(once=1) | PER_EPOCH(once=4)),
+    ],
+)
+def test_a_list_of_events_is_checked_by_its_members(t_max: int, event: Any) -> None:
+    """Those without a filter count together."""
+    assert _run(_cosine(t_max), event, length=4, epochs=5) == []
+
+
+def test_a_list_of_events_too_many_for_one_cycle_is_an_error_at_the_start() -> None:
+    """As with one event."""
+    scheduler = OneCycleLR(_optimizer(), 1.0, total_steps=20)
+    with pytest.raises(ValueError, match="has total_steps 20, but the run steps it 25 times; build the scheduler"):
+        _run(scheduler, PER_BATCH | PER_EPOCH, length=4, epochs=5)
+
+
 def test_one_cycle_too_short_per_update() -> None:
     """If updates must be counted first, the warning comes after an epoch, and the error names both lengths."""
     scheduler = OneCycleLR(_optimizer(), 1.0, total_steps=15)
@@ -265,26 +330,79 @@ def test_a_schedulers_own_error_is_unchanged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("event", "iteration"), [(PER_EPOCH, 4), (Events.EPOCH_STARTED, 0), (Events.STARTED, 0), (PER_BATCH, 1)]
+    "event",
+    [
+        PER_EPOCH,
+        PER_BATCH,
+        PER_UPDATE,
+        PER_UPDATE(every=2) | PER_UPDATE(once=1),
+        PER_UPDATE | PER_EPOCH,
+        Events.EPOCH_STARTED,
+        Events.STARTED,
+    ],
 )
-def test_no_update_before_the_first_step_is_an_error(event: Any, iteration: int) -> None:
-    """A scheduler of an optimizer that the trainer does not step, or a step too early, ends the run."""
+def test_no_update_in_the_first_epoch_warns(event: Any) -> None:
+    """A scheduler of an optimizer that the trainer does not step gives one warning, after the first epoch."""
     trainer = _trainer(_optimizer())
     SchedulerStepper(StepLR(_optimizer(), 3)).attach(trainer, event)
-    message = (
-        f"must step after an update of its scheduler's SGD, but the trainer has made none by iteration {iteration};"
-    )
-    with pytest.raises(RuntimeError, match=message):
-        trainer.run(range(4), max_epochs=2)
-
-
-def test_no_update_in_an_epoch_warns() -> None:
-    """A per-update scheduler of another optimizer gives one warning, after the first epoch."""
-    trainer = _trainer(_optimizer())
-    SchedulerStepper(StepLR(_optimizer(), 3)).attach(trainer, PER_UPDATE)
-    with pytest.warns(UserWarning, match="found no update of its scheduler's SGD in a whole epoch") as caught:
+    message = "found no update of its scheduler's SGD in 4 iterations; if the trainer steps another optimizer, schedule"
+    with pytest.warns(UserWarning, match=message) as caught:
         trainer.run(range(4), max_epochs=3)
     assert len(caught) == 1
+
+
+@pytest.mark.parametrize("event", [Events.EPOCH_STARTED, Events.STARTED, PER_BATCH])
+def test_a_step_before_the_first_update_warns(event: Any) -> None:
+    """As torch does, but once it is known that an update came later, and with what to attach to instead."""
+    scheduler = StepLR(_optimizer(), 100)
+    trainer = _trainer(scheduler.optimizer, accumulation=2)
+    SchedulerStepper(scheduler).attach(trainer, event)
+    message = "stepped its StepLR before the first update of its SGD; attach it to OptimizerEvents.STEP_COMPLETED, or"
+    with pytest.warns(UserWarning, match=message) as caught:
+        trainer.run(range(4), max_epochs=2)
+    assert len(caught) == 1
+
+
+def test_both_remedies_of_an_early_step_are_silent() -> None:
+    """A scheduler attached as the warning says steps after each update, or after the handler that makes them."""
+    optimizer = _optimizer()
+    per_update, per_epoch = ExponentialLR(optimizer, 0.9), StepLR(optimizer, 100)
+    trainer = Engine(lambda engine, batch: None)
+    trainer.add_event_handler(PER_EPOCH, lambda: optimizer.step())
+    SchedulerStepper(per_update).attach(trainer, PER_UPDATE)
+    SchedulerStepper(per_epoch).attach(trainer)
+    trainer.run(range(4), max_epochs=2)
+    assert _steps(per_update) == _steps(per_epoch) == 2
+
+
+@pytest.mark.parametrize("accumulation", [5, 12])
+def test_an_accumulation_that_is_longer_than_an_epoch(accumulation: int) -> None:
+    """The run goes on as the hand-written loop does, and the warning holds."""
+    optimizer = _optimizer()
+    trainer = _trainer(optimizer, accumulation)
+    SchedulerStepper(StepLR(optimizer, 2, gamma=0.5)).attach(trainer)
+    with pytest.warns(UserWarning, match="found no update of its scheduler's SGD in 4 iterations"):
+        trainer.run(range(4), max_epochs=6)
+    assert (trainer.state.optimizer_step, optimizer.param_groups[0]["lr"]) == (24 // accumulation, 0.125)
+
+
+def test_a_first_epoch_that_grad_scaler_skips() -> None:
+    """The scale is too large at first: the schedule counts the epoch, and the run goes on."""
+    optimizer = _optimizer()
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0, backoff_factor=0.5)
+
+    def update(engine: Engine, batch: Any) -> None:
+        parameter = optimizer.param_groups[0]["params"][0]
+        scaler.scale((parameter * (torch.inf if engine.state.epoch == 1 else 1.0)).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+
+    trainer = Engine(update)
+    SchedulerStepper(StepLR(optimizer, 1, gamma=0.5)).attach(trainer)
+    with pytest.warns(UserWarning, match="found no update of its scheduler's SGD in 2 iterations"):
+        trainer.run(range(2), max_epochs=3)
+    assert (trainer.state.optimizer_step, optimizer.param_groups[0]["lr"]) == (4, 0.125)
 
 
 @pytest.mark.parametrize("event", ["epoch_done", None, 3, torch.optim.SGD])
@@ -323,8 +441,15 @@ def test_lbfgs_per_epoch() -> None:
     stepper = SchedulerStepper(scheduler).attach(trainer)
     trainer.run(range(2), max_epochs=3)
     assert _steps(scheduler) == 3
-    with pytest.raises(TypeError, match="got LBFGS"):
-        stepper.attach(trainer, PER_UPDATE)
+    for event in (PER_UPDATE, PER_UPDATE | PER_EPOCH):
+        with pytest.raises(TypeError, match="got LBFGS"):
+            stepper.attach(trainer, event)
+    too_short = OneCycleLR(optimizer, 1.0, total_steps=2, cycle_momentum=False)
+    stepper.detach()
+    SchedulerStepper(too_short).attach(trainer)
+    trainer.logger.disabled = True
+    with pytest.raises(ValueError, match="has total_steps 2, but the run steps it 3 times; build"):
+        trainer.run(range(2), max_epochs=3)
 
 
 @pytest.mark.parametrize(
@@ -364,6 +489,7 @@ def _checkpointed(event: Any, *, saved_first: bool, epochs: int, state: dict[str
     """Train, with a checkpoint before or after the step at each event; return the states and the learning rates."""
     optimizer, lrs, states = _optimizer(), [], []
     trainer = Engine(lambda engine, batch: (lrs.append(optimizer.param_groups[0]["lr"]), optimizer.step()))
+    attach_optimizer_events(trainer, optimizer)
     stepper = SchedulerStepper(ExponentialLR(optimizer, 0.9))
     parts = {"trainer": trainer, "optimizer": optimizer, "stepper": stepper}
 
@@ -381,12 +507,21 @@ def _checkpointed(event: Any, *, saved_first: bool, epochs: int, state: dict[str
     return states, lrs
 
 
-@pytest.mark.parametrize("event", [PER_EPOCH, PER_EPOCH(every=2), PER_BATCH, PER_BATCH(every=3), PER_BATCH(every=4)])
+@pytest.mark.parametrize(
+    "event",
+    [
+        *(PER_EPOCH, PER_EPOCH(every=2), PER_BATCH, PER_BATCH(every=3), PER_BATCH(every=4)),
+        *(PER_UPDATE, PER_UPDATE(every=2), PER_UPDATE(every=3)),
+        PER_EPOCH(once=1) | PER_EPOCH(once=3),
+        PER_EPOCH | Events.COMPLETED,
+        PER_BATCH(every=3) | PER_UPDATE(once=5),
+    ],
+)
 @pytest.mark.parametrize("saved_first", [True, False], ids=["saved, then stepped", "stepped, then saved"])
 def test_a_checkpoint_may_be_written_before_or_after_the_step(event: Any, saved_first: bool) -> None:
     """Resumed from any checkpoint, the run continues like the one that wrote it, in either order of attachment."""
     states, lrs = _checkpointed(event, saved_first=saved_first, epochs=4)
-    for state in states[:-1]:
+    for state in (state for state in states if state["trainer"]["iteration"] < 16):
         _, resumed = _checkpointed(event, saved_first=saved_first, epochs=4, state=state)
         assert resumed == lrs[len(lrs) - len(resumed) :]
         assert resumed
@@ -521,6 +656,29 @@ def test_a_resumed_run_needs_the_schedulers_state() -> None:
     SchedulerStepper(begun_later := ExponentialLR(resumed.optimizer, 0.9)).attach(trainer)
     trainer.run(range(4), max_epochs=7)
     assert _steps(begun_later) == 2
+
+
+@pytest.mark.parametrize(("event", "accumulation"), [(PER_EPOCH, 1), (PER_UPDATE, 3), (PER_UPDATE | PER_EPOCH, 3)])
+def test_a_run_that_resumes_before_the_first_step_needs_no_state(event: Any, accumulation: int) -> None:
+    """Nothing is lost then: two batches in, no epoch has ended and no update was made."""
+    optimizer = _optimizer()
+    trainer = _trainer(optimizer, accumulation)
+    SchedulerStepper(scheduler := StepLR(optimizer, 3)).attach(trainer, event)
+    trainer.load_state_dict({"epoch_length": 4, "max_epochs": 3, "iteration": 2, **_update_counts(2 // accumulation)})
+    trainer.run(range(4))
+    assert _steps(scheduler) == {1: 3, 3: 4}[accumulation] + 3 * isinstance(event, EventsList)
+
+
+def test_a_resumed_runs_counts_are_checked_first() -> None:
+    """A state of fewer optimizers than are attached is refused as such."""
+    trainer = _trainer(_optimizer())
+    trainer.logger.disabled = True
+    steppers = [SchedulerStepper(StepLR(_optimizer(), 3)).attach(trainer) for _ in range(2)]
+    for stepper in steppers:
+        stepper.load_state_dict(stepper.state_dict())
+    trainer.load_state_dict({"epoch_length": 4, "max_epochs": 3, "iteration": 4, **_update_counts(4)})
+    with pytest.raises(RuntimeError, match="must count the updates of 2 optimizers, got 1"):
+        trainer.run(range(4))
 
 
 def test_a_scheduler_that_other_code_steps_warns_once() -> None:

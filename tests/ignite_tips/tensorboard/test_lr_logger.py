@@ -351,7 +351,7 @@ def test_an_optimizer_that_is_never_stepped_warns_once(event: Any) -> None:
     stepped, other = _optimizer(), _optimizer()
     trainer = _trainer(stepped)
     LearningRateLogger(other).attach(trainer, event=event)
-    sentence = "found no update of its AdamW in a whole epoch, so there is no learning rate in use to log; log the"
+    sentence = "found no update of its AdamW in 2 iterations, so there is no learning rate in use to log yet; if the"
     with pytest.warns(UserWarning, match=sentence) as caught:
         trainer.run(range(2), max_epochs=3)
     assert len(caught) == 1
