@@ -13,19 +13,10 @@ from ignite_tips.parameters.selection import (
     as_patterns,
     check_belongs,
     named_parameters,
-    select_parameters,
 )
+from ignite_tips.parameters.weight_decay import undecayed_names
 
 __all__ = ["group_names", "layerwise_lr_groups", "param_group_table", "param_groups"]
-
-# Their parameters scale and shift normalised values; weight decay would pull the scales towards 0.
-_NORM_LAYERS: tuple[type[nn.Module], ...] = (
-    nn.modules.batchnorm._NormBase,
-    nn.LayerNorm,
-    nn.RMSNorm,
-    nn.GroupNorm,
-)
-
 
 def param_groups(
     model: nn.Module,
@@ -45,8 +36,11 @@ def param_groups(
             option ``"name"`` names the group; without it the name is the glob, for ``backbone.*`` just ``backbone``.
         default: options of the group ``"default"``, for the parameters that no rule matches.
         no_decay: parameters that get a ``weight_decay`` of 0, in groups of their own named like ``"backbone (no
-            decay)"``. Globs, ``"biases"`` for parameters named ``bias``, or ``"norms"`` for all parameters of torch's
-            normalisation layers and of classes with "Norm" in their name.
+            decay)"``: globs, ``"biases"`` or ``"norms"``. Biases have the word "bias" in their own name, as ``bias``,
+            ``in_proj_bias`` and ``bias_ih_l0``. Norms are all parameters of torch's normalisation layers, the
+            magnitudes of weight_norm, and wherever they are all other parameters of at most one dimension, which only
+            scale or shift; but a bias only where its layer has no matrix. A scale of more dimensions in a class with
+            "norm" in its name is warned about.
 
     Raises:
         TypeError: if an argument, a rule's pattern or its options have the wrong type.
@@ -66,7 +60,7 @@ def param_groups(
     named = named_parameters(model)
     options = _options_by_group(rules, default)
     members = _members(model, named, rules, options, default is not None)
-    undecayed = _undecayed_names(model, named, no_decay)
+    undecayed = undecayed_names(model, named, no_decay)
     groups: list[dict[str, Any]] = []
     for name, group_options in options.items():
         decayed = [member for member in members[name] if member not in undecayed]
@@ -267,27 +261,6 @@ def _members(
         group = rules[owner[name]].get("name", _default_name(owner[name])) if name in owner else default
         members[group].append(name)
     return members
-
-
-def _undecayed_names(
-    model: nn.Module, named: Mapping[str, nn.Parameter], no_decay: str | Iterable[str]
-) -> frozenset[str]:
-    wanted = check_names("no_decay", no_decay)
-    chosen: set[str] = set()
-    patterns = [pattern for pattern in wanted if pattern not in ("biases", "norms")]
-    if patterns:
-        chosen.update(select_parameters(model, patterns))
-    if "biases" in wanted:
-        chosen.update(name for name in named if name.rpartition(".")[2] == "bias")
-    if "norms" in wanted:
-        own = {id(p) for module in model.modules() if _is_norm(module) for p in module.parameters(recurse=False)}
-        chosen.update(name for name, parameter in named.items() if id(parameter) in own)
-    return frozenset(chosen)
-
-
-def _is_norm(module: nn.Module) -> bool:
-    # The norm layers of other libraries share no class with torch's; only the name suggests what they are.
-    return isinstance(module, _NORM_LAYERS) or "Norm" in type(module).__name__
 
 
 def _group(
