@@ -18,6 +18,7 @@ from ignite_tips.parameters.weight_decay import undecayed_names
 
 __all__ = ["group_names", "layerwise_lr_groups", "param_group_table", "param_groups"]
 
+
 def param_groups(
     model: nn.Module,
     rules: Mapping[str, Mapping[str, Any]],

@@ -3,7 +3,7 @@
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 from torch.nn.utils.parametrizations import _WeightNorm
@@ -66,7 +66,8 @@ def _own_tensors(layer: nn.Module) -> Iterator[_Tensor]:
     for name, parameter in layer.named_parameters(recurse=False):
         yield _describe(name, parameter, is_magnitude=name in magnitudes)
     if is_parametrized(layer):
-        for name, parts in layer.parametrizations.items():
+        parametrizations: Any = layer.parametrizations
+        for name, parts in parametrizations.items():
             magnitude = parts.original0 if isinstance(parts[0], _WeightNorm) else None
             for parameter in parts.parameters(recurse=False):
                 yield _describe(name, parameter, is_magnitude=parameter is magnitude)

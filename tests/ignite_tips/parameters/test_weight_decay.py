@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.nn.functional import layer_norm
 
 from ignite_tips import param_groups
 
@@ -35,7 +35,7 @@ class Block(nn.Module):
         self.ln_weight, self.ln_bias = nn.Parameter(torch.ones(3)), nn.Parameter(torch.zeros(3))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.layer_norm(x @ self.w + self.b, (3,), self.ln_weight, self.ln_bias)
+        return layer_norm(x @ self.w + self.b, (3,), self.ln_weight, self.ln_bias)
 
 
 class NormedLinear(nn.Linear):
