@@ -16,6 +16,7 @@ from ignite_tips.clipping.gradients import Gradients
 from ignite_tips.clipping.norms import (
     EPSILON,
     LARGEST_DIVISOR,
+    check_norm_type,
     clamp_gradients,
     clip_coefficient,
     clip_divisor,
@@ -176,10 +177,10 @@ class GradientNormClipper(GradientClipper):
         tag: str | None = None,
         process_group: Any = None,
     ) -> None:
-        check_number("max_norm", max_norm, gt=0)
+        max_norm = check_number("max_norm", max_norm, gt=0)
         super().__init__(
             optimizer,
-            NormScaling(f"max_norm={max_norm}", max_norm, norm_type),
+            NormScaling(f"max_norm={max_norm}", max_norm, check_norm_type(norm_type)),
             per_group=per_group,
             on_nonfinite=on_nonfinite,
             model=model,
@@ -250,7 +251,7 @@ class GradientValueClipper(GradientClipper):
         tag: str | None = None,
         process_group: Any = None,
     ) -> None:
-        check_number("clip_value", clip_value, gt=0, lt=inf)
+        clip_value = check_number("clip_value", clip_value, gt=0, lt=inf)
         super().__init__(
             optimizer,
             ValueClamping(clip_value),

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import inf
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -77,7 +78,7 @@ def layerwise_lr_groups(
     model: nn.Module,
     layers: Sequence[str | Sequence[str]],
     *,
-    lr: float,
+    lr: float | torch.Tensor,
     decay: float,
     no_decay: str | Iterable[str] = (),
     **options: Any,
@@ -89,7 +90,7 @@ def layerwise_lr_groups(
     Args:
         model: any module; the names are those of the module inside a wrapper.
         layers: n patterns, or lists of patterns, from the input on: ``["embedding.*", "blocks.0.*", "blocks.1.*"]``.
-        lr: the learning rate at the output, ≥ 0, finite.
+        lr: the learning rate at the output, ≥ 0, finite; with a tensor each group has a tensor of its own.
         decay: the factor from one layer to the layer before it, in (0, 1].
         no_decay: parameters without weight decay, as for ``param_groups``; their learning rate decays all the same.
         **options: options of every group, such as ``weight_decay``.
@@ -108,8 +109,9 @@ def layerwise_lr_groups(
         Bao et al. 2022, "BEiT", arXiv 2106.08254; He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners",
         arXiv 2111.06377: layer id 0 for the embedding, i + 1 for block i, blocks + 1 for the rest.
     """
-    check_number("lr", lr, ge=0, lt=inf)
-    check_number("decay", decay, gt=0, le=1)
+    number = check_number("lr", lr, ge=0, lt=inf)
+    lr = lr if isinstance(lr, torch.Tensor) else number
+    decay = check_number("decay", decay, gt=0, le=1)
     if isinstance(layers, str) or not isinstance(layers, Sequence):
         raise TypeError(f"layers must be a list of patterns, got {describe(layers)}")
     if not layers:
@@ -271,5 +273,6 @@ def _group(
         "params": [named[member] for member in members],
         "param_names": members,
         "name": name,
-        **options,
+        # Schedulers change a tensor in place, so that each group needs its own.
+        **{key: value.clone() if isinstance(value, torch.Tensor) else value for key, value in options.items()},
     }
