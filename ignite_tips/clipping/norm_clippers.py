@@ -126,7 +126,7 @@ class GradientNormClipper(GradientClipper):
         optimizer: the one whose gradients are clipped; its params may be on several devices, of several dtypes, or
             DTensors.
         max_norm: the threshold, > 0; ``math.inf`` only measures.
-        norm_type: p > 0 of the p-norm, ``math.inf`` for the largest magnitude.
+        norm_type: p > 0 of the p-norm; ``math.inf`` or ``"inf"`` for the largest magnitude.
         per_group: True clips each param group by its own norm; the metrics are then the norm of all and the smallest
             factor.
         on_nonfinite: what to do if a gradient is NaN or infinite on any rank, or the norm is too large for its dtype.

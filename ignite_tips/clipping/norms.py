@@ -45,7 +45,7 @@ def gradient_norm(tensors: Tensor | Iterable[Tensor], norm_type: float = 2.0) ->
 
     Args:
         tensors: one tensor or several, of any shapes, devices and dtypes.
-        norm_type: p > 0, or ``math.inf`` for the largest magnitude.
+        norm_type: p > 0; ``math.inf`` or ``"inf"`` for the largest magnitude.
 
     Returns:
         A tensor of no dimension on the first tensor's device; 0 where there are no tensors.
@@ -73,7 +73,7 @@ def clip_gradient_norm(tensors: Tensor | Iterable[Tensor], max_norm: float, norm
     Args:
         tensors: the gradients themselves (not the parameters); a sparse one must be coalesced.
         max_norm: the threshold, > 0; ``math.inf`` only measures.
-        norm_type: p > 0, or ``math.inf``.
+        norm_type: p > 0, ``math.inf`` or ``"inf"``.
 
     Raises:
         TypeError: if an argument is of another type.

@@ -71,12 +71,14 @@ def number(least: float = -math.inf, most: float = math.inf, *, above: bool = Tr
         return (value > least if above else value >= least) and (value < most if below else value <= most)
 
     within = st.floats(max(least, 0), min(most, 1e30), exclude_min=above, exclude_max=below and most < 1e30)
-    return Domain(admits, within | st.just(np.float64(min(most, 1.0) / 2)), _numbers)
+    kinds = [kind(min(most, 1.0) / 2) for kind in (np.float64, np.float32, np.array, torch.tensor, Fraction, Decimal)]
+    return Domain(admits, within | st.sampled_from(kinds), _numbers)
 
 
 def integer(least: int) -> Domain:
     """Integers of 64 bits that are at least ``least``."""
-    return Domain(lambda value: _is_int(value) and value >= least, st.integers(least, 99), _numbers)
+    kinds = st.sampled_from([np.int64(max(least, 99)), np.uint8(max(least, 99)), torch.tensor(max(least, 99))])
+    return Domain(lambda value: _is_int(value) and value >= least, st.integers(least, 99) | kinds, _numbers)
 
 
 def one_of(*choices: Any) -> Domain:
