@@ -1,6 +1,6 @@
 """The time to summarize a model: ours, torchinfo, torchsummary and Lightning's ModelSummary.
 
-Ours runs torchinfo to count operations, and then restores everything that the run changed: BatchNorm's statistics,
+Ours counts operations as the model runs, and then restores everything that the run changed: BatchNorm's statistics,
 modes, gradients, the state of the random number generators.
 """
 

@@ -12,6 +12,7 @@ from numbers import Real
 from typing import Any
 
 __all__ = [
+    "as_number",
     "check_callable",
     "check_choice",
     "check_instance",
@@ -84,42 +85,61 @@ def check_instance(name: str, value: object, types: type | tuple[type, ...], wha
         raise TypeError(f"{name} must be {what}, got {_describe_kind(value)}")
 
 
-def check_number(name: str, value: object, **bounds: float) -> float:
-    """Return ``value`` as given, or raise unless it is an int or a float within the bounds gt, ge, lt, le.
+def as_number(value: object) -> int | float | None:
+    """Return an int or a float with the value of any kind of number; None for anything else, and for a bool.
 
-    NaN is within no bound, and a bool is not a number. Nor are other libraries' numbers: torch and pickle do not accept
-    all of them, which would only show in the middle of a run. NumPy's float64 is a float.
+    A number is what ``float()`` takes: NumPy's scalars, Fraction, Decimal, tensors and arrays of one element. Strings
+    are none. Python's own type comes back, because pickle with ``weights_only`` and some calls of torch take no other.
+
+    Example:
+        >>> from fractions import Fraction
+        >>> as_number(Fraction(1, 4)), as_number(torch.tensor(3)), as_number(True), as_number("1")
+        (0.25, 3, None, None)
+    """
+    try:
+        plain: Any = value.item() if hasattr(value, "item") else value
+        if isinstance(plain, bool | str | bytes | bytearray):
+            return None
+        return int(plain) if isinstance(plain, int) else float(plain)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last by tensors: of several elements, of meta
+        return None
+
+
+def check_number(name: str, value: object, **bounds: float) -> float:
+    """Return ``value`` as an int or a float, or raise unless it is a number within the bounds gt, ge, lt, le.
+
+    NaN is within no bound, and a bool is not a number; see ``as_number`` for what is.
 
     Example:
         >>> check_number("max_norm", -1.0, gt=0)
         Traceback (most recent call last):
         ValueError: max_norm must be > 0, got -1.0
     """
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        foreign = not isinstance(value, bool) and isinstance(value, Real)
-        hint = ", which is neither int nor float" if foreign else ""
-        raise TypeError(f"{name} must be a number, got {describe(value)}{hint}")
-    if isinstance(value, int) and abs(value) > sys.maxsize:
+    number = as_number(value)
+    if number is None:
+        raise TypeError(f"{name} must be a number, got {describe(value)}")
+    if isinstance(number, int) and abs(number) > sys.maxsize:
         raise ValueError(f"{name} must fit into 64 bits, got {describe(value)}")
-    if value != value or not all(_BOUNDS[key][1](value, bound) for key, bound in bounds.items()):
+    if number != number or not all(_BOUNDS[key][1](number, bound) for key, bound in bounds.items()):
         words = [f"{_BOUNDS[key][0]} {bound:g}" for key, bound in bounds.items() if bound != inf]
         required = " and ".join((["finite"] if inf in bounds.values() else []) + words)
         raise ValueError(f"{name} must be {required or 'a number'}, got {describe(value)}")
-    return value
+    return number
 
 
 def check_integer(name: str, value: object, **bounds: float) -> int:
-    """Return ``value`` as given, or raise unless it is an int within the bounds gt, ge, lt, le.
+    """Return ``value`` as an int, or raise unless it is an integer of any kind within the bounds gt, ge, lt, le.
 
     Example:
         >>> check_integer("every", 1.5, ge=1)
         Traceback (most recent call last):
         TypeError: every must be an integer, got 1.5
     """
-    if isinstance(value, bool) or not isinstance(value, int):
+    number = as_number(value)
+    if not isinstance(number, int):
         raise TypeError(f"{name} must be an integer, got {describe(value)}")
     check_number(name, value, **bounds)
-    return value
+    return number
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

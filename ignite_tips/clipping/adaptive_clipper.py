@@ -63,8 +63,8 @@ class AdaptiveGradientClipper(GradientClipper):
         tag: str | None = None,
         process_group: Any = None,
     ) -> None:
-        check_number("clipping", clipping, gt=0, lt=inf)
-        check_number("eps", eps, gt=0, lt=inf)
+        clipping = check_number("clipping", clipping, gt=0, lt=inf)
+        eps = check_number("eps", eps, gt=0, lt=inf)
         patterns = check_names("exclude", exclude)
         method = UnitScaling(clipping, eps)
         super().__init__(

@@ -12,7 +12,7 @@ from ignite.engine import Engine, Events
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ignite_tips._checks import check_choice, check_instance, check_integer, check_keys, check_number, check_tag
+from ignite_tips._checks import check_choice, check_instance, check_integer, check_keys, check_tag
 from ignite_tips.clipping.gradients import Gradients, check_parameters
 from ignite_tips.clipping.nonfinite import NonfinitePolicy
 from ignite_tips.clipping.norms import to_device, total_norm
@@ -106,7 +106,6 @@ class GradientClipper:
         process_group: Any = None,
     ) -> None:
         check_optimizer(optimizer)
-        check_number("norm_type", method.norm_type, gt=0)
         check_instance("per_group", per_group, bool, "True or False")
         check_choice("on_nonfinite", on_nonfinite, ("raise", "skip", "propagate"))
         check_instance("model", model, (nn.Module, NoneType), "a torch.nn.Module or None")

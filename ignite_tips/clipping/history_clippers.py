@@ -81,8 +81,8 @@ class AutoClipper(GradientClipper):
         tag: str | None = None,
         process_group: Any = None,
     ) -> None:
-        check_number("percentile", percentile, gt=0, le=100)
-        check_integer("history_size", history_size, ge=1)
+        percentile = check_number("percentile", percentile, gt=0, le=100)
+        history_size = check_integer("history_size", history_size, ge=1)
         method = HistoryScaling(f"percentile={percentile}", PercentileRule(percentile, history_size))
         super().__init__(
             optimizer, method, on_nonfinite=on_nonfinite, model=model, tag=tag, process_group=process_group
@@ -135,10 +135,10 @@ class ZClipper(GradientClipper):
         tag: str | None = None,
         process_group: Any = None,
     ) -> None:
-        check_number("alpha", alpha, gt=0, lt=1)
-        check_number("z_threshold", z_threshold, gt=0, lt=inf)
-        check_number("max_norm", max_norm, gt=0)
-        check_integer("warmup_steps", warmup_steps, ge=1)
+        alpha = check_number("alpha", alpha, gt=0, lt=1)
+        z_threshold = check_number("z_threshold", z_threshold, gt=0, lt=inf)
+        max_norm = check_number("max_norm", max_norm, gt=0)
+        warmup_steps = check_integer("warmup_steps", warmup_steps, ge=1)
         settings = f"z_threshold={z_threshold}, max_norm={max_norm}"
         method = HistoryScaling(settings, ZScoreRule(alpha, z_threshold, warmup_steps), max_norm)
         super().__init__(

@@ -16,6 +16,7 @@ from ignite_tips.clipping.gradients import Gradients
 from ignite_tips.clipping.norms import (
     EPSILON,
     LARGEST_DIVISOR,
+    check_norm_type,
     clamp_gradients,
     clip_coefficient,
     clip_divisor,
@@ -125,7 +126,7 @@ class GradientNormClipper(GradientClipper):
         optimizer: the one whose gradients are clipped; its params may be on several devices, of several dtypes, or
             DTensors.
         max_norm: the threshold, > 0; ``math.inf`` only measures.
-        norm_type: p > 0 of the p-norm, ``math.inf`` for the largest magnitude.
+        norm_type: p > 0 of the p-norm; ``math.inf`` or ``"inf"`` for the largest magnitude.
         per_group: True clips each param group by its own norm; the metrics are then the norm of all and the smallest
             factor.
         on_nonfinite: what to do if a gradient is NaN or infinite on any rank, or the norm is too large for its dtype.
@@ -176,10 +177,10 @@ class GradientNormClipper(GradientClipper):
         tag: str | None = None,
         process_group: Any = None,
     ) -> None:
-        check_number("max_norm", max_norm, gt=0)
+        max_norm = check_number("max_norm", max_norm, gt=0)
         super().__init__(
             optimizer,
-            NormScaling(f"max_norm={max_norm}", max_norm, norm_type),
+            NormScaling(f"max_norm={max_norm}", max_norm, check_norm_type(norm_type)),
             per_group=per_group,
             on_nonfinite=on_nonfinite,
             model=model,
@@ -250,7 +251,7 @@ class GradientValueClipper(GradientClipper):
         tag: str | None = None,
         process_group: Any = None,
     ) -> None:
-        check_number("clip_value", clip_value, gt=0, lt=inf)
+        clip_value = check_number("clip_value", clip_value, gt=0, lt=inf)
         super().__init__(
             optimizer,
             ValueClamping(clip_value),

@@ -12,6 +12,7 @@ from ignite_tips._checks import check_instance, check_iterable, check_number
 __all__ = [
     "EPSILON",
     "LARGEST_DIVISOR",
+    "check_norm_type",
     "clamp_gradients",
     "clip_coefficient",
     "clip_divisor",
@@ -44,7 +45,7 @@ def gradient_norm(tensors: Tensor | Iterable[Tensor], norm_type: float = 2.0) ->
 
     Args:
         tensors: one tensor or several, of any shapes, devices and dtypes.
-        norm_type: p > 0, or ``math.inf`` for the largest magnitude.
+        norm_type: p > 0; ``math.inf`` or ``"inf"`` for the largest magnitude.
 
     Returns:
         A tensor of no dimension on the first tensor's device; 0 where there are no tensors.
@@ -57,7 +58,7 @@ def gradient_norm(tensors: Tensor | Iterable[Tensor], norm_type: float = 2.0) ->
         >>> gradient_norm([torch.tensor([3.0]), torch.tensor([[4.0]])])
         tensor(5.)
     """
-    check_number("norm_type", norm_type, gt=0)
+    norm_type = check_norm_type(norm_type)
     return total_norm(tensor_norms(dense_values(_as_list(tensors)), norm_type), norm_type)
 
 
@@ -72,7 +73,7 @@ def clip_gradient_norm(tensors: Tensor | Iterable[Tensor], max_norm: float, norm
     Args:
         tensors: the gradients themselves (not the parameters); a sparse one must be coalesced.
         max_norm: the threshold, > 0; ``math.inf`` only measures.
-        norm_type: p > 0, or ``math.inf``.
+        norm_type: p > 0, ``math.inf`` or ``"inf"``.
 
     Raises:
         TypeError: if an argument is of another type.
@@ -86,8 +87,8 @@ def clip_gradient_norm(tensors: Tensor | Iterable[Tensor], max_norm: float, norm
     References:
         Pascanu, Mikolov, Bengio, "On the difficulty of training recurrent neural networks", 2013, section 3.2.
     """
-    check_number("max_norm", max_norm, gt=0)
-    check_number("norm_type", norm_type, gt=0)
+    max_norm = check_number("max_norm", max_norm, gt=0)
+    norm_type = check_norm_type(norm_type)
     listed = _as_list(tensors)
     if any(tensor.is_sparse and not tensor.is_coalesced() for tensor in listed):
         raise ValueError("a sparse tensor must be coalesced to be scaled in place; call its coalesce() first")
@@ -97,6 +98,11 @@ def clip_gradient_norm(tensors: Tensor | Iterable[Tensor], max_norm: float, norm
     if not norm.is_cpu or not factor >= 1:  # a NaN is multiplied, as torch does
         scale_gradients(values, factor)
     return norm
+
+
+def check_norm_type(norm_type: object) -> float:
+    """Return ``norm_type`` as a number, or raise unless it is > 0; torch documents ``"inf"``, too."""
+    return check_number("norm_type", inf if isinstance(norm_type, str) and norm_type == "inf" else norm_type, gt=0)
 
 
 def total_norm(norms: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:

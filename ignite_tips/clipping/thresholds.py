@@ -92,17 +92,16 @@ class ZScoreRule:
         state = check_keys("the state's rule", state, ("warmup", "mean", "variance"))
         warmup, mean, variance = state["warmup"], state["mean"], state["variance"]
         check_instance("the state's warmup", warmup, list, "a list of norms")
-        for norm in warmup:
-            check_number("each of the state's warmup", norm, gt=0, lt=inf)
+        warmup = [check_number("each of the state's warmup", norm, gt=0, lt=inf) for norm in warmup]
         if mean is not None:
-            check_number("the state's mean", mean, ge=0, lt=inf)
+            mean = check_number("the state's mean", mean, ge=0, lt=inf)
         elif len(warmup) >= self._warmup_steps:  # the end of the warm-up would never come
             raise ValueError(
                 f"the state's warmup must be fewer norms than warmup_steps, {self._warmup_steps}, got {len(warmup)}; "
                 "make the clipper with the warmup_steps of the run that saved it"
             )
-        check_number("the state's variance", variance, ge=0, lt=inf)
-        self._warmup, self._mean, self._variance = list(warmup), mean, variance
+        self._warmup, self._mean = warmup, mean
+        self._variance = check_number("the state's variance", variance, ge=0, lt=inf)
 
 
 def _as_floats(norms: Any) -> list[float]:

@@ -73,9 +73,14 @@ def remove_handler(engine: Engine, event: Any, handler: Callable[..., Any]) -> N
         handlers[member] = [entry for entry in handlers[member] if inspect.unwrap(entry[0]) is not handler]
 
 
+_EVENTS_FILE = CallableEventWithFilter.__call__.__code__.co_filename
+
+
 def depends_on_count_alone(event: CallableEventWithFilter) -> bool:
     """Whether an event has no filter or one of Ignite's own: ``every``, ``once``, ``before``, ``after``."""
-    return event.filter is None or getattr(event.filter, "__module__", "") == "ignite.engine.events"
+    # By where its code was written; functools.wraps gives a filter of the user's the __module__ of the one it wraps.
+    code = getattr(event.filter, "__code__", None)
+    return event.filter is None or (code is not None and code.co_filename == _EVENTS_FILE)
 
 
 def counts_of_once(event: CallableEventWithFilter) -> list[int]:

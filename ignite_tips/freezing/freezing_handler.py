@@ -9,12 +9,11 @@ from ignite.engine import Engine, Events
 from torch import nn
 from torch.optim import Optimizer
 
-from ignite_tips._warnings import warn_user
 from ignite_tips.core.conflicts import add_checked_role
 from ignite_tips.core.wiring import Attachment, FreezesParameters, annotate
 from ignite_tips.freezing.ddp_reducer import check_rewrappable, find_wrappers, rewrap_model
+from ignite_tips.freezing.frozen_buffers import FrozenBuffers
 from ignite_tips.freezing.frozen_parameters import FreezableParameters
-from ignite_tips.freezing.held_statistics import UnheldBuffers
 from ignite_tips.freezing.wrapper_watch import WrapperWatch
 from ignite_tips.parameters.selection import check_belongs, trainable_fraction
 from ignite_tips.parameters.sharding import check_has_whole_parameters
@@ -46,8 +45,7 @@ class FreezingHandler:
         self._iteration = 0  # the trainer's, as this handler last saw it
         self._is_started = False
         self._watch: WrapperWatch | None = None
-        self._unheld: UnheldBuffers | None = None
-        self._frozen_since = 0  # iteration of the last change
+        self._buffers: FrozenBuffers | None = None
 
     @property
     def frozen(self) -> tuple[str, ...]:
@@ -75,6 +73,7 @@ class FreezingHandler:
         self._attachment.add_undo(self._put_back)
         self._attachment.add_handler(trainer, Events.STARTED, self._start)
         self._attachment.add_handler(trainer, Events.ITERATION_STARTED, self._follow)
+        self._attachment.add_handler(trainer, Events.ITERATION_COMPLETED, self._end_iteration)
         self._engine = weakref.ref(trainer)
 
     def _set_frozen(self, engine: Engine, frozen: Sequence[bool], *, is_annotated: bool = True) -> None:
@@ -102,17 +101,15 @@ class FreezingHandler:
         if not self._is_started:
             raise RuntimeError(f"{type(self).__name__} must be attached before the run starts; attach, then call run()")
         self._iteration = engine.state.iteration
-        if self._unheld is not None and self._iteration > self._frozen_since + 1:  # a whole iteration has passed
-            unheld, self._unheld = self._unheld, None
-            self._warn_of_changes(unheld.changed())
+        if self._buffers is not None:
+            self._buffers.save()
 
-    def _warn_of_changes(self, buffers: list[str]) -> None:
-        if buffers:
-            warn_user(
-                f"{type(self).__name__} does not hold the buffers {', '.join(buffers)} of frozen modules, which "
-                "changed in an iteration; call eval() of these modules after each train(), or turn off what updates "
-                "them"
-            )
+    def _end_iteration(self, engine: Engine) -> None:
+        self._keep_buffers()
+
+    def _keep_buffers(self) -> None:
+        if self._buffers is not None:
+            self._buffers.put_back()
 
     def _change(self, wanted: Sequence[bool]) -> list[FreezableParameters]:
         if any(wanted):
@@ -125,7 +122,9 @@ class FreezingHandler:
             frozen = [part for part in self._parts if part.is_frozen]
             patterns = tuple(pattern for part in frozen for pattern in part.patterns)
             parameters = [parameter for part in frozen for parameter in part.parameters]
-            self._unheld, self._frozen_since = UnheldBuffers(self._model, patterns, parameters), self._iteration
+            self._keep_buffers()
+            self._buffers = FrozenBuffers(self._model, patterns, parameters)
+            self._buffers.save()
         return changed
 
     def _watch_next_forward(self) -> None:

@@ -57,8 +57,9 @@ def freeze_parameters(model: nn.Module, patterns: str | Iterable[str]) -> Frozen
     ``train()`` trains, only ``requires_grad`` is copied.
 
     Statistics are: buffers named ``running_mean`` or ``running_var``, both kinds of spectral norm, and any other
-    parametrization with buffers. Other buffers that training changes, such as those of ``torch.ao.quantization``'s
-    observers, are not held; the handlers warn about them after the first iteration.
+    parametrization with buffers. Other buffers that a forward pass changes, such as those of
+    ``torch.ao.quantization``'s observers, go on changing here; ``ParameterFreezer`` and ``GradualUnfreezer`` put them
+    back after each iteration.
 
     If DistributedDataParallel already wraps the model, call ``rewrap_model`` too; ``ParameterFreezer`` does.
 

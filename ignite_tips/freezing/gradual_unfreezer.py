@@ -83,7 +83,7 @@ class GradualUnfreezer(FreezingHandler):
             RuntimeError: if a DistributedDataParallel wrapper has an option that does not allow freezing.
         """
         check_instance("trainer", trainer, Engine, "an ignite Engine")
-        check_integer("every", every, ge=1)
+        every = check_integer("every", every, ge=1)
         with self._attachment.renew():
             self._register(trainer, Events.EPOCH_STARTED)
             self._attachment.add_handler(trainer, Events.EPOCH_STARTED, self._open_stages)

@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
-import torch
 from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 from ignite_tips.parameters.selection import unwrap_model
 
-__all__ = ["EvalHold", "UnheldBuffers", "hold_statistics"]
+__all__ = ["EvalHold", "Place", "frozen_places", "hold_statistics"]
 
 # While a module is held, nn.Module.train is replaced by a function that looks into a weak record of held modules. An
 # attribute or a hook on the module itself would be copied and pickled with it, and nothing would release the copy. A
@@ -101,37 +100,16 @@ def hold_statistics(model: nn.Module, patterns: tuple[str, ...], frozen: Iterabl
     computes its weight from are frozen.
 
     Parametrizations with buffers and ``torch.nn.utils.spectral_norm`` are found by their classes. BatchNorm and similar
-    modules, also those of other libraries, can only be guessed by the buffer names ``running_mean``, ``running_var``.
+    modules, also those of other libraries, can only be guessed by the buffer names ``running_mean``, ``running_var``;
+    what changes in spite of that, ``FrozenBuffers`` finds.
     """
-    places = _frozen_places(model, patterns, frozen)
+    places = frozen_places(model, patterns, frozen)
     return [EvalHold(place.module, place.parent, place.key) for place in places if place.has_statistics]
 
 
-class UnheldBuffers:
-    """The buffers of frozen modules that ``hold_statistics`` does not hold, as they were at the freeze.
+class Place(NamedTuple):
+    """A module with buffers at its place in a model: the path, the parent, and the name that it has there."""
 
-    Only those in the model's state dict: the others are caches.
-    """
-
-    def __init__(self, model: nn.Module, patterns: tuple[str, ...], frozen: Iterable[nn.Parameter]) -> None:
-        self._modules = [place for place in _frozen_places(model, patterns, frozen) if not place.has_statistics]
-        self._before = self._copy()
-
-    def changed(self) -> list[str]:
-        """Return the names of the buffers that have other values now."""
-        now = self._copy()
-        return [name for name, before in self._before.items() if name not in now or not _same(before, now[name])]
-
-    def _copy(self) -> dict[str, torch.Tensor]:
-        return {
-            f"{place.path}.{name}".lstrip("."): buffer.detach().clone()
-            for place in self._modules
-            for name, buffer in place.module.named_buffers(recurse=False)
-            if name not in place.module._non_persistent_buffers_set and _is_plain(buffer)
-        }
-
-
-class _Place(NamedTuple):
     path: str
     module: nn.Module
     parent: nn.Module | None
@@ -139,7 +117,7 @@ class _Place(NamedTuple):
     has_statistics: bool
 
 
-def _frozen_places(model: nn.Module, patterns: tuple[str, ...], frozen: Iterable[nn.Parameter]) -> Iterator[_Place]:
+def frozen_places(model: nn.Module, patterns: tuple[str, ...], frozen: Iterable[nn.Parameter]) -> Iterator[Place]:
     """Yield each place of a module that has buffers, and whose parameters are frozen."""
     chosen = {id(parameter) for parameter in frozen}
     modules = dict(unwrap_model(model).named_modules(remove_duplicate=False))
@@ -152,19 +130,7 @@ def _frozen_places(model: nn.Module, patterns: tuple[str, ...], frozen: Iterable
         paths = [f"{path}.{name}".lstrip(".") for name in buffers[:1]]
         matches = any(fnmatchcase(name, pattern) for name in paths for pattern in patterns)
         if buffers and (chosen.issuperset(own) if own else matches):
-            yield _Place(path, module, parent, key, owner is parent or _has_statistics(module, buffers))
-
-
-def _is_plain(buffer: torch.Tensor) -> bool:
-    is_strided = type(buffer) is torch.Tensor and buffer.layout is torch.strided
-    return is_strided and not buffer.is_quantized and not buffer.is_meta
-
-
-def _same(first: torch.Tensor, second: torch.Tensor) -> bool:
-    if (first.shape, first.dtype, first.device) != (second.shape, second.dtype, second.device):
-        return False
-    # By their bits, because NaN does not equal itself.
-    return torch.equal(first.flatten().view(torch.uint8), second.flatten().view(torch.uint8))
+            yield Place(path, module, parent, key, owner is parent or _has_statistics(module, buffers))
 
 
 _holds: weakref.WeakKeyDictionary[nn.Module, list[EvalHold]] = weakref.WeakKeyDictionary()

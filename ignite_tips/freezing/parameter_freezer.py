@@ -28,8 +28,10 @@ class ParameterFreezer(FreezingHandler):
 
     Acts at the events that ``attach`` is given. Frozen parameters lose their gradient, so no optimizer moves them, not
     even by momentum or weight decay. Frozen modules keep their statistics, BatchNorm's running mean for example,
-    through every ``model.train()`` (see ``freeze_parameters``). Unfreezing restores everything; the optimizer continues
-    with the state it has. A DistributedDataParallel wrapper follows on all ranks (see ``rewrap_model``).
+    through every ``model.train()`` (see ``freeze_parameters``). All other buffers of theirs that the state dict has and
+    one of the first two iterations changes, an observer's or a codebook's, are put back after each iteration.
+    Unfreezing restores everything; the optimizer continues with the state it has. A DistributedDataParallel wrapper
+    follows on all ranks (see ``rewrap_model``).
 
     ``engine.state.metrics["trainable_fraction"]`` is the fraction of the model's parameter values that train, 0 to 1.
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import inf
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -13,18 +14,10 @@ from ignite_tips.parameters.selection import (
     as_patterns,
     check_belongs,
     named_parameters,
-    select_parameters,
 )
+from ignite_tips.parameters.weight_decay import undecayed_names
 
 __all__ = ["group_names", "layerwise_lr_groups", "param_group_table", "param_groups"]
-
-# Their parameters scale and shift normalised values; weight decay would pull the scales towards 0.
-_NORM_LAYERS: tuple[type[nn.Module], ...] = (
-    nn.modules.batchnorm._NormBase,
-    nn.LayerNorm,
-    nn.RMSNorm,
-    nn.GroupNorm,
-)
 
 
 def param_groups(
@@ -45,8 +38,11 @@ def param_groups(
             option ``"name"`` names the group; without it the name is the glob, for ``backbone.*`` just ``backbone``.
         default: options of the group ``"default"``, for the parameters that no rule matches.
         no_decay: parameters that get a ``weight_decay`` of 0, in groups of their own named like ``"backbone (no
-            decay)"``. Globs, ``"biases"`` for parameters named ``bias``, or ``"norms"`` for all parameters of torch's
-            normalisation layers and of classes with "Norm" in their name.
+            decay)"``: globs, ``"biases"`` or ``"norms"``. Biases have the word "bias" in their own name, as ``bias``,
+            ``in_proj_bias`` and ``bias_ih_l0``. Norms are all parameters of torch's normalisation layers, the
+            magnitudes of weight_norm, and wherever they are all other parameters of at most one dimension, which only
+            scale or shift; but a bias only where its layer has no matrix. A scale of more dimensions in a class with
+            "norm" in its name is warned about.
 
     Raises:
         TypeError: if an argument, a rule's pattern or its options have the wrong type.
@@ -66,7 +62,7 @@ def param_groups(
     named = named_parameters(model)
     options = _options_by_group(rules, default)
     members = _members(model, named, rules, options, default is not None)
-    undecayed = _undecayed_names(model, named, no_decay)
+    undecayed = undecayed_names(model, named, no_decay)
     groups: list[dict[str, Any]] = []
     for name, group_options in options.items():
         decayed = [member for member in members[name] if member not in undecayed]
@@ -82,7 +78,7 @@ def layerwise_lr_groups(
     model: nn.Module,
     layers: Sequence[str | Sequence[str]],
     *,
-    lr: float,
+    lr: float | torch.Tensor,
     decay: float,
     no_decay: str | Iterable[str] = (),
     **options: Any,
@@ -94,7 +90,7 @@ def layerwise_lr_groups(
     Args:
         model: any module; the names are those of the module inside a wrapper.
         layers: n patterns, or lists of patterns, from the input on: ``["embedding.*", "blocks.0.*", "blocks.1.*"]``.
-        lr: the learning rate at the output, ≥ 0, finite.
+        lr: the learning rate at the output, ≥ 0, finite; with a tensor each group has a tensor of its own.
         decay: the factor from one layer to the layer before it, in (0, 1].
         no_decay: parameters without weight decay, as for ``param_groups``; their learning rate decays all the same.
         **options: options of every group, such as ``weight_decay``.
@@ -113,8 +109,9 @@ def layerwise_lr_groups(
         Bao et al. 2022, "BEiT", arXiv 2106.08254; He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners",
         arXiv 2111.06377: layer id 0 for the embedding, i + 1 for block i, blocks + 1 for the rest.
     """
-    check_number("lr", lr, ge=0, lt=inf)
-    check_number("decay", decay, gt=0, le=1)
+    number = check_number("lr", lr, ge=0, lt=inf)
+    lr = lr if isinstance(lr, torch.Tensor) else number
+    decay = check_number("decay", decay, gt=0, le=1)
     if isinstance(layers, str) or not isinstance(layers, Sequence):
         raise TypeError(f"layers must be a list of patterns, got {describe(layers)}")
     if not layers:
@@ -269,27 +266,6 @@ def _members(
     return members
 
 
-def _undecayed_names(
-    model: nn.Module, named: Mapping[str, nn.Parameter], no_decay: str | Iterable[str]
-) -> frozenset[str]:
-    wanted = check_names("no_decay", no_decay)
-    chosen: set[str] = set()
-    patterns = [pattern for pattern in wanted if pattern not in ("biases", "norms")]
-    if patterns:
-        chosen.update(select_parameters(model, patterns))
-    if "biases" in wanted:
-        chosen.update(name for name in named if name.rpartition(".")[2] == "bias")
-    if "norms" in wanted:
-        own = {id(p) for module in model.modules() if _is_norm(module) for p in module.parameters(recurse=False)}
-        chosen.update(name for name, parameter in named.items() if id(parameter) in own)
-    return frozenset(chosen)
-
-
-def _is_norm(module: nn.Module) -> bool:
-    # The norm layers of other libraries share no class with torch's; only the name suggests what they are.
-    return isinstance(module, _NORM_LAYERS) or "Norm" in type(module).__name__
-
-
 def _group(
     name: str, members: list[str], named: Mapping[str, nn.Parameter], options: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -297,5 +273,6 @@ def _group(
         "params": [named[member] for member in members],
         "param_names": members,
         "name": name,
-        **options,
+        # Schedulers change a tensor in place, so that each group needs its own.
+        **{key: value.clone() if isinstance(value, torch.Tensor) else value for key, value in options.items()},
     }

@@ -5,7 +5,7 @@ from itertools import pairwise
 from types import NoneType
 from typing import TYPE_CHECKING, Literal, cast
 
-from ignite_tips._checks import check_instance, check_number
+from ignite_tips._checks import check_instance, check_iterable, check_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,18 +48,18 @@ def plot_schedule(
         ['body', 'head']
     """
     check_instance("learning_rates", learning_rates, Mapping, "a mapping from names to lists of numbers")
+    lines: dict[str, list[float]] = {}
     for name, line in learning_rates.items():
         check_instance("each name in learning_rates", name, str, "a string")
-        check_instance(f"learning_rates of {name!r}", line, Sequence, "a list of numbers")
-        for value in line:
-            check_number(f"each of the learning_rates of {name!r}", value)
-    if not learning_rates or not all(len(line) for line in learning_rates.values()):
+        check_iterable(f"learning_rates of {name!r}", line, "a list of numbers")
+        lines[name] = [check_number(f"each of the learning_rates of {name!r}", value) for value in line]
+    if not lines or not all(lines.values()):
         raise ValueError("learning_rates must have at least one name with at least one number, got none")
     check_instance("title", title, (str, NoneType), "a string or None")
     check_instance("xlabel", xlabel, str, "a string")
     check_instance("log_scale", log_scale, bool, "True or False")
     axes = _new_axes() if axes is None else _checked_axes(axes)
-    for name, line in learning_rates.items():
+    for name, line in lines.items():
         axes.plot(range(len(line)), line, label=name, drawstyle=_style(line), linewidth=1.6)
     axes.set(xlabel=xlabel, ylabel="learning rate", yscale="log" if log_scale else "linear")
     if not log_scale:
@@ -67,7 +67,7 @@ def plot_schedule(
         axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4))
     if title is not None:
         axes.set_title(title)
-    if len(learning_rates) > 1:
+    if len(lines) > 1:
         axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.25)

@@ -2,14 +2,12 @@
 
 import math
 from collections.abc import Callable
-from numbers import Real
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from ignite.engine import Engine
 
-from ignite_tips._checks import describe
+from ignite_tips._checks import as_number, describe
 
 __all__ = ["common_metric", "metric_name"]
 
@@ -65,11 +63,10 @@ def _read(evaluator: Engine, metric: str | Callable[[Engine], Any], needed_by: s
     else:
         names = ", ".join(map(str, computed)) or "none"
         raise ValueError(f"{needed_by} needs metric {metric!r}, but the evaluator computed: {names}")
-    if isinstance(value, torch.Tensor) and value.numel() == 1:
-        value = value.item()
-    if isinstance(value, bool) or not isinstance(value, Real):
+    number = as_number(value)
+    if number is None:
         raise TypeError(f"{metric_name(metric)} must be a number, got {describe(value)}")
-    return float(value)
+    return float(number)
 
 
 def _gather(answer: tuple[float, str | None]) -> list[tuple[float, str | None]]:

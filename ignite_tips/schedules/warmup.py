@@ -37,9 +37,8 @@ def linear_warmup(steps: int, *, start_factor: float = 0.0) -> Callable[[int], f
         >>> [linear_warmup(4)(step) for step in range(6)]
         [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
     """
-    check_integer("steps", steps, ge=1)
-    check_number("start_factor", start_factor, ge=0, le=1)
-    return _LinearWarmup(steps, float(start_factor))  # a NumPy float could be saved but not loaded
+    steps = check_integer("steps", steps, ge=1)
+    return _LinearWarmup(steps, float(check_number("start_factor", start_factor, ge=0, le=1)))
 
 
 def warmup_stable_decay(
@@ -79,13 +78,13 @@ def warmup_stable_decay(
         Hu et al. 2024, MiniCPM, arXiv 2404.06395, section 4 (the schedule); Hägele et al. 2024, Scaling Laws and
         Compute-Optimal Training Beyond Fixed Training Durations, arXiv 2405.18392 (the shape "sqrt").
     """
-    for name, steps in (("warmup", warmup), ("stable", stable), ("decay", decay)):
-        check_integer(name, steps, ge=0)
+    parts = {"warmup": warmup, "stable": stable, "decay": decay}
+    warmup, stable, decay = (check_integer(name, steps, ge=0) for name, steps in parts.items())
     if warmup + stable + decay == 0:
         raise ValueError("warmup, stable and decay must not all be 0, got 0, 0 and 0")
     check_choice("shape", shape, tuple(_SHAPES))
-    check_number("min_factor", min_factor, ge=0, le=1)
-    return _WarmupStableDecay(warmup, stable, decay, shape, float(min_factor))
+    factor = float(check_number("min_factor", min_factor, ge=0, le=1))
+    return _WarmupStableDecay(warmup, stable, decay, shape, factor)
 
 
 def with_warmup(scheduler: LRScheduler, steps: int, *, start_factor: float = 0.01) -> SequentialLR:
@@ -119,8 +118,8 @@ def with_warmup(scheduler: LRScheduler, steps: int, *, start_factor: float = 0.0
         [0.5, 0.75, 1.0, 0.5, 0.25]
     """
     check_instance("scheduler", scheduler, LRScheduler, "a torch learning-rate scheduler")
-    check_integer("steps", steps, ge=1)
-    check_number("start_factor", start_factor, gt=0, le=1)
+    steps = check_integer("steps", steps, ge=1)
+    start_factor = check_number("start_factor", start_factor, gt=0, le=1)
     _check_new(scheduler)
     parts, milestones = [scheduler], [steps]
     if isinstance(scheduler, SequentialLR):  # take over its parts: a nested SequentialLR miscounts its steps

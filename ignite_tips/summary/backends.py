@@ -1,4 +1,4 @@
-"""Other libraries' results for a model: torchinfo's count of operations, torchsummary's table."""
+"""Other libraries' tables of a model: torchinfo's and torchsummary's."""
 
 import contextlib
 import io
@@ -13,7 +13,34 @@ from torchinfo.torchinfo import clear_cached_forward_pass
 
 from ignite_tips.summary.preserve_state import preserved
 
-__all__ = ["run_with_torchinfo", "torchsummary_table"]
+__all__ = ["BACKENDS", "backend_table"]
+
+BACKENDS = ("torchinfo", "torchsummary")
+
+
+def backend_table(
+    backend: str, model: nn.Module, args: Sequence[Any], keywords: Mapping[str, Any], device: torch.device
+) -> str:
+    """Return the table that a library of ``BACKENDS`` makes of ``model``, which does not change.
+
+    Raises:
+        RuntimeError: if the library fails, as torchsummary does for outputs that are not tensors.
+    """
+    if backend == "torchsummary" and not (args and all(map(_has_floats, args))):
+        raise RuntimeError("torchsummary takes only tensors of floats; leave backend out to see this model")
+    with preserved(model), torch.no_grad():
+        try:
+            if backend == "torchinfo":
+                return _torchinfo_table(model, args, keywords)
+            return _torchsummary_table(model, args, device)
+        except Exception as error:  # both fail in many undocumented ways
+            raise RuntimeError(
+                f"{backend} fails on this model ({type(error).__name__}: {error}); leave backend out to see it"
+            ) from error
+
+
+def _has_floats(argument: Any) -> bool:
+    return isinstance(argument, torch.Tensor) and argument.is_floating_point()
 
 
 class _Call(nn.Module):
@@ -29,41 +56,21 @@ class _Call(nn.Module):
         return self.model(*args, **keywords)
 
 
-def run_with_torchinfo(model: nn.Module, args: Sequence[Any], keywords: Mapping[str, Any]) -> int | None:
-    """Run ``model`` in eval mode under torchinfo and return its mult-adds, or None if torchinfo fails.
-
-    It fails if the model fails, and on some kinds of output. The caller restores the model's state.
-    """
+def _torchinfo_table(model: nn.Module, args: Sequence[Any], keywords: Mapping[str, Any]) -> str:
     call = _Call(model, args, keywords)
     try:
         found = torchinfo.summary(call, input_data=torch.zeros(1), mode="eval", verbose=0, cache_forward_pass=False)
-    except Exception:  # the count is then shown as unknown; our own table does not need it
-        return None
+        return str(found)
     finally:
         clear_cached_forward_pass()  # torchinfo keeps the modules of every model it has seen
-    return int(found.total_mult_adds)
 
 
-def torchsummary_table(model: nn.Module, args: Sequence[Any], device: torch.device) -> str:
-    """Return the table that torchsummary prints for inputs with the sizes of ``args``.
-
-    Raises:
-        RuntimeError: if torchsummary fails, as it does for outputs that are not tensors.
-    """
-    if not args or not all(isinstance(argument, torch.Tensor) and argument.is_floating_point() for argument in args):
-        raise RuntimeError("torchsummary takes only tensors of floats; leave backend out to see this model")
+def _torchsummary_table(model: nn.Module, args: Sequence[Any], device: torch.device) -> str:
     sizes = [tuple(argument.shape[1:]) for argument in args]
     printed = io.StringIO()
     with contextlib.ExitStack() as stack:
         if device.type == "cuda":
             stack.enter_context(torch.cuda.device(device))
-        stack.enter_context(preserved(model))
-        stack.enter_context(torch.no_grad())
         stack.enter_context(contextlib.redirect_stdout(printed))
-        try:
-            torchsummary.summary(model, sizes, batch_size=len(args[0]), device=device.type)
-        except Exception as error:  # it fails in many undocumented ways
-            raise RuntimeError(
-                f"torchsummary fails on this model ({type(error).__name__}: {error}); leave backend out to see it"
-            ) from error
+        torchsummary.summary(model, sizes, batch_size=len(args[0]), device=device.type)
     return printed.getvalue().strip()

@@ -1,21 +1,31 @@
 """Summarize a model, its layers, shapes and parameters, without changing it."""
 
+import contextlib
 import copy
 from collections.abc import Iterable, Mapping
 from types import NoneType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.nn.parameter import UninitializedBuffer, is_lazy
+from torch.nn.utils.rnn import PackedSequence
 from torch.optim import Optimizer
 
-from ignite_tips._checks import check_choice, check_instance, check_names, describe
+from ignite_tips._checks import as_number, check_choice, check_instance, check_names, describe
 from ignite_tips.parameters.groups import group_names
 from ignite_tips.parameters.selection import check_belongs, unwrap_model
 from ignite_tips.parameters.sharding import check_has_whole_parameters
-from ignite_tips.summary.backends import run_with_torchinfo, torchsummary_table
-from ignite_tips.summary.module_calls import ModuleCall, ModuleCalls, move_tensors, tensors_in
+from ignite_tips.summary.backends import BACKENDS, backend_table
+from ignite_tips.summary.module_calls import (
+    ModuleCall,
+    ModuleCalls,
+    bytes_of,
+    move_tensors,
+    show_arguments,
+    tensors_in,
+)
+from ignite_tips.summary.mult_adds import count_mult_adds
 from ignite_tips.summary.preserve_state import preserved
 from ignite_tips.summary.table import LayerSummary, ModelSummary
 
@@ -31,12 +41,16 @@ def summarize_model(
     keywords: Mapping[str, Any] | None = None,
     input_size: Iterable[Any] | None = None,
     optimizer: Optimizer | None = None,
-    backend: str = "torchinfo",
+    backend: str | None = None,
 ) -> ModelSummary:
     """Run ``model`` once, in eval mode and without gradients, and return a summary of its layers.
 
     Afterwards the model is as before, bit for bit (flags, buffers, gradients, hooks, lazy parameters), and so are the
     random number generators. A model in a wrapper (DDP, DataParallel, ``torch.compile``) is summarized without it.
+
+    A model that cannot run like this, because it differentiates in its forward pass for example, runs again with
+    gradients; then its mult-adds are not known. Modules whose calls cannot be seen have no shapes: those inside a
+    scripted or exported model.
 
     Args:
         model: any module, on any device; inputs are moved to it.
@@ -45,14 +59,14 @@ def summarize_model(
         input_size: instead of an example, the size of a tensor of random numbers, batch included, or a list of
             several sizes.
         optimizer: if given, each layer shows its param group and learning rate.
-        backend: ``"torchinfo"`` counts the operations and uses this toolkit's table; ``"torchsummary"`` uses
-            torchsummary's own table as the text. The data are the same, and correct, with both.
+        backend: ``"torchinfo"`` or ``"torchsummary"`` for that library's own table as the text; None for this
+            toolkit's. The data are the same with all.
 
     Raises:
         TypeError: if an argument has the wrong type, or the model is wrapped in FullyShardedDataParallel.
         ValueError: if there is no input, or it does not fit the model (the error names the layer and the shapes); if
             the optimizer has none of the model's parameters.
-        RuntimeError: if torchsummary is requested and fails on this model.
+        RuntimeError: if a library's table is requested and the library fails on this model.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2))
@@ -74,24 +88,23 @@ def summarize_model(
     if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
         model, groups = _copy_lazy(model, groups)
     calls = ModuleCalls()
-    with preserved(original), torch.no_grad(), calls.recorded(model):
-        mult_adds = run_with_torchinfo(model, args, named)
-        if mult_adds is None:
-            _run(model, args, named, calls)
+    with preserved(original), calls.recorded(model):
+        _set_eval(model)
+        mult_adds = _run(model, args, named, calls)
     parameters, buffers = list(model.parameters()), list(model.buffers())
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     return ModelSummary(
         layers=tuple(_layers(model, calls, groups)),
         total_parameters=sum(parameter.numel() for parameter in parameters),
         trainable_parameters=sum(parameter.numel() for parameter in trainable),
-        parameter_bytes=sum(parameter.nbytes for parameter in parameters),
-        trainable_bytes=sum(parameter.nbytes for parameter in trainable),
-        buffer_bytes=sum(buffer.nbytes for buffer in buffers),
-        input_bytes=sum(tensor.nbytes for tensor in tensors_in((args, named))),
-        activation_bytes=sum(call.output_bytes for module, call in calls.first.items() if not list(module.children())),
+        parameter_bytes=sum(map(bytes_of, parameters)),
+        trainable_bytes=sum(map(bytes_of, trainable)),
+        buffer_bytes=sum(map(bytes_of, buffers)),
+        input_bytes=sum(map(bytes_of, tensors_in((args, named)))),
+        activation_bytes=calls.innermost_bytes(),
         mult_adds=mult_adds,
         has_groups=optimizer is not None,
-        text=torchsummary_table(model, args, device) if backend == "torchsummary" else "",
+        text="" if backend is None else backend_table(backend, model, args, named, device),
     )
 
 
@@ -102,7 +115,7 @@ def check_request(
     keywords: Mapping[str, Any] | None,
     input_size: Iterable[Any] | None,
     optimizer: Optimizer | None,
-    backend: str,
+    backend: str | None,
 ) -> list[tuple[int, ...]] | None:
     """Return the sizes in ``input_size``; raise as ``summarize_model`` for errors that show before the model runs."""
     check_instance("model", model, nn.Module, "a torch.nn.Module")
@@ -111,16 +124,16 @@ def check_request(
     if optimizer is not None:
         check_belongs(optimizer, model)
         group_names(optimizer)
-    check_choice("backend", backend, ("torchinfo", "torchsummary"))
+    if backend is not None:
+        check_choice("backend", backend, BACKENDS)
     if input_size is None:
         return None
     if example is not None:
         raise ValueError(f"input_size must be None if an example is given, got {describe(input_size)}")
     if not isinstance(input_size, tuple | list):
         raise TypeError(f"input_size must be a tuple of integers, or a list of such tuples, got {describe(input_size)}")
-    several = [tuple(size) for size in input_size if isinstance(size, tuple | list)]
-    sizes = several if several and len(several) == len(input_size) else [tuple(input_size)]
-    if not all(size and _are_sizes(size) for size in sizes):
+    sizes = _as_sizes(input_size)
+    if sizes is None:
         raise ValueError(f"input_size must be positive integers, or several such sizes, got {describe(input_size)}")
     return sizes
 
@@ -135,16 +148,25 @@ def _arguments(
     model: nn.Module, example: Any, keywords: dict[str, Any], sizes: list[tuple[int, ...]] | None
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if sizes is None:
-        args = tuple(example) if isinstance(example, tuple | list) else (example,)
+        several = isinstance(example, tuple | list) and not isinstance(example, PackedSequence)
+        args = tuple(example) if several else (example,)
         return () if example is None else args, keywords
-    floating = [tensor.dtype for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
+    tensors = [tensor for tensor in (*model.parameters(), *model.buffers()) if not is_lazy(tensor)]
+    like = next((tensor for tensor in tensors if tensor.is_floating_point() or tensor.is_complex()), torch.empty(0))
     generator = torch.Generator().manual_seed(0)  # does not touch the global one
-    dtype = floating[0] if floating else torch.get_default_dtype()
-    return tuple(torch.rand(size, generator=generator).to(dtype) for size in sizes), keywords
+    with getattr(like, "fake_mode", contextlib.nullcontext()):
+        return tuple(torch.rand(size, generator=generator).to(like.dtype) for size in sizes), keywords
 
 
-def _are_sizes(size: tuple[Any, ...]) -> bool:
-    return all(isinstance(length, int) and not isinstance(length, bool) and length > 0 for length in size)
+def _as_sizes(value: Any) -> list[tuple[int, ...]] | None:
+    """Return one size or several as a list; None if it is neither."""
+    members = list(value) if isinstance(value, tuple | list) else []
+    if not all(isinstance(member, tuple | list) for member in members):
+        members = [members]
+    sizes = [tuple(map(as_number, member)) for member in members]
+    if not sizes or not all(size and all(isinstance(n, int) and n > 0 for n in size) for size in sizes):
+        return None
+    return cast("list[tuple[int, ...]]", sizes)
 
 
 def _groups(optimizer: Optimizer | None) -> _Groups:
@@ -166,16 +188,34 @@ def _copy_lazy(model: nn.Module, groups: _Groups) -> tuple[nn.Module, _Groups]:
     return duplicate, {new: groups[old] for old, new in pairs if old in groups}
 
 
-def _run(model: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any], calls: ModuleCalls) -> None:
-    calls.clear()
-    model.eval()
+def _set_eval(model: nn.Module) -> None:
+    with contextlib.suppress(NotImplementedError):  # an exported model has only the mode of its export
+        model.eval()
+
+
+def _run(model: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any], calls: ModuleCalls) -> int | None:
+    """Run the model and return its mult-adds, or None if they are not known."""
+
+    def run() -> None:
+        calls.clear()
+        output = model(*args, **keywords)
+        calls.add(model, args, keywords, output)
+
+    with contextlib.suppress(Exception), torch.no_grad():
+        return count_mult_adds(run) or None
+    with contextlib.suppress(Exception), torch.no_grad():  # not every tensor can be counted, a nested one for example
+        run()
+        return None
     try:
-        model(*args, **keywords)
+        with torch.enable_grad():
+            run()
     except Exception as error:  # any error of the model: add the layer and the shapes
         names = {module: name for name, module in model.named_modules()}
-        module, shapes = calls.running[-1] if calls.running else (model, "")
+        module, shapes = calls.running[-1] if calls.running else (model, show_arguments(args, keywords))
         where = f"layer {names[module]!r} ({type(module).__name__})" if names[module] else type(module).__name__
-        raise ValueError(f"the input must fit the model, but {where} got {shapes}: {error}") from error
+        hint = "" if _as_sizes(args) is None else f"; did you mean input_size={args}?"
+        raise ValueError(f"the input must fit the model, but {where} got {shapes}: {error}{hint}") from error
+    return None
 
 
 def _layers(model: nn.Module, calls: ModuleCalls, groups: _Groups) -> Iterable[LayerSummary]:

@@ -1,5 +1,6 @@
 """Show a summary of the model once, before training."""
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Self
@@ -28,7 +29,7 @@ class ModelSummarizer:
 
     Acts on the first ITERATION_STARTED after ``attach``: the batch is available, and handlers that freeze parameters at
     the start of the run have done so. The model does not change (see ``summarize_model``). Every rank runs the model,
-    because some models only run on all ranks together.
+    because some models only run on all ranks together. If the summary fails, a warning says why and the run goes on.
 
     Args:
         model: any module, in any wrapper.
@@ -38,17 +39,17 @@ class ModelSummarizer:
         input_of_batch: a function that returns the model's input from a batch; by default ``x`` of ``(x, y)``. Not
             together with ``input_size`` or ``example``.
         optimizer: if given, each layer shows its param group and learning rate.
-        backend: ``"torchinfo"``, or ``"torchsummary"`` for torchsummary's own table.
+        backend: ``"torchinfo"`` or ``"torchsummary"`` for that library's own table.
         depth: show layers nested in at most this many modules, ≥ 1; None shows all.
         output: a function that is called with the text.
 
     Attributes:
-        summary: the ModelSummary, on every rank, after the first batch has arrived.
+        summary: the ModelSummary, on every rank, after the first batch has arrived; None if the model could not be
+            summarized.
 
     Raises:
         TypeError: if an argument has the wrong type.
-        ValueError: if an argument is not as above, or the optimizer has none of the model's parameters; when the run
-            starts, if the input does not fit the model.
+        ValueError: if an argument is not as above, or the optimizer has none of the model's parameters.
 
     State saved: none.
 
@@ -70,7 +71,7 @@ class ModelSummarizer:
         keywords: Mapping[str, Any] | None = None,
         input_of_batch: Callable[[Any], Any] = _first_of_batch,
         optimizer: Optimizer | None = None,
-        backend: str = "torchinfo",
+        backend: str | None = None,
         depth: int | None = 3,
         output: Callable[[str], None] = print,
     ) -> None:
@@ -80,7 +81,7 @@ class ModelSummarizer:
         if input_of_batch is not _first_of_batch and not self._takes_batch:
             raise ValueError("input_of_batch must be left out if another input is given, got a function")
         if depth is not None:
-            check_integer("depth", depth, ge=1)
+            depth = check_integer("depth", depth, ge=1)
         check_callable("output", output, "a function of the text")
         self._summarize = partial(
             summarize_model, model, keywords=keywords, input_size=input_size, optimizer=optimizer, backend=backend
@@ -90,6 +91,7 @@ class ModelSummarizer:
         self._depth = depth
         self._output = output
         self._attachment = Attachment(type(self).__name__)
+        self._is_due = False
         self.summary: ModelSummary | None = None
 
     def attach(self, trainer: Engine, tb_logger: TensorboardLogger | None = None) -> Self:
@@ -99,7 +101,7 @@ class ModelSummarizer:
         if tb_logger is not None:
             check_open(tb_logger.writer)
         with self._attachment.renew():
-            self.summary = None
+            self.summary, self._is_due = None, True
             self._attachment.add_handler(trainer, Events.ITERATION_STARTED, partial(self._show, tb_logger=tb_logger))
         return self
 
@@ -108,10 +110,15 @@ class ModelSummarizer:
         self._attachment.clear()
 
     def _show(self, engine: Engine, tb_logger: TensorboardLogger | None) -> None:
-        if self.summary is not None:
+        if not self._is_due:
             return
-        example = self._input_of_batch(engine.state.batch) if self._takes_batch else self._example
-        self.summary = self._summarize(example)
+        self._is_due = False
+        try:
+            example = self._input_of_batch(engine.state.batch) if self._takes_batch else self._example
+            self.summary = self._summarize(example)
+        except Exception as error:  # a table is not worth a run
+            warnings.warn(f"ModelSummarizer shows no summary: {type(error).__name__}: {error}", stacklevel=2)
+            return
         if idist.get_rank() > 0:
             return
         self._output(self.summary.text or self.summary.table(depth=self._depth))

@@ -1,15 +1,24 @@
 """The inputs and outputs of every module while a model runs."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
-__all__ = ["ModuleCall", "ModuleCalls", "move_tensors", "show_shapes", "tensors_in"]
+__all__ = ["ModuleCall", "ModuleCalls", "bytes_of", "move_tensors", "show_arguments", "show_shapes", "tensors_in"]
+
+_T = TypeVar("_T")
+_PARTS_OF_SPARSE = {
+    torch.sparse_coo: ("indices", "values"),
+    torch.sparse_csr: ("crow_indices", "col_indices", "values"),
+    torch.sparse_bsr: ("crow_indices", "col_indices", "values"),
+    torch.sparse_csc: ("ccol_indices", "row_indices", "values"),
+    torch.sparse_bsc: ("ccol_indices", "row_indices", "values"),
+}
 
 
 @dataclass(frozen=True)
@@ -41,9 +50,14 @@ class ModuleCalls:
 
     @contextmanager
     def recorded(self, model: nn.Module) -> Iterator[None]:
-        """Record the calls of ``model`` and all its submodules within the block."""
+        """Record the calls of ``model`` and all its submodules within the block.
+
+        Those of scripted modules, which take no such hooks, are not recorded.
+        """
         handles = []
         for module in model.modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                continue
             handles.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
             handles.append(module.register_forward_hook(self._leave, with_kwargs=True))
         try:
@@ -52,13 +66,27 @@ class ModuleCalls:
             for handle in handles:
                 handle.remove()
 
+    def add(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """Record a completed call, unless the module has one."""
+        if module not in self.first:
+            inputs = _attempt(show_arguments, args, kwargs, otherwise="")
+            shapes = _attempt(show_shapes, output, otherwise="")
+            self.first[module] = ModuleCall(inputs, shapes, _attempt(_total_bytes, output, otherwise=0))
+
+    def innermost_bytes(self) -> int:
+        """Return the size of the outputs of the modules in which no other module's output was seen."""
+        seen = {module for module, call in self.first.items() if call.output_bytes}
+        return sum(self.first[module].output_bytes for module in seen if len(seen.intersection(module.modules())) == 1)
+
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.running.append((module, _show_arguments(args, kwargs)))
+        self.running.append((module, _attempt(show_arguments, args, kwargs, otherwise="")))
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        _, inputs = self.running.pop()
-        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(output))
-        self.first.setdefault(module, ModuleCall(inputs, show_shapes(output), size))
+        while self.running and self.running[-1][0] is not module:  # it raised, and the model caught that
+            self.running.pop()
+        if self.running:
+            self.running.pop()
+        self.add(module, args, kwargs, output)
 
 
 def show_shapes(value: Any) -> str:
@@ -69,7 +97,7 @@ def show_shapes(value: Any) -> str:
         '([2, 3], {mask: [2]}, None)'
     """
     if isinstance(value, torch.Tensor):
-        return str(list(value.shape))
+        return _show_nested(value) if value.is_nested else str(list(value.shape))
     if isinstance(value, PackedSequence):
         return show_shapes(value.data)
     if isinstance(value, Mapping):
@@ -81,7 +109,41 @@ def show_shapes(value: Any) -> str:
     return str(value) if value is None or isinstance(value, bool | int | float) else type(value).__name__
 
 
-def _show_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+def _show_nested(value: torch.Tensor) -> str:
+    sizes = {tuple(member.shape) for member in value.unbind()}
+    lengths = [str(lengths[0]) if len(set(lengths)) == 1 else "*" for lengths in zip(*sizes, strict=True)]
+    return f"[{', '.join([str(value.size(0)), *lengths])}]"
+
+
+def _attempt(function: Callable[..., _T], *values: Any, otherwise: _T) -> _T:
+    # An error in a hook would look like one of the model, and a class of the user's may raise when it is looked at.
+    try:
+        return function(*values)
+    except Exception:
+        return otherwise
+
+
+def _total_bytes(value: Any) -> int:
+    return sum(map(bytes_of, tensors_in(value)))
+
+
+def bytes_of(tensor: torch.Tensor) -> int:
+    """Return the memory of a tensor's values, and of a sparse tensor's indices.
+
+    Example:
+        >>> bytes_of(torch.ones(3)), bytes_of(torch.eye(3).to_sparse())
+        (12, 60)
+    """
+    parts = _PARTS_OF_SPARSE.get(tensor.layout)
+    if parts is None:
+        return tensor.nbytes
+    if tensor.layout is torch.sparse_coo:
+        tensor = tensor.coalesce()
+    return sum(getattr(tensor, part)().nbytes for part in parts)
+
+
+def show_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """Return the shapes of a call's arguments, without the keywords that are None."""
     positional = [show_shapes(argument) for argument in args]
     keyword = [f"{name}={show_shapes(argument)}" for name, argument in kwargs.items() if argument is not None]
     return ", ".join(positional + keyword)

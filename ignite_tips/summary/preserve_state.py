@@ -86,8 +86,13 @@ class _SavedTensor:
 
     @torch.no_grad()
     def restore(self) -> None:
-        if not torch.equal(self._tensor, self._contents):  # an expanded tensor cannot be written to
-            self._tensor.copy_(self._contents)
+        now, before = self._tensor, self._contents
+        try:
+            is_same = bool(((now == before) | ((now != now) & (before != before))).all())  # NaN does not equal itself
+        except (RuntimeError, TypeError):  # sparse, nested, or without contents: meta, fake
+            is_same = False
+        if not is_same:  # an expanded tensor cannot be written to
+            now.copy_(before)
 
 
 def _refill(dictionary: dict[Any, Any], members: dict[Any, Any]) -> None:

@@ -60,7 +60,8 @@ class ModelSummary:
         buffer_bytes: the memory of the buffers.
         input_bytes: the memory of the input.
         activation_bytes: the memory of the outputs of the innermost layers: an estimate of what training keeps.
-        mult_adds: torchinfo's estimate of the multiplications and additions in one run; None if it has none.
+        mult_adds: pairs of a multiplication and an addition in the matrix products, convolutions and attention of one
+            run, as ``torch.utils.flop_counter`` counts them; None if it counts none or fails.
         has_groups: whether an optimizer's groups are shown.
         text: another library's table, shown instead of this one.
     """
@@ -138,7 +139,7 @@ class ModelSummary:
     def _visible(self, depth: int | None) -> list[LayerSummary]:
         if depth is None:
             return list(self.layers)
-        check_integer("depth", depth, ge=1)
+        depth = check_integer("depth", depth, ge=1)
         visible: list[LayerSummary] = []
         for layer in self.layers:
             if layer.depth <= depth:

@@ -1,13 +1,11 @@
 """The numbers in an optimizer's param groups, under the groups' names."""
 
 from collections.abc import Iterable
-from numbers import Real
 from typing import Any
 
-import torch
 from torch.optim import Optimizer
 
-from ignite_tips._checks import check_instance, check_names, check_tag, describe
+from ignite_tips._checks import as_number, check_instance, check_names, check_tag, describe
 from ignite_tips.parameters.groups import group_names
 
 __all__ = ["GroupOptions"]
@@ -105,6 +103,5 @@ def _check_option(option: str, name: str, group: dict[str, Any]) -> None:
         )
     value = group[option]
     for member in value if isinstance(value, tuple | list) else (value,):
-        is_number = isinstance(member, Real) and not isinstance(member, bool)
-        if not is_number and not (isinstance(member, torch.Tensor) and member.numel() == 1):
+        if as_number(member) is None:
             raise TypeError(f"param_names must be numeric options, got {option!r}, which is {describe(value)}")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ ODD += [
 ]
 ODD += [object(), object, len, range(3), Events, Events.STARTED, Own.SOMETHING, SGD, Engine, nn.Linear]
 
+_ARRAYS = (np.ndarray, torch.Tensor)
 _numbers = st.floats(allow_nan=True) | st.integers()
 
 
@@ -50,29 +52,33 @@ class Domain:
 
 
 def _is_float(value: Any) -> bool:
+    is_number = isinstance(value, Real | Decimal) or (isinstance(value, _ARRAYS) and math.prod(value.shape) == 1)
     small = not isinstance(value, int) or abs(value) < 2**63
-    return isinstance(value, int | float) and not isinstance(value, bool) and small
+    return is_number and not isinstance(value, bool) and small
 
 
 def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+    return isinstance(value, Integral) and not isinstance(value, bool) and abs(value) < 2**63
 
 
 def number(least: float = -math.inf, most: float = math.inf, *, above: bool = True, below: bool = False) -> Domain:
-    """Ints and floats from ``least`` to ``most``; ``above`` and ``below`` exclude the bound itself."""
+    """Numbers from ``least`` to ``most``; ``above`` and ``below`` exclude the bound itself."""
 
     def admits(value: Any) -> bool:
-        if not _is_float(value) or math.isnan(value):
+        if not _is_float(value):
             return False
+        value = value.item() if isinstance(value, _ARRAYS) else value
         return (value > least if above else value >= least) and (value < most if below else value <= most)
 
     within = st.floats(max(least, 0), min(most, 1e30), exclude_min=above, exclude_max=below and most < 1e30)
-    return Domain(admits, within | st.just(np.float64(min(most, 1.0) / 2)), _numbers)
+    kinds = [kind(min(most, 1.0) / 2) for kind in (np.float64, np.float32, np.array, torch.tensor, Fraction, Decimal)]
+    return Domain(admits, within | st.sampled_from(kinds), _numbers)
 
 
 def integer(least: int) -> Domain:
     """Integers of 64 bits that are at least ``least``."""
-    return Domain(lambda value: _is_int(value) and value >= least, st.integers(least, 99), _numbers)
+    kinds = st.sampled_from([np.int64(max(least, 99)), np.uint8(max(least, 99)), torch.tensor(max(least, 99))])
+    return Domain(lambda value: _is_int(value) and value >= least, st.integers(least, 99) | kinds, _numbers)
 
 
 def one_of(*choices: Any) -> Domain:

@@ -1,15 +1,20 @@
 """Norms and clipping of tensors: properties, and torch's own functions."""
 
 import math
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ignite.engine import Engine
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
-from ignite_tips import clip_gradient_norm, gradient_norm
+from ignite_tips import GradientNormClipper, clip_gradient_norm, gradient_norm
 from ignite_tips.clipping.norms import clip_coefficient, largest_magnitude, nonfinite_kinds
 from tests.oracles import exact_norm, near_norm, rounding_of_norm, roundoff
 
@@ -152,6 +157,26 @@ def test_total_norm_is_torchs() -> None:
     tensors = [torch.randn(7, 5), torch.randn(3)]
     assert torch.equal(gradient_norm(tensors), get_total_norm(tensors))
     assert torch.equal(gradient_norm(tensors[0]), get_total_norm(tensors[0]))
+
+
+@pytest.mark.parametrize("max_norm", [np.float32(0.5), torch.tensor(0.5), Fraction(1, 2), Decimal("0.5")], ids=repr)
+@pytest.mark.parametrize("norm_type", ["inf", torch.tensor(3), np.int64(1)], ids=repr)
+def test_numbers_of_any_kind_clip_as_in_torch(max_norm: Any, norm_type: Any) -> None:
+    """The threshold and the type of the norm may be what clip_grad_norm_ takes, "inf" among it."""
+    parameter = torch.nn.Parameter(torch.zeros(3))
+    parameter.grad = torch.tensor([1.0, -2.0, 3.0])
+    values = parameter.grad.clone()
+    optimizer = torch.optim.SGD([parameter], lr=0.0)
+    own = parameter.grad.clone()
+    clip_gradient_norm(values, max_norm, norm_type)
+    trainer = Engine(lambda engine, batch: optimizer.step())
+    GradientNormClipper(optimizer, max_norm, norm_type=norm_type).attach(trainer)
+    trainer.run([0])
+    reference = torch.nn.Parameter(torch.zeros(3))
+    reference.grad = own
+    clip_grad_norm_([reference], 0.5, float(norm_type))
+    assert torch.equal(values, reference.grad)
+    torch.testing.assert_close(parameter.grad, reference.grad, rtol=1e-6, atol=0)
 
 
 def test_bad_arguments_are_named() -> None:

@@ -135,6 +135,23 @@ def test_a_handler_is_removed_whatever_has_wrapped_it(event: Any, wraps: int) ->
     assert left == [other] * (2 if isinstance(event, EventsList) else 1)
 
 
+@functools.wraps(Events.EPOCH_STARTED(once=3).filter)
+def _both(engine: Engine, count: int) -> bool:
+    """A user's filter around one of Ignite's, whose ``__module__`` and name it has."""
+    return count > 1 and engine.state.output is not None
+
+
+def _any_count(least: int, engine: Engine, count: int) -> bool:
+    return count > least
+
+
+class _Filter:
+    __module__ = "ignite.engine.events"
+
+    def __call__(self, engine: Engine, count: int) -> bool:
+        return count > 1
+
+
 @pytest.mark.parametrize(
     ("event", "is_pure", "counts"),
     [
@@ -143,9 +160,13 @@ def test_a_handler_is_removed_whatever_has_wrapped_it(event: Any, wraps: int) ->
         (Events.EPOCH_STARTED(before=3), True, []),
         (Events.EPOCH_STARTED(once=3), True, [3]),
         (Events.EPOCH_STARTED(once=[3, 5]), True, [3, 5]),
+        (Events.EPOCH_STARTED(every=2, before=9, after=3), True, []),
         (Events.EPOCH_STARTED(event_filter=lambda engine, count: True), False, []),
+        (Events.EPOCH_STARTED(event_filter=_both), False, []),
+        (Events.EPOCH_STARTED(event_filter=functools.partial(_any_count, 3)), False, []),
+        (Events.EPOCH_STARTED(event_filter=_Filter()), False, []),
     ],
-    ids=["bare", "every", "before", "once", "once several", "a user's"],
+    ids=["bare", "every", "before", "once", "once several", "all", "a user's", "wrapped", "partial", "object"],
 )
 def test_ignites_own_filters_are_known(event: CallableEventWithFilter, is_pure: bool, counts: list[int]) -> None:
     """They depend on the count alone; for ``once`` the counts are known too."""

@@ -2,8 +2,11 @@
 
 import copy
 from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -143,6 +146,22 @@ def test_layerwise_rates_are_those_of_beit_and_mae() -> None:
     assert [group["lr"] for group in groups] == expected
     assert [group["weight_decay"] for group in groups] == [0.05, 0.0] * 5
     assert group_names(torch.optim.AdamW(groups))[-2:] == ["rest", "rest (no decay)"]
+
+
+@pytest.mark.parametrize("as_lr", [float, torch.tensor, np.float32, Fraction, Decimal])
+def test_a_rate_is_a_number_of_any_kind(as_lr: Callable[[float], Any]) -> None:
+    """Schedulers move each group's learning rate as they do for a float; a tensor is each group's own."""
+    net = make_net()
+    layered = layerwise_lr_groups(net, ["stem.*", "body.*"], lr=as_lr(0.5), decay=0.5, no_decay="biases")
+    named = param_groups(net, {"stem.*": {"lr": as_lr(0.5)}}, default={"lr": as_lr(0.5)}, no_decay="biases")
+    for groups, expected in ((layered, [0.125, 0.125, 0.25, 0.25, 0.5, 0.5]), (named, [0.5] * 4)):
+        assert [float(group["lr"]) for group in groups] == expected
+        assert len({id(group["lr"]) for group in groups}) == len(groups) or as_lr is not torch.tensor
+    optimizer = torch.optim.SGD(layered)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    optimizer.step()
+    scheduler.step()
+    assert [float(group["lr"]) for group in optimizer.param_groups] == [0.0625, 0.0625, 0.125, 0.125, 0.25, 0.25]
 
 
 def test_a_layer_may_have_several_patterns_and_nothing_may_be_left() -> None:

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -40,6 +41,12 @@ def test_draws_into_given_axes() -> None:
     axes = figure.subplots(1, 2)
     assert plot_schedule({"a": [1.0, 0.1]}, axes=axes[1], log_scale=True) is figure
     assert (len(axes[0].lines), len(axes[1].lines), axes[1].get_yscale()) == (0, 1, "log")
+
+
+def test_draws_arrays_and_tensors() -> None:
+    """A line may be whatever has numbers."""
+    figure = plot_schedule({"a": np.linspace(0, 1, 3), "b": torch.linspace(0, 1, 3), "c": range(2)})
+    assert [list(line.get_ydata()) for line in figure.axes[0].lines] == [[0, 0.5, 1], [0, 0.5, 1], [0, 1]]
 
 
 @pytest.mark.parametrize(

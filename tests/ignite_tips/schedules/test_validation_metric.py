@@ -1,6 +1,8 @@
 """One number for a validation, in a single process. Several ranks: test_plateau_stepper.py."""
 
 import math
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,18 @@ def _evaluator(**metrics: Any) -> Engine:
 
 
 @pytest.mark.parametrize(
-    "value", [0.5, np.float32(0.5), np.float64(0.5), torch.tensor(0.5), torch.tensor([0.5], dtype=torch.float16)]
+    "value",
+    [
+        0.5,
+        np.float32(0.5),
+        np.float64(0.5),
+        np.array(0.5),
+        torch.tensor(0.5),
+        torch.tensor([0.5], dtype=torch.float16),
+        Fraction(1, 2),
+        Decimal("0.5"),
+    ],
+    ids=repr,
 )
 def test_any_number_is_read(value: Any) -> None:
     """Numbers of Python, NumPy and torch are read as a float."""

@@ -119,11 +119,18 @@ def test_torchsummarys_own_table_is_returned_unchanged_or_its_failure_reported(
     assert _snapshot(model) == before
 
 
-def test_mult_adds_are_torchinfos() -> None:
-    """For a linear layer they are its weights and biases, once per row of the batch."""
-    summary = summarize_model(nn.Linear(8, 4), input_size=(16, 8))
-    assert summary.mult_adds == 16 * (8 * 4 + 4)
-    assert summarize_model(Odd(), input_size=(2, 4)).mult_adds is None
+def test_torchinfos_own_table_is_returned_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its text is captured, the data are ours, and where torchinfo fails the error says so."""
+    model = nn.Sequential(nn.Linear(8, 4), nn.Dropout())
+    before = _snapshot(model)
+    summary = summarize_model(model, input_size=(16, 8), backend="torchinfo")
+    assert "Total mult-adds" in str(summary)
+    assert "Linear: 2-1" in str(summary) or "Linear: 3-1" in str(summary)
+    assert summary.layers == summarize_model(model, input_size=(16, 8)).layers
+    assert _snapshot(model) == before
+    assert capsys.readouterr().out == ""
+    with pytest.raises(RuntimeError, match=r"torchinfo fails on this model \(.*\); leave backend out to see it"):
+        summarize_model(Odd(), input_size=(2, 4), backend="torchinfo")
 
 
 def test_shapes_are_those_of_every_kind_of_value() -> None:

@@ -126,12 +126,31 @@ def test_detached_it_shows_nothing() -> None:
     assert len(shown) == 1
 
 
-def test_a_batch_that_does_not_fit_ends_the_run_with_its_layer() -> None:
-    """The run ends before anything is trained."""
-    trainer = _trainer(_model())
-    ModelSummarizer(_model()).attach(trainer)
-    with pytest.raises(ValueError, match=r"the input must fit the model, but layer '0' \(Linear\) got \[4, 5\]"):
-        trainer.run([(torch.ones(4, 5), torch.ones(4))])
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (
+            {"example": torch.ones(4, 5)},
+            r"ValueError: the input must fit the model, but layer '0' \(Linear\) got \[4, 5\]",
+        ),
+        ({"input_of_batch": lambda batch: batch["x"]}, "TypeError: tuple indices must be integers"),
+        (
+            {"backend": "torchsummary", "keywords": {"input": torch.ones(4, 2)}},
+            "RuntimeError: torchsummary takes only tensors",
+        ),
+    ],
+)
+def test_a_summary_that_fails_is_told_once_and_the_run_goes_on(options: dict[str, Any], reason: str) -> None:
+    """The run trains all its batches; one warning has the reason; a new attach tries again."""
+    shown: list[str] = []
+    trainer = Engine(lambda engine, batch: None)
+    summarizer = ModelSummarizer(_model(), output=shown.append, **options).attach(trainer)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=f"ModelSummarizer shows no summary: {reason}") as caught:
+            trainer.run(BATCHES, max_epochs=2)
+        assert (len(caught), trainer.state.iteration) == (1, 6)
+        assert (shown, summarizer.summary) == ([], None)
+        summarizer.attach(trainer)
 
 
 def test_bad_arguments_are_refused(tmp_path: Path) -> None:

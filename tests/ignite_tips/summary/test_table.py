@@ -16,7 +16,7 @@ Layer    Type        Input  Output  Params  Trainable  Group       LR
   1      ReLU        16\u00d74   16\u00d74
   2      Linear      16\u00d74   16\u00d72        10  yes        head       0.1
 ---------------------------------------------------------------------
-Parameters: 46 (10 trainable, 36 frozen); 736 mult-adds
+Parameters: 46 (10 trainable, 36 frozen); 640 mult-adds
 Memory: 184 B parameters, 640 B activations, 512 B input; about 1.3 KiB
 with gradients"""
 
@@ -74,7 +74,7 @@ def test_markdown_has_full_names_and_the_totals() -> None:
     assert lines[0] == "| Layer | Type | Input | Output | Params | Trainable | Group | LR |"
     assert lines[1] == "| --- | --- | --- | --- | ---: | --- | --- | ---: |"
     assert lines[3] == "| `0` | Linear | 16\u00d78 | 16\u00d74 | 36 | frozen | `backbone` | 0.01 |"
-    assert "Parameters: 46 (10 trainable, 36 frozen); 736 mult-adds" in lines
+    assert "Parameters: 46 (10 trainable, 36 frozen); 640 mult-adds" in lines
 
 
 def test_large_numbers_are_shortened() -> None:
