@@ -14,6 +14,7 @@ from ignite_tips._checks import check_instance, check_integer, check_keys
 from ignite_tips.core.conflicts import add_checked_role, never_stepped, warn_after_first_epoch
 from ignite_tips.core.events import check_events, completed_updates, is_optimizer_event
 from ignite_tips.core.wiring import Attachment, SetsLearningRates
+from ignite_tips.schedules.built_schedule import BuiltSchedule
 from ignite_tips.schedules.run_length import (
     check_first_epoch,
     check_is_resumed,
@@ -22,8 +23,8 @@ from ignite_tips.schedules.run_length import (
     is_step_missing,
     steps_done,
 )
-from ignite_tips.schedules.state import check_scheduler_state, load_scheduler, save_scheduler
-from ignite_tips.schedules.torch_internals import closed_form_in
+from ignite_tips.schedules.state import save_scheduler
+from ignite_tips.schedules.torch_internals import closed_form_in, without_step_warnings
 
 __all__ = ["SchedulerStepper"]
 
@@ -68,6 +69,7 @@ class SchedulerStepper:
                 "it with a validation metric"
             )
         self.scheduler = scheduler
+        self._built = BuiltSchedule(scheduler)
         self._steps = 0  # in the current run
         self._iteration: int | None = None  # of the last step or of the run's start, if known
         self._can_resume = False  # after a run in this process, or once a state was loaded
@@ -117,27 +119,41 @@ class SchedulerStepper:
         """Return plain values, for a checkpoint."""
         return {"iteration": self._iteration, "scheduler": save_scheduler(self.scheduler)}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what ``state_dict`` returned; see ``load_scheduler``."""
+    def load_state_dict(self, state: Mapping[str, Any], *, keep_settings: bool = False) -> None:
+        """Restore what ``state_dict`` returned.
+
+        A checkpoint includes the scheduler's settings, and a warning is given if they replace others. To continue for
+        longer with a new schedule, build the scheduler for the whole run and load with ``keep_settings=True``: it
+        stands where the saved one stood, with the learning rates of a run that had the new schedule from its start.
+        The state of the optimizer may be loaded before or after.
+
+        Args:
+            state: what ``state_dict`` returned.
+            keep_settings: whether the scheduler keeps the settings it was built with. Its class may then differ from
+                the saved one's. It is stepped from its start, so a million steps take some ten seconds.
+
+        Raises:
+            TypeError: if ``state`` is not a mapping.
+            ValueError: if it has other keys; if it belongs to another kind of scheduler or number of param groups; with
+                ``keep_settings``, if the scheduler is not new, or raises before the step where the saved one stood.
+        """
         checked = check_keys("SchedulerStepper state", state, ("iteration", "scheduler"))
-        check_scheduler_state(self.scheduler, checked["scheduler"])
         if (iteration := checked["iteration"]) is not None:
             check_integer("the state's iteration", iteration, ge=0)
-        load_scheduler(self.scheduler, checked["scheduler"])
+        self._built.load(checked["scheduler"], keep_settings=keep_settings)
         self._iteration = iteration
         self._can_resume = True
 
     def _start(self, event: Any, trainer: Engine) -> None:
         state = trainer.state
+        self._built.restore_learning_rates()
         self._steps = 0
         self._epoch_is_whole = state.iteration == state.epoch * (state.epoch_length or 0)
         if state.iteration == 0:  # a new run, not a resumed one
             self._iteration = 0
         elif self._iteration is not None and is_step_missing(event, trainer, self._iteration):
             # The checkpoint was written between the event and the step, by a handler attached earlier.
-            with warnings.catch_warnings():
-                # torch sees no update in this process; the earlier process made it.
-                warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+            with without_step_warnings():  # the earlier process made the update
                 self._step(trainer)
         elif not self._can_resume:
             check_is_resumed("SchedulerStepper", self.scheduler, state)

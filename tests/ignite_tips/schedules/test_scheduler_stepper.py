@@ -337,7 +337,7 @@ def test_lbfgs_per_epoch() -> None:
         ),
         (
             lambda length: with_warmup(CosineAnnealingLR(_optimizer(), 3), length),
-            r"LinearLR's total_iters \(part 0\) to 3 from 6, SequentialLR's milestones to \[3\] from \[6\]:",
+            r"SequentialLR's milestones to \[3\] from \[6\], LinearLR's total_iters to 3 from 6:",
         ),
     ],
 )
