@@ -174,7 +174,7 @@ class GradientClipper:
         self._policy.load(skipped)
 
     def _clip(self, engine: Engine) -> None:
-        self._policy.raise_deferred()
+        self._policy.start_update(engine)
         gradients = Gradients(self._optimizer, per_group=self._per_group)
         update = Update(current_step(engine), gradients, partial(runs_last, engine, self._optimizer, self._clip))
         done = None if self._policy.has_peers else self._method.clip_quickly(update)

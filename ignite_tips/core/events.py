@@ -121,7 +121,7 @@ def check_events(name: str, event: Any, trainer: Engine) -> list[CallableEventWi
     return members
 
 
-def check_optimizer(optimizer: object, remedy: str = "act on Ignite's own events instead") -> None:
+def check_optimizer(optimizer: Any, remedy: str = "act on Ignite's own events instead") -> None:
     """Raise TypeError unless ``optimizer`` is an Optimizer whose updates and final gradients torch's hooks see."""
     check_instance("optimizer", optimizer, Optimizer, "a torch Optimizer")
     check_hooked(optimizer)

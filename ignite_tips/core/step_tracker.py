@@ -1,7 +1,9 @@
 """The optimizers that an engine tracks: fires OptimizerEvents and keeps the counts."""
 
+import types
+import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from ignite.engine import CallableEventWithFilter, Engine, EventEnum, Events
@@ -59,6 +61,8 @@ class StepTracker:
             engine.register_events(*OptimizerEvents, event_to_attr=_EVENT_TO_ATTR)
         self.state.optimizer_steps = []
         engine.state_dict_user_keys.extend(_STATE_KEYS)
+        # On the instance: Ignite refuses a state without our keys, such as one saved before anything was attached.
+        engine.load_state_dict = types.MethodType(_load_state_dict, engine)  # type: ignore[method-assign]
         engine.add_event_handler(Events.STARTED, _prepare_counts)
 
     @property
@@ -160,6 +164,7 @@ def remove_if_unused(engine: Engine, optimizer: Optimizer) -> None:
         engine.remove_event_handler(_prepare_counts, Events.STARTED)
         for key in _STATE_KEYS:
             engine.state_dict_user_keys.remove(key)
+        del engine.load_state_dict
         del tracker.state.optimizer_steps
         del trackers[engine]
 
@@ -170,6 +175,22 @@ def _remove_after_update(engine: Engine, optimizer: Optimizer) -> None:
         after_update(lambda: _remove_after_update(engine, optimizer))
     else:
         remove_if_unused(engine, optimizer)
+
+
+def _load_state_dict(engine: Engine, state_dict: Mapping[str, Any]) -> None:
+    """Load an engine's state as Ignite does, also one without counts of updates."""
+    state: Any = engine.state
+    if not isinstance(state_dict, Mapping) or all(key in state_dict for key in _STATE_KEYS):
+        type(engine).load_state_dict(engine, state_dict)
+        return
+    counts = {"optimizer_step": 0, "optimizer_steps": [0] * len(state.optimizer_steps)}
+    type(engine).load_state_dict(engine, counts | dict(state_dict))
+    if state.iteration > 0:
+        warnings.warn(
+            f"the trainer's state has no counts of updates, so they start from 0 at iteration {state.iteration}; if "
+            "you know them, set trainer.state.optimizer_step and trainer.state.optimizer_steps after loading",
+            stacklevel=2,
+        )
 
 
 def _prepare_counts(engine: Engine) -> None:
