@@ -49,6 +49,7 @@ __all__ = [
     "for_optimizer",
     "hold_optimizer_events",
     "is_optimizer_event",
+    "times_loaded",
 ]
 
 
@@ -183,6 +184,11 @@ def completed_updates(engine: Engine, optimizer: Optimizer) -> int:
     tracker = trackers[engine]
     count: int = tracker.state.optimizer_steps[tracker.attached[optimizer].index]
     return count
+
+
+def times_loaded(engine: Engine) -> int:
+    """Return how often the state of ``engine`` was loaded since optimizer events were attached to it."""
+    return trackers[engine].loads
 
 
 def current_step(engine: Engine) -> OptimizerStep:

@@ -55,6 +55,7 @@ class StepTracker:
     def __init__(self, engine: Engine) -> None:
         self.step: OptimizerStep | None = None
         self.attached: weakref.WeakKeyDictionary[Optimizer, AttachedOptimizer] = weakref.WeakKeyDictionary()
+        self.loads = 0  # how often the engine's state was loaded
         self.next_index = 0  # in state.optimizer_steps, for the next optimizer that is attached
         self._engine = weakref.ref(engine)
         if not engine.has_registered_events(OptimizerEvents.STEP_STARTED):
@@ -180,6 +181,7 @@ def _remove_after_update(engine: Engine, optimizer: Optimizer) -> None:
 def _load_state_dict(engine: Engine, state_dict: Mapping[str, Any]) -> None:
     """Load an engine's state as Ignite does, also one without counts of updates."""
     state: Any = engine.state
+    trackers[engine].loads += 1
     if not isinstance(state_dict, Mapping) or all(key in state_dict for key in _STATE_KEYS):
         type(engine).load_state_dict(engine, state_dict)
         return

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ignite_tips._checks import check_instance, check_integer, check_keys
 from ignite_tips.core.conflicts import add_checked_role, never_stepped, warn_after_first_epoch
-from ignite_tips.core.events import check_events, completed_updates, is_optimizer_event
+from ignite_tips.core.events import check_events, completed_updates, is_optimizer_event, times_loaded
 from ignite_tips.core.wiring import Attachment, SetsLearningRates
 from ignite_tips.schedules.built_schedule import BuiltSchedule
 from ignite_tips.schedules.run_length import (
@@ -73,6 +73,7 @@ class SchedulerStepper:
         self._steps = 0  # in the current run
         self._iteration: int | None = None  # of the last step or of the run's start, if known
         self._can_resume = False  # after a run in this process, or once a state was loaded
+        self._trainer_loads: int | None = None  # at the latest start; None once a state of our own was loaded
         self._made_elsewhere: int | None = None  # steps of the scheduler that this handler did not make
         self._epoch_is_whole = False  # whether the run started at the beginning of its first epoch
         self._attachment = Attachment()
@@ -92,11 +93,13 @@ class SchedulerStepper:
             ValueError: if the trainer does not know the event; if another handler of the trainer steps this scheduler;
                 if another handler's scheduler of the same optimizer and this one would undo each other's steps; when
                 the run starts, if Ignite's own schedulers also set the learning rates.
-            RuntimeError: when a run is resumed, if the scheduler is new and no state was loaded.
+            RuntimeError: when a run is resumed, if the scheduler is new and no state was loaded, or if the trainer's
+                state was loaded back and the scheduler's was not.
         """
         check_events("event", event, trainer)
         optimizer = self.scheduler.optimizer
         self._can_resume = self._can_resume or trainer.last_event_name is not None
+        self._trainer_loads = None
         with self._attachment.renew():
             role = SetsLearningRates(self, self.scheduler, event, closed_form=closed_form_in(self.scheduler))
             add_checked_role(self._attachment, trainer, role)
@@ -141,11 +144,12 @@ class SchedulerStepper:
         if (iteration := checked["iteration"]) is not None:
             check_integer("the state's iteration", iteration, ge=0)
         self._built.load(checked["scheduler"], keep_settings=keep_settings)
-        self._iteration = iteration
+        self._iteration, self._trainer_loads = iteration, None
         self._can_resume = True
 
     def _start(self, event: Any, trainer: Engine) -> None:
         state = trainer.state
+        self._check_not_left_behind(trainer)
         self._built.restore_learning_rates()
         self._steps = 0
         self._epoch_is_whole = state.iteration == state.epoch * (state.epoch_length or 0)
@@ -160,6 +164,16 @@ class SchedulerStepper:
         self._can_resume = True
         self._made_elsewhere = steps_done(self.scheduler) - self._steps
         check_run(self.scheduler, event, state)
+
+    def _check_not_left_behind(self, trainer: Engine) -> None:
+        loads, iteration = times_loaded(trainer), trainer.state.iteration
+        if self._trainer_loads not in (None, loads) and (self._iteration or 0) > iteration:
+            raise RuntimeError(
+                "SchedulerStepper must stand where its trainer stands, but the trainer's state was loaded back to "
+                f"iteration {iteration}, and its {type(self.scheduler).__name__} was stepped until iteration "
+                f"{self._iteration}; restore both, with the SchedulerStepper in to_save of FastaiLRFinder or Checkpoint"
+            )
+        self._trainer_loads = loads
 
     def _step_after_update(self, trainer: Engine) -> None:
         if self._steps == 0 and completed_updates(trainer, self.scheduler.optimizer) == 0:
