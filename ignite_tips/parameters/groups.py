@@ -44,9 +44,9 @@ def param_groups(
         rules: maps a shell glob over parameter names to the options of its group, such as ``{"lr": 1e-4}``. The
             option ``"name"`` names the group; without it the name is the glob, for ``backbone.*`` just ``backbone``.
         default: options of the group ``"default"``, for the parameters that no rule matches.
-        no_decay: parameters that get a ``weight_decay`` of 0, in groups of their own named like ``"backbone (no
-            decay)"``. Globs, ``"biases"`` for parameters named ``bias``, or ``"norms"`` for all parameters of torch's
-            normalisation layers and of classes with "Norm" in their name.
+        no_decay: parameters that get a ``weight_decay`` of 0, in groups of their own named like
+            ``"backbone-no_decay"``. Globs, ``"biases"`` for parameters named ``bias``, or ``"norms"`` for all
+            parameters of torch's normalisation layers and of classes with "Norm" in their name.
 
     Raises:
         TypeError: if an argument, a rule's pattern or its options have the wrong type.
@@ -59,9 +59,9 @@ def param_groups(
         >>> for group in groups:
         ...     print(group["name"], group["param_names"])
         0 ['0.weight']
-        0 (no decay) ['0.bias']
+        0-no_decay ['0.bias']
         default ['2.weight']
-        default (no decay) ['1.weight', '1.bias', '2.bias']
+        default-no_decay ['1.weight', '1.bias', '2.bias']
     """
     named = named_parameters(model)
     options = _options_by_group(rules, default)
@@ -74,7 +74,7 @@ def param_groups(
             groups.append(_group(name, decayed, named, group_options))
         if len(decayed) < len(members[name]):
             rest = [member for member in members[name] if member in undecayed]
-            groups.append(_group(f"{name} (no decay)", rest, named, {**group_options, "weight_decay": 0.0}))
+            groups.append(_group(f"{name}-no_decay", rest, named, {**group_options, "weight_decay": 0.0}))
     return groups
 
 
@@ -123,7 +123,7 @@ def layerwise_lr_groups(
     for index, layer in enumerate(layers):
         patterns = as_patterns(layer, "each of layers")
         shared = {
-            "name": " | ".join(map(_default_name, patterns)),
+            "name": "-".join(map(_default_name, patterns)),
             "lr": lr * decay ** (len(layers) - index),
             **options,
         }
