@@ -158,11 +158,9 @@ class StepHooks:
             optimizer.register_step_pre_hook(untraced(self._before_step)),
             optimizer.register_step_post_hook(untraced(self._after_step)),
             *(
-                inner.register_step_pre_hook(
-                    untraced(functools.partial(self._before_inner_step, weakref.ref(optimizer)))
-                )
-                for _, inner in _inner_optimizers(optimizer)
-                if _is_hooked(inner)
+                inner.register_step_pre_hook(untraced(functools.partial(self._before_inner, weakref.ref(optimizer))))
+                for inner in _inner_optimizers(optimizer).values()
+                if _is_hooked(inner) and not _parameter_ids(optimizer).isdisjoint(_parameter_ids(inner))
             ),
         )
 
@@ -205,7 +203,7 @@ class StepHooks:
             return (optimizer, evaluate, *args[2:]), kwargs
         return args, {**kwargs, "closure": evaluate}
 
-    def _before_inner_step(self, optimizer_ref: Callable[[], Optimizer | None], inner: Optimizer, *_: Any) -> None:
+    def _before_inner(self, optimizer_ref: Callable[[], Optimizer | None], inner: Optimizer, *_: Any) -> None:
         listener, optimizer = self._listener(), optimizer_ref()
         if self._step is None and listener is not None and optimizer is not None and listener.open_step(optimizer):
             raise RuntimeError(
@@ -263,14 +261,9 @@ def _is_hooked(optimizer: Optimizer) -> bool:
     return hasattr(optimizer, "_optimizer_step_pre_hooks") and hasattr(type(optimizer).step, "hooked")
 
 
-def _inner_optimizers(optimizer: Optimizer) -> list[tuple[str, Optimizer]]:
-    """Return the optimizers in attributes of another one that have parameters of it, with the attributes' names."""
-    own = _parameter_ids(optimizer)
-    return [
-        (name, inner)
-        for name, inner in vars(optimizer).items()
-        if isinstance(inner, Optimizer) and not own.isdisjoint(_parameter_ids(inner))
-    ]
+def _inner_optimizers(optimizer: Optimizer) -> dict[str, Optimizer]:
+    """Return the optimizers that are attributes of another one, by name."""
+    return {name: inner for name, inner in vars(optimizer).items() if isinstance(inner, Optimizer)}
 
 
 def _parameter_ids(optimizer: Optimizer) -> set[int]:
@@ -278,7 +271,7 @@ def _parameter_ids(optimizer: Optimizer) -> set[int]:
 
 
 def _use_inner(optimizer: Optimizer) -> str:
-    names = [f", optimizer.{name}," for name, _ in _inner_optimizers(optimizer)]
+    names = [f", optimizer.{name}," for name in _inner_optimizers(optimizer)]
     return f"give handlers and schedulers the inner optimizer{names[0] if names else ''} instead"
 
 

@@ -60,6 +60,13 @@ class _Hidden(_Wrapper):
         return self.parts[0].step(closure)
 
 
+class _WithoutGroups(_Wrapper):
+    """It has no groups of its own."""
+
+    def __init__(self, inner: Optimizer) -> None:
+        self.inner = inner
+
+
 ATTACHED: dict[str, Callable[[Optimizer, Engine], Any]] = {
     "attach_optimizer_events": lambda optimizer, trainer: attach_optimizer_events(trainer, optimizer),
     "GradientNormClipper": lambda optimizer, trainer: GradientNormClipper(optimizer, max_norm=0.1).attach(trainer),
@@ -189,6 +196,26 @@ def _released(optimizers: dict[nn.Parameter, Optimizer]) -> None:
 
     for parameter in optimizers:
         parameter.register_post_accumulate_grad_hook(update)
+
+
+def test_a_wrapper_without_groups_is_refused() -> None:
+    """Its inner optimizer is named all the same."""
+    optimizer = _WithoutGroups(SGD(_model().parameters(), lr=0.1))
+    with pytest.raises(
+        TypeError, match="got _WithoutGroups, a wrapper .*; give .* the inner optimizer, optimizer.inner,"
+    ):
+        attach_optimizer_events(Engine(lambda engine, batch: None), optimizer)
+
+
+def test_another_optimizer_in_an_attribute_is_free() -> None:
+    """An optimizer of other parameters makes its updates when it likes."""
+    models = _model(), _model()
+    optimizer = SGD(models[0].parameters(), lr=0.1)
+    optimizer.other = SGD(models[1].parameters(), lr=0.1)  # type: ignore[attr-defined]
+    trainer = Engine(lambda engine, batch: (optimizer.other.step(), optimizer.step()))  # type: ignore[attr-defined]
+    attach_optimizer_events(trainer, optimizer)
+    trainer.run(range(2))
+    assert trainer.state.optimizer_step == 2
 
 
 def test_gradient_release_with_an_optimizer_for_each_parameter_is_right() -> None:
