@@ -202,7 +202,7 @@ def test_a_wrapper_without_groups_is_refused() -> None:
     """Its inner optimizer is named all the same."""
     optimizer = _WithoutGroups(SGD(_model().parameters(), lr=0.1))
     with pytest.raises(
-        TypeError, match="got _WithoutGroups, a wrapper .*; give .* the inner optimizer, optimizer.inner,"
+        TypeError, match=r"got _WithoutGroups, a wrapper .*; give .* the inner optimizer, optimizer.inner,"
     ):
         attach_optimizer_events(Engine(lambda engine, batch: None), optimizer)
 
