@@ -178,7 +178,7 @@ class GradientClipper:
         self._policy.start_run(engine)
 
     def _clip(self, engine: Engine) -> None:
-        self._policy.raise_deferred()
+        self._policy.start_update(engine)
         gradients = Gradients(self._optimizer, per_group=self._per_group)
         self._had_gradients = self._had_gradients or any(gradients.lists)
         update = Update(current_step(engine), gradients, partial(runs_last, engine, self._optimizer, self._clip))

@@ -47,13 +47,21 @@ class NonfinitePolicy:
         self._model = model
         self._process_group = process_group
         self._told = 0
+        self._is_first = True
         self._deferred = DeferredFiniteCheck()
 
     def start_run(self, engine: Engine) -> None:
-        """Look for other ranks, and add a loaded state's skipped updates to the metric."""
+        """Look for other ranks, and prepare for the first update."""
         self._deferred = DeferredFiniteCheck()
         self.look_for_peers()
-        self._tell_skipped(engine)
+        self._is_first = True
+
+    def start_update(self, engine: Engine) -> None:
+        """Raise if a kernel skipped the last update; at a run's first, add a loaded state's count to the metric."""
+        self.raise_deferred()
+        if self._is_first:
+            self._is_first = False
+            self._tell_skipped(engine)
 
     def look_for_peers(self) -> None:
         """Find out whether there are other ranks."""

@@ -28,7 +28,7 @@ from ignite.engine import CallableEventWithFilter, Engine, EventsList
 from torch.optim import LBFGS, Optimizer
 
 from ignite_tips._checks import check_instance
-from ignite_tips.core.optimizer_step import OptimizerStep
+from ignite_tips.core.optimizer_step import OptimizerStep, check_hooked
 from ignite_tips.core.step_tracker import (
     AttachedOptimizer,
     OptimizerEvents,
@@ -49,6 +49,7 @@ __all__ = [
     "for_optimizer",
     "hold_optimizer_events",
     "is_optimizer_event",
+    "times_loaded",
     "was_stepped",
 ]
 
@@ -63,8 +64,9 @@ def attach_optimizer_events(engine: Engine, optimizer: Optimizer) -> None:
     - ``optimizer_steps``: updates completed by each optimizer, in the order of attachment.
 
     Raises:
-        TypeError: if ``engine`` is not an Engine; if ``optimizer`` is not an Optimizer, or computes its gradients
-            several times in one update, as LBFGS does: none of them are final before it.
+        TypeError: if ``engine`` is not an Engine; if ``optimizer`` is not an Optimizer, wraps another one without
+            calling ``Optimizer.__init__``, or computes its gradients several times in one update, as LBFGS does: none
+            of them are final before it.
         RuntimeError: if the engine's state is already loaded. The counts in it are lost.
 
     Example:
@@ -121,9 +123,10 @@ def check_events(name: str, event: Any, trainer: Engine) -> list[CallableEventWi
     return members
 
 
-def check_optimizer(optimizer: object, remedy: str = "act on Ignite's own events instead") -> None:
-    """Raise TypeError unless ``optimizer`` is an Optimizer whose gradients are final before each update."""
+def check_optimizer(optimizer: Any, remedy: str = "act on Ignite's own events instead") -> None:
+    """Raise TypeError unless ``optimizer`` is an Optimizer whose updates and final gradients torch's hooks see."""
     check_instance("optimizer", optimizer, Optimizer, "a torch Optimizer")
+    check_hooked(optimizer)
     if isinstance(optimizer, LBFGS):
         raise TypeError(
             "optimizer must compute its gradients once in an update, got LBFGS, which evaluates its closure several "
@@ -191,6 +194,12 @@ def was_stepped(engine: Engine, optimizer: Optimizer) -> bool:
     because GradScaler does not call ``step()`` otherwise.
     """
     return trackers[engine].attached[optimizer].was_stepped or completed_updates(engine, optimizer) > 0
+
+
+def times_loaded(engine: Engine) -> int:
+    """Return how often the state of ``engine`` was loaded while it had optimizer events."""
+    tracker = trackers.get(engine)
+    return 0 if tracker is None else tracker.loads
 
 
 def current_step(engine: Engine) -> OptimizerStep:

@@ -1,12 +1,14 @@
 """The optimizers that an engine tracks: fires OptimizerEvents and keeps the counts."""
 
+import types
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from ignite.engine import CallableEventWithFilter, Engine, EventEnum, Events
 from torch.optim import Optimizer
 
+from ignite_tips._warnings import warn_user
 from ignite_tips.core.ignite_internals import event_handlers, fire_event, is_running, remove_handler
 from ignite_tips.core.optimizer_step import OptimizerStep, StepHooks, after_update
 
@@ -53,6 +55,7 @@ class StepTracker:
         self.step: OptimizerStep | None = None
         self.attached: weakref.WeakKeyDictionary[Optimizer, AttachedOptimizer] = weakref.WeakKeyDictionary()
         self.owners: list[weakref.ref[Optimizer]] = []  # of the counts in state.optimizer_steps, also when detached
+        self.loads = 0  # how often the engine's state was loaded
         self._engine = weakref.ref(engine)
         if not engine.has_registered_events(OptimizerEvents.STEP_STARTED):
             engine.register_events(*OptimizerEvents, event_to_attr=_EVENT_TO_ATTR)
@@ -73,8 +76,11 @@ class StepTracker:
         if optimizer in self.attached:
             return self.attached[optimizer]
         if not self.attached:
-            self.engine.state_dict_user_keys.extend(_STATE_KEYS)
-            self.engine.add_event_handler(Events.STARTED, _prepare_counts)
+            engine = self.engine
+            engine.state_dict_user_keys.extend(_STATE_KEYS)
+            # On the instance: Ignite refuses a state without our keys, such as one saved before anything was attached.
+            engine.load_state_dict = types.MethodType(_load_state_dict, engine)  # type: ignore[method-assign]
+            engine.add_event_handler(Events.STARTED, _prepare_counts)
         index = self._index_for(optimizer)
         self.attached[optimizer] = attached = AttachedOptimizer(self, optimizer, index)
         return attached
@@ -171,6 +177,7 @@ def remove_if_unused(engine: Engine, optimizer: Optimizer) -> None:
         remove_handler(engine, Events.STARTED, _prepare_counts)
         for key in _STATE_KEYS:
             engine.state_dict_user_keys.remove(key)
+        del engine.load_state_dict
 
 
 def _remove_after_update(engine: Engine, optimizer: Optimizer) -> None:
@@ -179,6 +186,22 @@ def _remove_after_update(engine: Engine, optimizer: Optimizer) -> None:
         after_update(lambda: _remove_after_update(engine, optimizer))
     else:
         remove_if_unused(engine, optimizer)
+
+
+def _load_state_dict(engine: Engine, state_dict: Mapping[str, Any]) -> None:
+    """Load an engine's state as Ignite does, also one without counts of updates."""
+    state: Any = engine.state
+    trackers[engine].loads += 1
+    if not isinstance(state_dict, Mapping) or all(key in state_dict for key in _STATE_KEYS):
+        type(engine).load_state_dict(engine, state_dict)
+        return
+    counts = {"optimizer_step": 0, "optimizer_steps": [0] * len(state.optimizer_steps)}
+    type(engine).load_state_dict(engine, counts | dict(state_dict))
+    if state.iteration > 0:
+        warn_user(
+            f"the trainer's state has no counts of updates, so they start from 0 at iteration {state.iteration}; if "
+            "you know them, set trainer.state.optimizer_step and trainer.state.optimizer_steps after loading"
+        )
 
 
 def _prepare_counts(engine: Engine) -> None:

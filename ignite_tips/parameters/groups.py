@@ -37,12 +37,12 @@ def param_groups(
         rules: maps a shell glob over parameter names to the options of its group, such as ``{"lr": 1e-4}``. The
             option ``"name"`` names the group; without it the name is the glob, for ``backbone.*`` just ``backbone``.
         default: options of the group ``"default"``, for the parameters that no rule matches.
-        no_decay: parameters that get a ``weight_decay`` of 0, in groups of their own named like ``"backbone (no
-            decay)"``: globs, ``"biases"`` or ``"norms"``. Biases have the word "bias" in their own name, as ``bias``,
-            ``in_proj_bias`` and ``bias_ih_l0``. Norms are all parameters of torch's normalisation layers, the
-            magnitudes of weight_norm, and wherever they are all other parameters of at most one dimension, which only
-            scale or shift; but a bias only where its layer has no matrix. A scale of more dimensions in a class with
-            "norm" in its name is warned about.
+        no_decay: parameters that get a ``weight_decay`` of 0, in groups of their own named like
+            ``"backbone-no_decay"``: globs, ``"biases"`` or ``"norms"``. Biases have the word "bias" in their own name,
+            as ``bias``, ``in_proj_bias`` and ``bias_ih_l0``. Norms are all parameters of torch's normalisation layers,
+            the magnitudes of weight_norm, and wherever they are all other parameters of at most one dimension, which
+            only scale or shift; but a bias only where its layer has no matrix. A scale of more dimensions in a class
+            with "norm" in its name is warned about.
 
     Raises:
         TypeError: if an argument, a rule's pattern or its options have the wrong type.
@@ -55,9 +55,9 @@ def param_groups(
         >>> for group in groups:
         ...     print(group["name"], group["param_names"])
         0 ['0.weight']
-        0 (no decay) ['0.bias']
+        0-no_decay ['0.bias']
         default ['2.weight']
-        default (no decay) ['1.weight', '1.bias', '2.bias']
+        default-no_decay ['1.weight', '1.bias', '2.bias']
     """
     named = named_parameters(model)
     options = _options_by_group(rules, default)
@@ -70,7 +70,7 @@ def param_groups(
             groups.append(_group(name, decayed, named, group_options))
         if len(decayed) < len(members[name]):
             rest = [member for member in members[name] if member in undecayed]
-            groups.append(_group(f"{name} (no decay)", rest, named, {**group_options, "weight_decay": 0.0}))
+            groups.append(_group(f"{name}-no_decay", rest, named, {**group_options, "weight_decay": 0.0}))
     return groups
 
 
@@ -120,7 +120,7 @@ def layerwise_lr_groups(
     for index, layer in enumerate(layers):
         patterns = as_patterns(layer, "each of layers")
         shared = {
-            "name": " | ".join(map(_default_name, patterns)),
+            "name": "-".join(map(_default_name, patterns)),
             "lr": lr * decay ** (len(layers) - index),
             **options,
         }

@@ -1,7 +1,6 @@
 """Find the parameters that weight decay leaves out: biases, and the scales of normalisation layers."""
 
 import re
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 from torch.nn.utils.weight_norm import WeightNorm
 
 from ignite_tips._checks import check_names
+from ignite_tips._warnings import warn_user
 from ignite_tips.parameters.selection import select_parameters, unwrap_model
 
 __all__ = ["undecayed_names"]
@@ -96,8 +96,7 @@ def _looks_like_scale(layer: nn.Module, tensor: _Tensor) -> bool:
 
 def _warn_of(names: list[str]) -> None:
     if names:
-        warnings.warn(
+        warn_user(
             f"no_decay='norms' does not find {', '.join(names)}, which look like scales by their shape and their "
-            "class's name, but have several dimensions; if they scale, add them to no_decay by name",
-            stacklevel=4,
+            "class's name, but have several dimensions; if they scale, add them to no_decay by name"
         )

@@ -14,8 +14,9 @@ from ignite_tips._warnings import warn_user
 from ignite_tips.core.conflicts import add_checked_role
 from ignite_tips.core.ignite_internals import is_running
 from ignite_tips.core.wiring import Attachment, SetsLearningRates, annotate
+from ignite_tips.schedules.built_schedule import BuiltSchedule
 from ignite_tips.schedules.run_length import check_is_resumed
-from ignite_tips.schedules.state import check_scheduler_state, load_scheduler, save_scheduler
+from ignite_tips.schedules.state import save_scheduler
 from ignite_tips.schedules.torch_internals import closed_form_in
 from ignite_tips.schedules.validation_metric import common_metric, metric_name
 
@@ -72,6 +73,7 @@ class PlateauStepper:
             raise ValueError("metric must be a metric's name or a function of the evaluator, got ''")
         self.scheduler = scheduler
         self.metric = metric
+        self._built = BuiltSchedule(scheduler)
         self._iteration = 0  # of the last validation counted; 0 excludes one before the first iteration
         self._can_resume = False  # after a run in this process, or once a state was loaded
         self._validations = 0  # counted in the current run
@@ -121,12 +123,24 @@ class PlateauStepper:
         """Return plain values, for a checkpoint."""
         return {"iteration": self._iteration, "scheduler": save_scheduler(self.scheduler)}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what ``state_dict`` returned; see ``load_scheduler``."""
+    def load_state_dict(self, state: Mapping[str, Any], *, keep_settings: bool = False) -> None:
+        """Restore what ``state_dict`` returned.
+
+        A checkpoint includes the scheduler's settings, and a warning is given if they replace others.
+
+        Args:
+            state: what ``state_dict`` returned.
+            keep_settings: whether the scheduler keeps the settings it was built with, such as ``patience``. The
+                learning rates, the best metric and the bad epochs are those saved.
+
+        Raises:
+            TypeError: if ``state`` is not a mapping.
+            ValueError: if it has other keys; if it belongs to another kind of scheduler or number of param groups; with
+                ``keep_settings``, if the saved scheduler had another mode.
+        """
         checked = check_keys("PlateauStepper state", state, ("iteration", "scheduler"))
-        check_scheduler_state(self.scheduler, checked["scheduler"])
         iteration = check_integer("the state's iteration", checked["iteration"], ge=0)
-        load_scheduler(self.scheduler, checked["scheduler"])
+        self._built.load(checked["scheduler"], keep_settings=keep_settings)
         self._iteration = iteration
         self._can_resume = True
 

@@ -23,6 +23,7 @@ __all__ = [
     "LengthMismatch",
     "check_first_epoch",
     "check_is_resumed",
+    "check_reaches",
     "check_run",
     "explain_failure",
     "find_mismatches",
@@ -114,9 +115,24 @@ def _compare(
         yield LengthMismatch(what, length, total, too_short, too_short and fails)
 
 
+def check_reaches(scheduler: LRScheduler, steps: int) -> None:
+    """Check that a scheduler can be stepped from its start to where a run stands.
+
+    Raises:
+        ValueError: if it is not new, or would raise before.
+    """
+    name = type(scheduler).__name__
+    if done := steps_done(scheduler):
+        raise ValueError(f"scheduler must be new to keep its settings, got {name} after {done} steps; build it anew")
+    for mismatch in find_mismatches(scheduler, steps):
+        if mismatch.fails:
+            raise ValueError(f"{mismatch.what} {mismatch.length}, but the saved run stepped it {steps} times{_REBUILD}")
+
+
 _EPOCH_EVENTS = (Events.EPOCH_STARTED, Events.EPOCH_COMPLETED)
 _ITERATION_EVENTS = (Events.ITERATION_STARTED, Events.ITERATION_COMPLETED)
 _REBUILD = "; build the scheduler for the run's length"
+_KEEP = ", and load its state with load_state_dict(state, keep_settings=True)"
 
 
 def check_run(scheduler: LRScheduler, event: Any, state: State) -> None:
@@ -127,7 +143,7 @@ def check_run(scheduler: LRScheduler, event: Any, state: State) -> None:
     """
     steps = _steps_in_run(event, state)
     if steps is not None:
-        _check(scheduler, event, steps, certain=True)
+        _check(scheduler, event, steps, certain=True, resumed=state.iteration > 0)
 
 
 def check_first_epoch(scheduler: LRScheduler, event: Any, state: State, steps: int) -> None:
@@ -161,7 +177,8 @@ def check_is_resumed(handler: str, scheduler: LRScheduler, state: State) -> None
     if state.iteration > 0 and steps_done(scheduler) == 0:
         raise RuntimeError(
             f"{handler} needs its saved state to resume from iteration {state.iteration}, or its "
-            f"{type(scheduler).__name__} starts over; save it and load it with the trainer's"
+            f"{type(scheduler).__name__} starts over; save it and load it with the trainer's, or load a state of the "
+            "scheduler alone into the scheduler"
         )
 
 
@@ -213,13 +230,16 @@ def _leaf(scheduler: LRScheduler) -> LRScheduler:
     return _leaf(parts[0]) if parts else scheduler
 
 
-def _check(scheduler: LRScheduler, event: Any, steps: int, *, certain: bool) -> None:
+def _check(scheduler: LRScheduler, event: Any, steps: int, *, certain: bool, resumed: bool = False) -> None:
     per_epoch = _is_per_epoch(event)
+    rebuild = _REBUILD + _KEEP * resumed
     for mismatch in find_mismatches(scheduler, steps):
         if mismatch.fails and certain:
-            raise ValueError(mismatch.describe() + _REBUILD)
+            raise ValueError(mismatch.describe() + rebuild)
         remedy = ""
-        if mismatch.too_short and not per_epoch:
+        if mismatch.too_short and resumed:
+            remedy = rebuild
+        elif mismatch.too_short and not per_epoch:
             remedy = "; if it counts epochs, attach(trainer) steps it after each"
         elif not mismatch.too_short and per_epoch:
             remedy = "; if it counts updates, attach(trainer, OptimizerEvents.STEP_COMPLETED) steps it after each"

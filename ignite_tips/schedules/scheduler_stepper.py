@@ -1,7 +1,6 @@
 """Step any torch learning-rate scheduler, by its own ``step()``, at an Ignite event."""
 
 import functools
-import warnings
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -13,8 +12,15 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from ignite_tips._checks import check_instance, check_integer, check_keys
 from ignite_tips._warnings import warn_user
 from ignite_tips.core.conflicts import add_checked_role, never_stepped, warn_after_first_epoch
-from ignite_tips.core.events import check_events, completed_updates, hold_optimizer_events, is_optimizer_event
+from ignite_tips.core.events import (
+    check_events,
+    completed_updates,
+    hold_optimizer_events,
+    is_optimizer_event,
+    times_loaded,
+)
 from ignite_tips.core.wiring import Attachment, SetsLearningRates
+from ignite_tips.schedules.built_schedule import BuiltSchedule
 from ignite_tips.schedules.run_length import (
     check_first_epoch,
     check_is_resumed,
@@ -24,8 +30,8 @@ from ignite_tips.schedules.run_length import (
     steps_done,
     steps_missing,
 )
-from ignite_tips.schedules.state import check_scheduler_state, load_scheduler, save_scheduler
-from ignite_tips.schedules.torch_internals import closed_form_in
+from ignite_tips.schedules.state import save_scheduler
+from ignite_tips.schedules.torch_internals import closed_form_in, without_step_warnings
 
 __all__ = ["SchedulerStepper"]
 
@@ -71,11 +77,13 @@ class SchedulerStepper:
                 "it with a validation metric"
             )
         self.scheduler = scheduler
+        self._built = BuiltSchedule(scheduler)
         self._steps = 0  # in the current run
         self._is_early = False  # whether the first of them came before any update
         self._iteration: int | None = None  # of the last step or of the run's start, if known
         self._updates = 0  # completed then
         self._can_resume = False  # after a run in this process, or once a state was loaded
+        self._trainer_loads: int | None = None  # at the latest start; None once a state of our own was loaded
         self._made_elsewhere: int | None = None  # steps of the scheduler that this handler did not make
         self._epoch_is_whole = False  # whether the run started at the beginning of its first epoch
         self._attachment = Attachment(type(self).__name__)
@@ -95,12 +103,14 @@ class SchedulerStepper:
             ValueError: if the trainer does not know the event; if another handler of the trainer steps this scheduler;
                 if another handler's scheduler of the same optimizer and this one would undo each other's steps; when
                 the run starts, if Ignite's own schedulers also set the learning rates.
-            RuntimeError: when a run is resumed, if the scheduler is new and no state was loaded.
+            RuntimeError: when a run is resumed, if the scheduler is new and no state was loaded, or if the trainer's
+                state was loaded back and the scheduler's was not.
         """
         members = check_events("event", event, trainer)
         is_per_update = any(is_optimizer_event(member) for member in members)
         optimizer = self.scheduler.optimizer
         self._can_resume = self._can_resume or trainer.last_event_name is not None
+        self._trainer_loads = None
         with self._attachment.renew():
             role = SetsLearningRates(self, self.scheduler, event, closed_form=closed_form_in(self.scheduler))
             add_checked_role(self._attachment, trainer, role)
@@ -125,19 +135,36 @@ class SchedulerStepper:
         state = {"iteration": self._iteration, "updates": self._updates}
         return {**state, "scheduler": save_scheduler(self.scheduler)}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what ``state_dict`` returned; see ``load_scheduler``."""
+    def load_state_dict(self, state: Mapping[str, Any], *, keep_settings: bool = False) -> None:
+        """Restore what ``state_dict`` returned.
+
+        A checkpoint includes the scheduler's settings, and a warning is given if they replace others. To continue for
+        longer with a new schedule, build the scheduler for the whole run and load with ``keep_settings=True``: it
+        stands where the saved one stood, with the learning rates of a run that had the new schedule from its start.
+        The state of the optimizer may be loaded before or after.
+
+        Args:
+            state: what ``state_dict`` returned.
+            keep_settings: whether the scheduler keeps the settings it was built with. Its class may then differ from
+                the saved one's. It is stepped from its start, so a million steps take some ten seconds.
+
+        Raises:
+            TypeError: if ``state`` is not a mapping.
+            ValueError: if it has other keys; if it belongs to another kind of scheduler or number of param groups; with
+                ``keep_settings``, if the scheduler is not new, or raises before the step where the saved one stood.
+        """
         checked = check_keys("SchedulerStepper state", state, ("iteration", "scheduler", "updates"))
-        check_scheduler_state(self.scheduler, checked["scheduler"])
         if (iteration := checked["iteration"]) is not None:
             check_integer("the state's iteration", iteration, ge=0)
         updates = check_integer("the state's updates", checked["updates"], ge=0)
-        load_scheduler(self.scheduler, checked["scheduler"])
-        self._iteration, self._updates = iteration, updates
+        self._built.load(checked["scheduler"], keep_settings=keep_settings)
+        self._iteration, self._updates, self._trainer_loads = iteration, updates, None
         self._can_resume = True
 
     def _start(self, event: Any, trainer: Engine) -> None:
         state = trainer.state
+        self._check_not_left_behind(trainer)
+        self._built.restore_learning_rates()
         self._steps, self._is_early = 0, False
         self._epoch_is_whole = state.iteration == state.epoch * (state.epoch_length or 0)
         if state.iteration == 0:  # a new run, not a resumed one
@@ -152,6 +179,16 @@ class SchedulerStepper:
         self._made_elsewhere = steps_done(self.scheduler) - self._steps
         check_run(self.scheduler, event, state)
 
+    def _check_not_left_behind(self, trainer: Engine) -> None:
+        loads, iteration = times_loaded(trainer), trainer.state.iteration
+        if self._trainer_loads not in (None, loads) and (self._iteration or 0) > iteration:
+            raise RuntimeError(
+                "SchedulerStepper must stand where its trainer stands, but the trainer's state was loaded back to "
+                f"iteration {iteration}, and its {type(self.scheduler).__name__} was stepped until iteration "
+                f"{self._iteration}; restore both, with the SchedulerStepper in to_save of FastaiLRFinder or Checkpoint"
+            )
+        self._trainer_loads = loads
+
     def _step_after_update(self, trainer: Engine) -> None:
         if self._steps == 0 and never_stepped(trainer, self.scheduler.optimizer):
             self._is_early = True  # told after the first epoch, when it is known whether an update came later
@@ -160,8 +197,7 @@ class SchedulerStepper:
             self._step(trainer)
 
     def _step_without_update(self, trainer: Engine) -> None:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)  # torch's
+        with without_step_warnings():
             self._step(trainer)
 
     def _step(self, trainer: Engine) -> None:

@@ -1,7 +1,6 @@
 """Preview a schedule without training."""
 
 import copy
-import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ignite_tips._checks import check_instance, check_integer, check_iterable, check_number, describe
 from ignite_tips.parameters.groups import group_names
+from ignite_tips.schedules.torch_internals import without_step_warnings
 
 __all__ = ["simulate_schedule"]
 
@@ -67,9 +67,7 @@ def simulate_schedule(
 def _simulate(scheduler: LRScheduler, inputs: list[tuple[float, ...]]) -> Iterable[tuple[float, ...]]:
     step: Callable[..., None] = scheduler.step
     lrs = [_current(scheduler.optimizer)]
-    with warnings.catch_warnings():
-        # The optimizer makes no step here, about which torch would warn.
-        warnings.filterwarnings("ignore", message=r"(?s).*`?optimizer\.step\(\)`?", category=UserWarning)
+    with without_step_warnings():
         for arguments in inputs:
             step(*arguments)
             lrs.append(_current(scheduler.optimizer))

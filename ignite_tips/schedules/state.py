@@ -3,17 +3,27 @@
 import copy
 import dataclasses
 import inspect
+import types
+from collections import Counter
 from typing import Any
 
 import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ignite_tips._checks import check_choice, check_instance, check_keys, check_number
+from ignite_tips._checks import check_choice, check_instance, check_integer, check_keys, check_number
 from ignite_tips._warnings import warn_user
-from ignite_tips.schedules.torch_internals import parts_of
+from ignite_tips.schedules.torch_internals import parts_of, saved_steps, with_parts
 
-__all__ = ["check_scheduler_state", "load_scheduler", "save_scheduler"]
+__all__ = [
+    "check_scheduler_state",
+    "load_scheduler",
+    "restore_options",
+    "save_scheduler",
+    "settings_of",
+    "steps_in",
+    "warn_about_changes",
+]
 
 _KEYS = ("schedule", "scheduler", "options")
 _SCHEDULED_OPTIONS = ("lr", "momentum", "betas")  # the options of a param group that torch's schedulers change
@@ -51,14 +61,13 @@ def load_scheduler(scheduler: LRScheduler, state: object) -> None:
     """
     checked = copy.deepcopy(check_scheduler_state(scheduler, state))
     groups = scheduler.optimizer.param_groups
-    before, built = copy.deepcopy(scheduler.state_dict()), _settings(scheduler)
+    before = copy.deepcopy(scheduler.state_dict())
     try:
         scheduler.load_state_dict(checked["scheduler"])
     except BaseException:
         scheduler.load_state_dict(before)
         raise
-    _restore_options(groups, checked["options"])
-    _warn_about_changes(built, _settings(scheduler))
+    restore_options(groups, checked["options"])
 
 
 def check_scheduler_state(scheduler: LRScheduler, state: object) -> dict[str, Any]:
@@ -93,7 +102,20 @@ def _check_kind(scheduler: LRScheduler, state: dict[str, Any], groups: int) -> N
         )
 
 
-def _restore_options(groups: list[dict[str, Any]], saved: list[dict[str, Any]]) -> None:
+def steps_in(state: object) -> int:
+    """Return how many steps the scheduler of ``save_scheduler``'s state had made.
+
+    Raises:
+        TypeError: if ``state`` is not a mapping, or the number not an integer.
+        ValueError: if it has other keys.
+    """
+    saved = check_keys("the scheduler's state", state, _KEYS)["scheduler"]
+    check_instance("the scheduler's state_dict", saved, dict, "a dict")
+    return check_integer("the number of steps in the scheduler's state_dict", saved_steps(saved), ge=0)
+
+
+def restore_options(groups: list[dict[str, Any]], saved: list[dict[str, Any]]) -> None:
+    """Set options of param groups to those saved."""
     for group, options in zip(groups, saved, strict=True):
         for key, value in options.items():
             if isinstance(group.get(key), torch.Tensor):
@@ -102,30 +124,43 @@ def _restore_options(groups: list[dict[str, Any]], saved: list[dict[str, Any]]) 
                 group[key] = value
 
 
-def _settings(scheduler: LRScheduler) -> dict[str, str]:
-    """Return the constructor arguments that a scheduler and its parts keep, as text."""
-    name = type(scheduler).__name__
-    settings = {}
-    for argument in inspect.signature(type(scheduler)).parameters.keys() - {"last_epoch"}:
-        value = vars(scheduler).get(argument, vars(scheduler).get(f"_{argument}"))
-        if isinstance(value, bool | int | float | str) or argument == "milestones":
-            settings[f"{name}'s {argument}"] = repr(value)
-    for index, function in enumerate(getattr(scheduler, "lr_lambdas", ())):
-        if dataclasses.is_dataclass(function):
-            settings[f"{name}'s lr_lambda {index}"] = repr(function)
-    for index, part in enumerate(parts_of(scheduler)):
-        settings |= {f"{key} (part {index})": value for key, value in _settings(part).items()}
+def settings_of(scheduler: LRScheduler) -> list[tuple[str, str]]:
+    """Return the constructor arguments that a scheduler and its parts keep: each one's name, and its value as text."""
+    settings = []
+    for part in with_parts(scheduler):
+        name, kept = type(part).__name__, vars(part)
+        # torch keeps max_lr as max_lrs, and CyclicLR's two step sizes as their sum.
+        for argument in [*inspect.signature(type(part)).parameters, "total_size"]:
+            key = next((key for key in (argument, f"_{argument}", f"{argument}s") if key in kept), None)
+            if key and key != "last_epoch" and _is_plain(kept[key]):
+                settings.append((f"{name}'s {argument}", repr(kept[key])))
+        for index, function in enumerate(kept.get("lr_lambdas", ())):
+            if not isinstance(function, types.FunctionType) and hasattr(function, "__dict__"):  # torch saves these
+                settings.append((f"{name}'s lr_lambda {index}", _describe_object(function)))
     return settings
 
 
-def _warn_about_changes(built: dict[str, str], loaded: dict[str, str]) -> None:
+def _is_plain(value: object) -> bool:
+    if isinstance(value, list | tuple | Counter):
+        return all(_is_plain(item) for item in value)
+    return isinstance(value, bool | int | float | str)
+
+
+def _describe_object(function: Any) -> str:
+    return repr(function) if dataclasses.is_dataclass(function) else f"{type(function).__name__} of {vars(function)}"
+
+
+def warn_about_changes(built: list[tuple[str, str]], loaded: list[tuple[str, str]]) -> None:
+    """Warn if a loaded state changed settings of a scheduler, as ``settings_of`` returns them."""
     changes = [
-        f"{name} to {loaded[name]} from {value}" for name, value in sorted(built.items()) if loaded[name] != value
+        f"{name} to {now} from {before}"
+        for (name, before), (_, now) in zip(built, loaded, strict=True)
+        if now != before
     ]
     if changes:
         warn_user(
-            f"the scheduler's state sets {', '.join(changes)}: a checkpoint includes the scheduler's settings; to use "
-            "others, set them after loading"
+            f"the scheduler's state sets {', '.join(changes)}: a checkpoint includes the scheduler's settings; to "
+            "continue with those it was built with, use load_state_dict(state, keep_settings=True)"
         )
 
 

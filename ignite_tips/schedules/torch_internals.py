@@ -3,7 +3,11 @@
 If a release of torch lacks one of them, a test of this folder fails and names it.
 """
 
-from collections.abc import Iterator, Sequence
+import warnings
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from torch.optim.lr_scheduler import (
     ChainedScheduler,
@@ -12,10 +16,22 @@ from torch.optim.lr_scheduler import (
     LambdaLR,
     LRScheduler,
     OneCycleLR,
+    ReduceLROnPlateau,
     SequentialLR,
 )
 
-__all__ = ["closed_form_in", "milestones_of", "parts_of", "restart_parts", "with_parts"]
+__all__ = [
+    "closed_form_in",
+    "initial_lrs",
+    "milestones_of",
+    "parts_of",
+    "plateau_progress",
+    "restart",
+    "restart_parts",
+    "saved_steps",
+    "with_parts",
+    "without_step_warnings",
+]
 
 # These compute each learning rate from the initial one and ignore the current one; all others continue from it.
 _CLOSED_FORM = (CosineAnnealingWarmRestarts, CyclicLR, LambdaLR, OneCycleLR)
@@ -49,6 +65,59 @@ def restart_parts(scheduler: ChainedScheduler, parts: Sequence[LRScheduler]) -> 
     for part in parts:
         part._initial_step()
     scheduler._last_lr = parts[-1].get_last_lr()
+
+
+def restart(scheduler: LRScheduler) -> None:
+    """Repeat what the constructors of a new scheduler and its parts did to the learning rates."""
+    parts = parts_of(scheduler)
+    if isinstance(scheduler, SequentialLR):
+        parts = [parts[bisect_right(milestones_of(scheduler), 0)]]
+    for part in parts:
+        restart(part)
+    if not parts and type(scheduler).step is LRScheduler.step:  # another step() may count for itself
+        scheduler.last_epoch -= 1
+        scheduler._initial_step()
+
+
+def initial_lrs(scheduler: LRScheduler) -> list[Any]:
+    """Return the learning rate of each param group from which the scheduler computes its own."""
+    while parts := parts_of(scheduler):
+        scheduler = parts[0]
+    return list(scheduler.base_lrs)
+
+
+def plateau_progress(scheduler: ReduceLROnPlateau, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a saved ReduceLROnPlateau had counted, without its settings.
+
+    Raises:
+        ValueError: if its best metric means nothing to ``scheduler``, which has another mode.
+    """
+    if state["mode"] != scheduler.mode:
+        raise ValueError(
+            f"the scheduler's state must be of a ReduceLROnPlateau of mode {scheduler.mode!r}, got {state['mode']!r}"
+        )
+    return {key: state[key] for key in ("best", "cooldown_counter", "last_epoch", "num_bad_epochs", "_last_lr")}
+
+
+def saved_steps(state: Mapping[str, Any]) -> Any:
+    """Return how many steps a scheduler had made when it returned this ``state_dict()``; None if it does not say.
+
+    Example:
+        >>> sgd = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+        >>> saved_steps(torch.optim.lr_scheduler.StepLR(sgd, 2).state_dict())
+        0
+    """
+    while "last_epoch" not in state and state.get("_schedulers"):  # a ChainedScheduler, whose parts count
+        state = state["_schedulers"][0]
+    return state.get("last_epoch")
+
+
+@contextmanager
+def without_step_warnings() -> Iterator[None]:
+    """Silence torch's warnings about steps of a scheduler without updates of its optimizer: they are intended."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"(?s).*`?optimizer\.step\(\)`?", UserWarning)
+        yield
 
 
 def closed_form_in(scheduler: LRScheduler) -> str | None:

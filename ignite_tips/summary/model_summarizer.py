@@ -1,6 +1,5 @@
 """Show a summary of the model once, before training."""
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Self
@@ -12,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_callable, check_instance, check_integer
+from ignite_tips._warnings import warn_user
 from ignite_tips.core.wiring import Attachment
 from ignite_tips.summary.model import check_request, summarize_model
 from ignite_tips.summary.table import ModelSummary
@@ -117,7 +117,7 @@ class ModelSummarizer:
             example = self._input_of_batch(engine.state.batch) if self._takes_batch else self._example
             self.summary = self._summarize(example)
         except Exception as error:  # a table is not worth a run
-            warnings.warn(f"ModelSummarizer shows no summary: {type(error).__name__}: {error}", stacklevel=2)
+            warn_user(f"ModelSummarizer shows no summary: {type(error).__name__}: {error}")
             return
         if idist.get_rank() > 0:
             return

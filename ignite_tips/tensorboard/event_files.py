@@ -9,12 +9,14 @@ from pathlib import Path
 
 import google_crc32c
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
-__all__ = ["RecordFile", "event_files", "masked_crc32c", "position_event", "truncate_after"]
+__all__ = ["RecordFile", "event_files", "last_layout", "masked_crc32c", "position_event", "truncate_after"]
 
 # A record: the length, its checksum, the data, their checksum.
 _HEADER = struct.Struct("<QI")
 _CHECKSUM = struct.Struct("<I")
+_LAYOUT_TAG = "custom_scalars__config__"
 _POSITION = "trainer at epoch {} iteration {}"
 
 
@@ -50,6 +52,18 @@ def truncate_after(path: Path, *, epoch: int, iteration: int) -> bool:
         shutil.copyfile(path, path.with_name(path.name.replace("tfevents", f"superseded-after-{iteration}")))
         os.replace(new, path)
     return dropped > 0
+
+
+def last_layout(path: Path) -> Layout:
+    """Return the last layout of the Custom Scalars tab in a file; an empty one if there is none."""
+    data, layout = path.read_bytes(), Layout()
+    for start, end in _records(data):
+        record = data[start + _HEADER.size : end - _CHECKSUM.size]
+        if _LAYOUT_TAG.encode() in record:
+            for value in Event.FromString(record).summary.value:
+                if value.tag == _LAYOUT_TAG:
+                    layout = Layout.FromString(value.tensor.string_val[0])
+    return layout
 
 
 def _records(data: bytes) -> Iterator[tuple[int, int]]:

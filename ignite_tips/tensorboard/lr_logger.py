@@ -31,6 +31,10 @@ class LearningRateLogger(BaseHandler):
     that of the next update for an event named ``..._STARTED``, and that of the latest update for any other event. A
     group whose parameters are all frozen is not written; its curve starts when it is unfrozen. Only rank 0 writes.
 
+    In other loggers than TensorBoard, characters that some of them refuse are written as "_". WandB's global step,
+    which must not fall, is the iteration; the event's counter is a metric there, such as ``optimizer_step``, and the x
+    axis.
+
     Args:
         optimizer: the optimizer whose groups are logged, including those added later; ``"name"`` in a group names it.
         param_names: the option or options to log: numbers, or tuples of numbers such as Adam's ``betas``.
@@ -101,7 +105,7 @@ class LearningRateLogger(BaseHandler):
                     f"event must have a counter for the x axis, got {member.name}; pass global_step_transform, or "
                     "use an event of updates, iterations or epochs"
                 )
-        scalars = ScalarWriter(logger, only_changes=self._only_changes)
+        scalars = self._scalar_writer(logger)
         with self._attachment.renew():
             role = WritesNames(self, logger, self._options.names, event)
             add_checked_role(self._attachment, trainer, role)
@@ -130,13 +134,16 @@ class LearningRateLogger(BaseHandler):
         """
         scalars = self._scalars
         if scalars is None or scalars.logger is not logger:
-            self._scalars = scalars = ScalarWriter(logger, only_changes=self._only_changes)
+            self._scalars = scalars = self._scalar_writer(logger)
             self._add_charts(logger)
         if not is_optimizer_event(event_name):
             scalars.write(engine, event_name, self._global_step_transform(engine, event_name), self._options.read())
         elif current_step(engine).optimizer is self._optimizer:
             self._in_use = self._options.read()
             self._on_event(engine, scalars, event_name)
+
+    def _scalar_writer(self, logger: BaseLogger | None) -> ScalarWriter:
+        return ScalarWriter(logger, only_changes=self._only_changes, has_own_axis=self._is_counter_needed)
 
     def _describe_no_update(self, engine: Engine) -> str | None:
         if not never_stepped(engine, self._optimizer):

@@ -1,12 +1,13 @@
 """Write scalars to TensorBoard, to another Ignite logger, or to the engine's metrics."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
 import ignite.distributed as idist
 from ignite.engine import Engine
-from ignite.handlers import ProgressBar, TensorboardLogger
+from ignite.handlers import ProgressBar, TensorboardLogger, WandBLogger
 from ignite.handlers.base_logger import BaseLogger
 
 from ignite_tips._checks import check_instance
@@ -21,6 +22,8 @@ class ScalarWriter:
 
     Args:
         logger: an Ignite logger; None writes to ``engine.state.metrics``, on every rank.
+        has_own_axis: whether the steps are those of the event's counter. WandB has one axis for everything, which must
+            not fall: there the steps are a metric of their own, and the axis is the iteration, as in Ignite's examples.
         only_changes: leave out values that equal the previous ones, except the last before a change: the curve is then
             drawn as steps, not as slopes between changes.
 
@@ -29,7 +32,7 @@ class ScalarWriter:
         RuntimeError: if the TensorBoard writer is closed.
     """
 
-    def __init__(self, logger: BaseLogger | None, *, only_changes: bool = False) -> None:
+    def __init__(self, logger: BaseLogger | None, *, only_changes: bool = False, has_own_axis: bool = True) -> None:
         check_instance("logger", logger, (BaseLogger, type(None)), "one of Ignite's loggers")
         if isinstance(logger, ProgressBar):
             raise TypeError(
@@ -45,6 +48,8 @@ class ScalarWriter:
         if isinstance(logger, TensorboardLogger):
             check_open(logger.writer)
             self._write_now = self._write_record
+        elif isinstance(logger, WandBLogger) and has_own_axis:
+            self._write_now = self._write_with_axis
 
     def write(self, engine: Engine, event: Any, step: int, values: dict[str, float]) -> None:
         """Write ``values``, by tag, at ``step``; ``event`` is the current event."""
@@ -77,7 +82,7 @@ class ScalarWriter:
         # Every Ignite logger can make a handler that writes an engine's output by the logger's own rules. Give it ours.
         logger: Any = self.logger
         by_tag: dict[str, dict[str, float]] = {}
-        for tag, value in values.items():
+        for tag, value in zip(_portable(values), values.values(), strict=True):
             first, _, rest = tag.partition("/")
             by_tag.setdefault(first, {})[rest] = value
         for tag, output in by_tag.items():
@@ -88,6 +93,27 @@ class ScalarWriter:
                 global_step_transform=partial(_constant, step),
             )
             handler(engine, logger, event)
+
+    def _write_with_axis(self, engine: Engine, event: Any, step: int, values: dict[str, float]) -> None:
+        logger: Any = self.logger
+        axis, names = engine.state.event_to_attr[event], _portable(values)
+        if self._record.tags != names:
+            self._record = ScalarRecord(names)
+            for name in names:
+                logger.define_metric(name, step_metric=axis)
+        written = dict(zip(names, values.values(), strict=True))
+        logger.log({**written, axis: step}, step=engine.state.iteration)
+
+
+def _portable(names: Iterable[str]) -> list[str]:
+    """Return different names with only the characters that every logger takes."""
+    portable: list[str] = []
+    for name in names:
+        changed = re.sub(r"[^A-Za-z0-9_./ -]", "_", name)
+        while changed in portable:
+            changed += "_"
+        portable.append(changed)
+    return portable
 
 
 def _constant(value: Any, *_: Any) -> Any:

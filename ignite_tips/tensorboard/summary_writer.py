@@ -2,11 +2,14 @@
 
 import weakref
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
+
+from ignite_tips.tensorboard.event_files import event_files, last_layout
 
 __all__ = ["ScalarRecord", "add_chart", "check_open", "write_charts", "write_text"]
 
@@ -58,8 +61,9 @@ def write_text(writer: Any, tag: str, text: str, step: int) -> None:
 def check_open(writer: Any) -> None:
     """Raise RuntimeError if the writer is closed; torch's own would silently start another file."""
     if getattr(writer, "file_writer", writer) is None:
-        folder = getattr(writer, "log_dir", None) or writer.logdir  # torch's, tensorboardX's
-        raise RuntimeError(f"the TensorBoard writer must be open, got a closed one: {folder}; close it after the run")
+        raise RuntimeError(
+            f"the TensorBoard writer must be open, got a closed one: {_folder(writer)}; close it after the run"
+        )
 
 
 class _Charts:
@@ -86,7 +90,7 @@ def add_chart(writer: Any, category: str, title: str, patterns: Sequence[str]) -
 
 
 def write_charts(writer: Any) -> None:
-    """Write the layout, if it has changed since it was last written.
+    """Write the layout, if it has changed since it was last written, together with the one that the user wrote.
 
     Raises:
         RuntimeError: if the writer is closed.
@@ -94,5 +98,29 @@ def write_charts(writer: Any) -> None:
     charts = _charts.get(writer)
     if charts is not None and not charts.is_written:
         check_open(writer)
-        writer.add_custom_scalars(charts.layout)
+        layout = _written_layout(writer)
+        for category, own in charts.layout.items():
+            layout[category] = layout.get(category, {}) | own
+        writer.add_custom_scalars(layout)
         charts.is_written = True
+
+
+def _written_layout(writer: Any) -> dict[str, dict[str, list[Any]]]:
+    """Return the layout that is in the writer's file, in the form that ``add_custom_scalars`` takes."""
+    writer.flush()
+    folder = Path(_folder(writer))
+    files = event_files(folder) if folder.is_dir() else []  # TensorBoard also writes to remote folders
+    layout: dict[str, dict[str, list[Any]]] = {}
+    for category in last_layout(files[-1]).category if files else ():
+        charts = layout.setdefault(category.title, {})
+        for chart in category.chart:
+            if chart.HasField("margin"):
+                band = chart.margin.series[0]
+                charts[chart.title] = ["Margin", [band.value, band.lower, band.upper]]
+            else:
+                charts[chart.title] = ["Multiline", list(chart.multiline.tag)]
+    return layout
+
+
+def _folder(writer: Any) -> str:
+    return str(getattr(writer, "log_dir", None) or writer.logdir)  # torch's, tensorboardX's

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from torch import nn
 
 from ignite_tips import (
@@ -182,3 +182,19 @@ def test_an_optimizer_that_is_never_stepped_is_told_of(frozen: bool, recwarn: py
     told = [str(warning.message) for warning in recwarn]
     expected = "found no update of its SGD in 8 iterations; if the trainer steps another optimizer, clip that"
     assert told == ([] if frozen else [f"GradientNormClipper {expected}"])
+
+
+def test_metrics_have_no_key_before_an_update() -> None:
+    """A run's metrics are the user's own until something happened; then what earlier runs skipped is told at once."""
+    training = Training(sgd)
+    trainer = training.trainer()
+    clipper = GradientNormClipper(training.optimizer, 0.3)
+    clipper.load_state_dict({"skipped_steps": 2})
+    clipper.attach(trainer)
+    seen: list[dict[str, object]] = []
+    for event in (Events.STARTED, Events.ITERATION_STARTED(once=1), OptimizerEvents.STEP_COMPLETED):
+        trainer.add_event_handler(event, lambda engine: seen.append(dict(engine.state.metrics)))
+    trainer.run(make_batches()[:1])
+    assert seen[:2] == [{}, {}]
+    assert seen[2].keys() == {"grad_norm", "grad_clip_coef", "skipped_steps"}
+    assert seen[2]["skipped_steps"] == 2

@@ -253,6 +253,51 @@ def test_a_state_loaded_too_early_is_refused() -> None:
         attach_optimizer_events(early, optimizer)
 
 
+@pytest.mark.parametrize(
+    ("state", "iteration"),
+    [
+        ({"epoch": 1, "max_epochs": 3, "epoch_length": 6}, 6),
+        ({"iteration": 8, "max_epochs": 3, "epoch_length": 6}, 8),
+        (None, 6),
+    ],
+    ids=["as Ignite documents", "within an epoch", "of a trainer without handlers"],
+)
+def test_a_state_from_before_the_handlers_loads(state: dict[str, Any] | None, iteration: int) -> None:
+    """The counts are not known and start from 0, with a warning, unless they are set after loading, as it says."""
+    if state is None:
+        model = _model()
+        bare = create_supervised_trainer(model, _sgd(model), nn.MSELoss())
+        bare.run(BATCHES)
+        state = {**bare.state_dict(), "max_epochs": 3}
+    for known in (0, iteration):
+        trainer, _, _ = _trainer()
+        with pytest.warns(UserWarning, match=f"so they start from 0 at iteration {iteration}; if you know them, set"):
+            trainer.load_state_dict(state)
+        if known:
+            trainer.state.optimizer_step, trainer.state.optimizer_steps = known, [known]
+        trainer.run(BATCHES)
+        assert trainer.state.epoch == 3
+        assert (trainer.state.optimizer_step, trainer.state.optimizer_steps) == (n := 18 - iteration + known, [n])
+
+
+def test_a_state_of_a_new_run_loads_without_a_warning() -> None:
+    """Before the first iteration there is no update to count."""
+    trainer, _, _ = _trainer()
+    trainer.load_state_dict({"epoch": 0, "max_epochs": 1, "epoch_length": 6})
+    trainer.run(BATCHES)
+    assert trainer.state.optimizer_step == 6
+
+
+def test_what_ignite_refuses_to_load_is_refused_in_its_words() -> None:
+    """Only our own keys may be missing."""
+    trainer, _, _ = _trainer()
+    trainer.state_dict_user_keys.append("alpha")
+    with pytest.raises(ValueError, match="Required user state attribute 'alpha' is absent"):
+        trainer.load_state_dict({"epoch": 1, "max_epochs": 3, "epoch_length": 6})
+    with pytest.raises(TypeError, match="Argument state_dict should be a dictionary"):
+        trainer.load_state_dict([1])  # type: ignore[arg-type]
+
+
 def test_a_terminated_run_continues_to_count() -> None:
     """run() after terminate() continues where it stopped, and so do the counts."""
     trainer, _, _ = _trainer()
@@ -282,6 +327,7 @@ def test_detaching_leaves_everything_as_before() -> None:
     assert not optimizer._optimizer_step_pre_hooks
     assert not optimizer._optimizer_step_post_hooks
     assert trainer.state_dict().keys() == bare.state_dict().keys()
+    assert "load_state_dict" not in vars(trainer)
     assert not any(trainer._event_handlers.values())
     fired: list[int] = []
     trainer.add_event_handler(OptimizerEvents.STEP_STARTED, lambda: fired.append(1))

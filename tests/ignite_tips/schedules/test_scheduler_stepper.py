@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from ignite.engine import Engine, Events, EventsList
+from ignite.handlers import FastaiLRFinder
 from ignite.handlers import LRScheduler as IgniteLRScheduler
 from torch.optim import LBFGS, SGD
 from torch.optim.lr_scheduler import (
@@ -462,7 +463,7 @@ def test_lbfgs_per_epoch() -> None:
         ),
         (
             lambda length: with_warmup(CosineAnnealingLR(_optimizer(), 3), length),
-            r"LinearLR's total_iters \(part 0\) to 3 from 6, SequentialLR's milestones to \[3\] from \[6\]:",
+            r"SequentialLR's milestones to \[3\] from \[6\], LinearLR's total_iters to 3 from 6:",
         ),
     ],
 )
@@ -697,3 +698,76 @@ def test_ignites_schedulers_are_not_taken_for_torchs() -> None:
     theirs = IgniteLRScheduler(StepLR(_optimizer(), 3))
     with pytest.raises(TypeError, match="must be torch's, got Ignite's LRScheduler; pass the torch scheduler itself"):
         SchedulerStepper(theirs)
+
+
+def _with_finder(build: Any, event: Any, *, restored: bool) -> tuple[Engine, Any]:
+    """Find a learning rate on a trainer with handlers, in 6 iterations; return it, ready to train, and its parts."""
+    optimizer = _optimizer(0.01)
+    trainer = Engine(lambda engine, batch: (optimizer.step(), 1.0)[1])
+    stepper = SchedulerStepper(build(optimizer)).attach(trainer, event)
+    finder = FastaiLRFinder()
+    to_save = {"optimizer": optimizer} | ({"stepper": stepper} if restored else {})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the loss does not diverge, and the run is short
+        with finder.attach(trainer, to_save, num_iter=6) as with_finder:
+            with_finder.run(range(4))
+    return trainer, stepper
+
+
+AFTER_FINDER = {
+    "a length that raises": (lambda optimizer: OneCycleLR(optimizer, 1.0, total_steps=12), PER_UPDATE),
+    "per epoch": (lambda optimizer: CosineAnnealingLR(optimizer, 3), PER_EPOCH),
+    "the learning rate has not changed": (lambda optimizer: StepLR(optimizer, 100), PER_BATCH),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*, but the run steps it")
+@pytest.mark.parametrize("case", AFTER_FINDER)
+def test_after_the_lr_finder(case: str) -> None:
+    """Restored with the optimizer, the run is that of a trainer without a finder; otherwise it is refused."""
+    build, event = AFTER_FINDER[case]
+    trainer, stepper = _with_finder(build, event, restored=True)
+    fresh = SchedulerStepper(build(_optimizer(0.01)))
+    assert stepper.state_dict()["scheduler"] == fresh.state_dict()["scheduler"]
+    trainer.run(range(4), max_epochs=3)
+    assert _steps(stepper.scheduler) == (3 if event is PER_EPOCH else 12)
+
+    trainer, stepper = _with_finder(build, event, restored=False)
+    with pytest.raises(
+        RuntimeError, match=r"loaded back to iteration 0, .* until iteration \d; restore both, with the Sch"
+    ):
+        trainer.run(range(4), max_epochs=3)
+
+
+@pytest.mark.parametrize("loaded", ["trainer", "trainer stepper", "stepper trainer"])
+def test_a_trainer_rolled_back_without_its_scheduler_is_refused(loaded: str) -> None:
+    """In the middle of a run too; with the scheduler's state, loaded before or after, it continues."""
+    optimizer = _optimizer()
+    trainer = _trainer(optimizer)
+    parts = {"trainer": trainer, "stepper": SchedulerStepper(StepLR(optimizer, 100)).attach(trainer)}
+    trainer.run(range(4), max_epochs=1)
+    saved = copy.deepcopy({name: part.state_dict() for name, part in parts.items()})
+    trainer.state.max_epochs = None
+    trainer.run(range(4), max_epochs=3)
+    saved["trainer"]["max_epochs"] = 3
+    for name in loaded.split():
+        parts[name].load_state_dict(saved[name])
+    if loaded == "trainer":
+        with pytest.raises(
+            RuntimeError, match="back to iteration 4, and its StepLR was stepped until iteration 12; rest"
+        ):
+            trainer.run(range(4))
+    else:
+        trainer.run(range(4))
+        assert _steps(parts["stepper"].scheduler) == 3
+
+
+def test_a_second_run_continues_the_schedule() -> None:
+    """Nothing was loaded, so a scheduler ahead of a new run is intended."""
+    optimizer = _optimizer()
+    trainer = _trainer(optimizer)
+    stepper = SchedulerStepper(StepLR(optimizer, 100)).attach(trainer)
+    for runs in (1, 2):
+        trainer.state.max_epochs = None
+        trainer.run(range(4), max_epochs=3)
+        assert _steps(stepper.scheduler) == 3 * runs

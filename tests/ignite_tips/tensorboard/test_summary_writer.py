@@ -69,6 +69,35 @@ def test_the_layout_is_written_once_until_it_changes(tmp_path: Path) -> None:
     ]
 
 
+USERS = {
+    "losses": {"both": ["Multiline", ["train/loss", "val/loss"]], "band": ["Margin", ["loss", "low", "high"]]},
+    "optimizer": {"momentum": ["Multiline", ["momentum/.*"]]},
+}
+
+
+@pytest.mark.parametrize("is_before", [True, False], ids=["before ours", "between two of ours"])
+def test_a_layout_of_the_users_own_stays(tmp_path: Path, is_before: bool) -> None:
+    """Theirs and ours are in the last layout, also within one category."""
+    with SummaryWriter(str(tmp_path)) as writer:
+        writer.add_scalar("train/loss", 1.0, 1)
+        if not is_before:
+            add_chart(writer, "optimizer", "lr", ["^lr/"])
+            write_charts(writer)
+        writer.add_custom_scalars(USERS)
+        for title in ("lr", "betas"):
+            add_chart(writer, "optimizer", title, [f"^{title}/"])
+            write_charts(writer)
+    *_, last = _read(tmp_path).Tensors("custom_scalars__config__")
+    layout = Layout.FromString(last.tensor_proto.string_val[0])
+    assert {category.title: [chart.title for chart in category.chart] for category in layout.category} == {
+        "losses": ["both", "band"],
+        "optimizer": ["momentum", "lr", "betas"],
+    }
+    band = layout.category[0].chart[1].margin.series[0]
+    assert (band.value, band.lower, band.upper) == ("loss", "low", "high")
+    assert list(layout.category[0].chart[0].multiline.tag) == ["train/loss", "val/loss"]
+
+
 def test_a_closed_writer_is_refused(tmp_path: Path) -> None:
     """Torch's own would silently start another file."""
     writer = SummaryWriter(str(tmp_path))
