@@ -18,7 +18,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_warnings": set(),
     "distributed": {"_checks"},
     "core": {"_checks", "_warnings"},
-    "parameters": {"_checks"},
+    "parameters": {"_checks", "_warnings"},
     "clipping": CORE,
     "schedules": CORE,
     "freezing": CORE,
