@@ -41,7 +41,7 @@ def unwrap_once(model: nn.Module) -> nn.Module | None:
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         inner = model.module
     else:
-        inner = getattr(model, "_orig_mod", None)  # torch.compile
+        inner = getattr(model, "_orig_mod", None)  # torch.compile's; importing its class takes seconds
     return inner if isinstance(inner, nn.Module) else None
 
 

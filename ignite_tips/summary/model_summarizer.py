@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from ignite_tips._checks import check_callable, check_instance, check_integer
 from ignite_tips._warnings import warn_user
 from ignite_tips.core.wiring import Attachment
+from ignite_tips.parameters.sharding import lay_out_shards
 from ignite_tips.summary.model import check_request, summarize_model
 from ignite_tips.summary.table import ModelSummary
 from ignite_tips.tensorboard.summary_writer import check_open, write_text
@@ -29,7 +30,8 @@ class ModelSummarizer:
 
     Acts on the first ITERATION_STARTED after ``attach``: the batch is available, and handlers that freeze parameters at
     the start of the run have done so. The model does not change (see ``summarize_model``). Every rank runs the model,
-    because some models only run on all ranks together. If the summary fails, a warning says why and the run goes on.
+    because some models only run on all ranks together. If the summary fails, a warning says why and the run goes on;
+    a model of ``fully_shard`` does not survive that, so that its run ends with the error.
 
     Args:
         model: any module, in any wrapper.
@@ -86,6 +88,7 @@ class ModelSummarizer:
         self._summarize = partial(
             summarize_model, model, keywords=keywords, input_size=input_size, optimizer=optimizer, backend=backend
         )
+        self._model = model
         self._example = example
         self._input_of_batch = input_of_batch
         self._depth = depth
@@ -117,6 +120,8 @@ class ModelSummarizer:
             example = self._input_of_batch(engine.state.batch) if self._takes_batch else self._example
             self.summary = self._summarize(example)
         except Exception as error:  # a table is not worth a run
+            if lay_out_shards(self._model):  # fully_shard does not survive an error in a forward pass
+                raise
             warn_user(f"ModelSummarizer shows no summary: {type(error).__name__}: {error}")
             return
         if idist.get_rank() > 0:

@@ -67,11 +67,8 @@ class ModuleCalls:
                 handle.remove()
 
     def add(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        """Record a completed call, unless the module has one."""
-        if module not in self.first:
-            inputs = _attempt(show_arguments, args, kwargs, otherwise="")
-            shapes = _attempt(show_shapes, output, otherwise="")
-            self.first[module] = ModuleCall(inputs, shapes, _attempt(_total_bytes, output, otherwise=0))
+        """Record a completed call that no hook saw."""
+        self._keep(module, _attempt(show_arguments, args, kwargs, otherwise=""), output)
 
     def innermost_bytes(self) -> int:
         """Return the size of the outputs of the modules in which no other module's output was seen."""
@@ -84,9 +81,12 @@ class ModuleCalls:
     def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         while self.running and self.running[-1][0] is not module:  # it raised, and the model caught that
             self.running.pop()
-        if self.running:
-            self.running.pop()
-        self.add(module, args, kwargs, output)
+        self._keep(module, self.running.pop()[1] if self.running else "", output)
+
+    def _keep(self, module: nn.Module, inputs: str, output: Any) -> None:
+        if module not in self.first:
+            shapes = _attempt(show_shapes, output, otherwise="")
+            self.first[module] = ModuleCall(inputs, shapes, _attempt(_total_bytes, output, otherwise=0))
 
 
 def show_shapes(value: Any) -> str:

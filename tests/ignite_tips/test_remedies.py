@@ -199,7 +199,7 @@ REMEDIES: dict[str, tuple[Callable[[bool], Any], str]] = {
     "undone by Ignite's": (_undone_by_ignite, "or end it with a filter on its event"),
     "stepped twice": (_stepped_twice, "use attach(trainer, one | other)"),
     "a sequence within": (_sequence_within, "give the SequentialLR itself"),
-    "no update yet": (_no_update_yet, "or attach it to OptimizerEvents.STEP_COMPLETED"),
+    "no update yet": (_no_update_yet, "attach it to OptimizerEvents.STEP_COMPLETED"),
     "loaded too early": (_loaded_too_early, "attach first, then load"),
     "no counter": (_no_counter, "pass global_step_transform"),
     "a progress bar": (_progress_bar, "let the bar show the metrics: ProgressBar().attach(trainer, ['lr/...'])"),

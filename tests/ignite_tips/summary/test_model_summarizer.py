@@ -9,6 +9,8 @@ from ignite.engine import Engine, Events
 from ignite.handlers import TensorboardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from ignite_tips import ModelSummarizer
 from tests.ignite_tips.architectures import DictNet, Keywords
@@ -175,6 +177,23 @@ def _train_on_rank(rank: int, world_size: int) -> tuple[int, Any]:
     trainer.run(BATCHES)
     assert summarizer.summary is not None
     return len(shown), summarizer.summary.layers[1].name
+
+
+def _fail_on_rank(rank: int, world_size: int) -> str:
+    model = _model()
+    fully_shard(model, mesh=init_device_mesh("cpu", (world_size,)))
+    trainer = Engine(lambda engine, batch: None)
+    trainer.logger.disabled = True
+    ModelSummarizer(model, input_size=(4, 5)).attach(trainer)
+    with pytest.raises(ValueError, match="the input must fit the model, but layer '0' ") as caught:
+        trainer.run(BATCHES)
+    return str(caught.value)
+
+
+@pytest.mark.distributed
+def test_a_summary_that_fails_ends_the_run_of_a_sharded_model() -> None:
+    """The error is the summary's, and not one of the next forward pass, which would not find its parameters."""
+    assert all("got [4, 5]" in text for text in run_distributed(_fail_on_rank, 2))
 
 
 @pytest.mark.distributed
