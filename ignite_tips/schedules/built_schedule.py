@@ -7,6 +7,7 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from ignite_tips._checks import check_instance
 from ignite_tips.schedules.run_length import check_reaches
 from ignite_tips.schedules.state import (
     check_scheduler_state,
@@ -43,10 +44,11 @@ class BuiltSchedule:
         learning rates and counts: its steps depend on metrics that are gone.
 
         Raises:
-            TypeError: if ``state`` is not a mapping.
+            TypeError: if ``state`` is not a mapping, or ``keep_settings`` not a bool.
             ValueError: if it has other keys; without ``keep_settings``, if it belongs to another kind of scheduler or
                 number of param groups; with it, if the scheduler is not new or raises before the saved step.
         """
+        check_instance("keep_settings", keep_settings, bool, "True or False")
         self._state = self._state or copy.deepcopy(self._scheduler.state_dict())
         self._resumed = []
         if not keep_settings:

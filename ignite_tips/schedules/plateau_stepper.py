@@ -16,7 +16,7 @@ from ignite_tips.core.ignite_internals import is_running
 from ignite_tips.core.wiring import Attachment, SetsLearningRates, annotate
 from ignite_tips.schedules.built_schedule import BuiltSchedule
 from ignite_tips.schedules.run_length import check_is_resumed
-from ignite_tips.schedules.state import save_scheduler
+from ignite_tips.schedules.state import check_scheduler_state, save_scheduler
 from ignite_tips.schedules.torch_internals import closed_form_in
 from ignite_tips.schedules.validation_metric import common_metric, metric_name
 
@@ -134,11 +134,12 @@ class PlateauStepper:
                 learning rates, the best metric and the bad epochs are those saved.
 
         Raises:
-            TypeError: if ``state`` is not a mapping.
+            TypeError: if ``state`` is not a mapping, or ``keep_settings`` not a bool.
             ValueError: if it has other keys; if it belongs to another kind of scheduler or number of param groups; with
                 ``keep_settings``, if the saved scheduler had another mode.
         """
         checked = check_keys("PlateauStepper state", state, ("iteration", "scheduler"))
+        check_scheduler_state(self.scheduler, checked["scheduler"])
         iteration = check_integer("the state's iteration", checked["iteration"], ge=0)
         self._built.load(checked["scheduler"], keep_settings=keep_settings)
         self._iteration = iteration

@@ -149,7 +149,7 @@ class SchedulerStepper:
                 the saved one's. It is stepped from its start, so a million steps take some ten seconds.
 
         Raises:
-            TypeError: if ``state`` is not a mapping.
+            TypeError: if ``state`` is not a mapping, or ``keep_settings`` not a bool.
             ValueError: if it has other keys; if it belongs to another kind of scheduler or number of param groups; with
                 ``keep_settings``, if the scheduler is not new, or raises before the step where the saved one stood.
         """

@@ -106,9 +106,9 @@ def _detach(handler: Any) -> None:
     handler.detach()
 
 
-def _load(handler: Any, parameter: str = "state_dict") -> Subject:
+def _load(handler: Any, parameter: str = "state_dict", **domains: Domain) -> Subject:
     state = handler.state_dict()
-    return Subject(handler.load_state_dict, dict, {parameter: some(state)})
+    return Subject(handler.load_state_dict, lambda: {parameter: state}, {parameter: some(state), **domains})
 
 
 SUBJECTS = {
@@ -210,7 +210,7 @@ SUBJECTS = {
     "process_group": _public("process_group", {}, options=_names_in_table),
     "SchedulerStepper": _public("SchedulerStepper", {}, scheduler=just(_steps, _plateau)),
     "SchedulerStepper.attach": _attach(_stepper, {}, event=_event),
-    "SchedulerStepper.load_state_dict": _load(_stepper, "state"),
+    "SchedulerStepper.load_state_dict": _load(_stepper, "state", keep_settings=_bool),
     "PlateauStepper": _public(
         "PlateauStepper",
         {"scheduler": _plateau},
@@ -224,7 +224,7 @@ SUBJECTS = {
         evaluator=just(_evaluator, _trainer),
         data=_anything,
     ),
-    "PlateauStepper.load_state_dict": _load(_plateaus, "state"),
+    "PlateauStepper.load_state_dict": _load(_plateaus, "state", keep_settings=_bool),
     "linear_warmup": _public("linear_warmup", {"steps": 3}, steps=integer(1), start_factor=_rate),
     "warmup_stable_decay": _public(
         "warmup_stable_decay",
