@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from math import inf
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -70,9 +70,10 @@ class AdaptiveGradientClipper(GradientClipper):
         super().__init__(
             optimizer, method, on_nonfinite=on_nonfinite, model=model, tag=tag, process_group=process_group
         )
-        if patterns:
-            check_instance("model", model, nn.Module, "the torch.nn.Module whose parameters exclude names")
-        method.excluded = set(select_parameters(model, patterns).values()) if model and patterns else set()
+        if not patterns:
+            return
+        check_instance("model", model, nn.Module, "the torch.nn.Module whose parameters exclude names")
+        method.excluded = set(select_parameters(cast(nn.Module, model), patterns).values())
         own = {parameter for group in optimizer.param_groups for parameter in group["params"]}
         if own <= method.excluded:
             raise ValueError(

@@ -47,14 +47,14 @@ class Update:
         self._runs_last = runs_last
 
     @property
-    def can_fold(self) -> bool:
-        """Whether a fused kernel may scale all gradients within the update, for less than a pass over them takes.
+    def may_scale_in_kernel(self) -> bool:
+        """Whether to let a fused kernel scale all gradients within the update.
 
-        A handler that follows would see the gradients as they were.
+        It must be cheaper than a pass over them, and no later handler may read them unscaled.
         """
         gradients = self.gradients
         return (
-            self.step.can_fold
+            self.step.is_fused
             and (not gradients.on_host or gradients.size > _WORTH_FOLDING)
             and gradients.are_uniform
             and self._runs_last()

@@ -26,7 +26,7 @@ class HistoryScaling(NormScaling):
 
     def threshold(self, norm: Tensor | float) -> float:
         """Return the threshold for the norm of this update."""
-        return min(self._rule.threshold(float(norm)), self._max_norm)
+        return min(self._rule.observe(float(norm)), self._max_norm)
 
     def clip_quickly(self, update: Update) -> None:
         """There is no cheaper way: the rule needs the norm."""

@@ -101,7 +101,7 @@ class NonfinitePolicy:
         if self.mode == "propagate":
             return
         can_defer = isinstance(norm, Tensor) and self.mode == "raise" and not gradients.partly_on_host
-        if can_defer and step.can_fold and keeps_state_when_skipped(self._optimizer):
+        if can_defer and step.is_fused and keeps_state_when_skipped(self._optimizer):
             self._defer(engine, step, gradients, each, cast(Tensor, norm))
         elif not isfinite(norm):
             self._raise_or_skip(engine, step)

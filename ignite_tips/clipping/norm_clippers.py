@@ -57,9 +57,10 @@ class NormScaling(ClippingMethod):
         return min_factor([scale(listed, norm, threshold) for listed, norm in zip(lists, norms, strict=True)])
 
     def clip_quickly(self, update: Update) -> tuple[float, float] | None:
-        """Measure by dot products on the CPU, where that decides: surely within the threshold, or folded.
+        """Measure by dot products on the CPU.
 
-        Otherwise torch's own norm decides, and scales by the very factor of ``clip_grad_norm_``.
+        Return None unless their rounding cannot matter: the norm is clearly within the threshold, or a fused kernel
+        scales the gradients. Otherwise torch's own norm decides, and scales by the very factor of ``clip_grad_norm_``.
         """
         gradients = update.gradients
         if self.norm_type != 2.0 or not gradients.on_host:
@@ -72,17 +73,19 @@ class NormScaling(ClippingMethod):
         within = min(self._max_norm / _ROUNDING - EPSILON, float_info.max)
         if all(one <= within for one in known):  # NaN is not
             return norm, 1.0
-        if len(known) > 1 or not isfinite(norm) or norm > self._max_norm * LARGEST_DIVISOR or not update.can_fold:
+        if len(known) > 1 or not update.may_scale_in_kernel:  # a kernel scales all gradients by one factor
+            return None
+        if not isfinite(norm) or norm > self._max_norm * LARGEST_DIVISOR:  # float32 has no such divisor
             return None
         factor = min(1.0, self._max_norm / (norm + EPSILON))
         update.step.fold(grad_scale=torch.tensor(1 / factor, dtype=torch.float32, device="cpu"))
         return norm, factor
 
 
-def _scale_on_host(gradients: list[Tensor], norm: Tensor, threshold: float, whole: Update | None = None) -> float:
+def _scale_on_host(gradients: list[Tensor], norm: Tensor, threshold: float, update: Update | None = None) -> float:
     """Scale gradients on the CPU, where the factor can be read: nothing is multiplied by 1.
 
-    ``whole`` is the update of which these are all gradients.
+    ``update`` is given if these are all its gradients.
     """
     if norm.item() * _ROUNDING + EPSILON <= min(threshold, float_info.max):  # surely within it, without asking torch
         return 1.0
@@ -90,18 +93,18 @@ def _scale_on_host(gradients: list[Tensor], norm: Tensor, threshold: float, whol
     factor = coefficient.item()
     if factor >= 1:
         return 1.0
-    if whole is not None and factor * LARGEST_DIVISOR >= 1 and whole.can_fold:
-        whole.step.fold(grad_scale=clip_divisor(norm, threshold))
+    if update is not None and factor * LARGEST_DIVISOR >= 1 and update.may_scale_in_kernel:
+        update.step.fold(grad_scale=clip_divisor(norm, threshold))
     else:
         scale_gradients(gradients, coefficient)
     return factor
 
 
-def _scale_on_device(gradients: list[Tensor], norm: Tensor, threshold: float, whole: Update | None = None) -> Tensor:
+def _scale_on_device(gradients: list[Tensor], norm: Tensor, threshold: float, update: Update | None = None) -> Tensor:
     """Scale gradients whose factor the device alone knows: the multiply always runs."""
-    if whole is not None and whole.can_fold:
+    if update is not None and update.may_scale_in_kernel:
         divisor = clip_divisor(norm, threshold)
-        whole.step.fold(grad_scale=divisor)
+        update.step.fold(grad_scale=divisor)
         return divisor.reciprocal()
     factor = clip_coefficient(norm, threshold)
     scale_gradients(gradients, factor)

@@ -1,4 +1,4 @@
-"""Rules that find the threshold of a gradient's norm in the norms of the updates before it."""
+"""Rules that take the norm of each update in turn, and return the threshold for it."""
 
 from bisect import bisect_left, insort
 from collections import deque
@@ -23,7 +23,7 @@ class PercentileRule:
         self._history: deque[float] = deque(maxlen=history_size)
         self._sorted: list[float] = []
 
-    def threshold(self, norm: float) -> float:
+    def observe(self, norm: float) -> float:
         """Take the norm of an update; return the threshold for it."""
         if not 0 < norm < inf:  # leaves no trace: a history of zeros, as of a frozen model, would clip all to zero
             return inf
@@ -63,7 +63,7 @@ class ZScoreRule:
         self._mean: float | None = None
         self._variance = 0.0
 
-    def threshold(self, norm: float) -> float:
+    def observe(self, norm: float) -> float:
         """Take the norm of an update; return the threshold for it, infinite unless it is an outlier."""
         if not 0 < norm < inf:  # leaves no trace
             return inf

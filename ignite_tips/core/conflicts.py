@@ -2,7 +2,7 @@
 
 One policy for all of them. What is surely wrong is refused when the second handler is attached or, if only the run can
 tell, when the run starts. What may be intended is warned about once, when the run starts or after its first epoch. A
-rule is a function of the wiring. It returns a sentence, or None if there is no conflict.
+rule is a function of two roles, or of a role and the engine. It returns the sentence to raise or warn with, or None.
 """
 
 import functools
@@ -111,9 +111,8 @@ def _written_twice(role: WritesNames, other: WritesNames) -> str | None:
     )
 
 
-def _clipped_twice(role: ClipsGradients, other: ClipsGradients) -> str | None:
-    # Clippers of different classes may act on one optimizer, and a tag of its own says that a clipper is intended.
-    if role.metric != other.metric:
+def _clipped_or_written_twice(role: ClipsGradients, other: ClipsGradients) -> str | None:
+    if role.metric != other.metric:  # by tags of their own: both are intended
         return None
     kind = type(role.optimizer()).__name__
     if other.optimizer() is not role.optimizer():
@@ -121,7 +120,7 @@ def _clipped_twice(role: ClipsGradients, other: ClipsGradients) -> str | None:
             f"{role.handler_name} of one {kind} writes the metric {role.metric!r}, as does another optimizer's "
             f"{other.handler_name}; give each a tag=..."
         )
-    if type(other.handler()) is not type(role.handler()):
+    if type(other.handler()) is not type(role.handler()):  # two ways of clipping may be intended
         return None
     thresholds = f"with {other.threshold} and then with {role.threshold}, " if role.threshold else ""
     return (
@@ -161,6 +160,9 @@ def _set_by_ignite(role: SetsLearningRates, engine: Engine) -> str | None:
     return None
 
 
+# What a handler may find missing after the first epoch.
+
+
 def never_stepped(engine: Engine, optimizer: Optimizer) -> bool:
     """Whether ``optimizer`` has parameters to train, but nothing has called its ``step()`` in the run of ``engine``."""
     return _has_parameters_to_train(optimizer) and not was_stepped(engine, optimizer)
@@ -185,14 +187,14 @@ def describe_no_gradients(engine: Engine, optimizer: Optimizer, *, had_gradients
     )
 
 
-_PairRules = dict[type[Role], tuple[Callable[[Any, Any], str | None], ...]]
-_REFUSED_AT_ATTACH: _PairRules = {
+_Rules = dict[type[Role], tuple[Callable[[Any, Any], str | None], ...]]
+_REFUSED_AT_ATTACH: _Rules = {
     SetsLearningRates: (_stepped_twice, _undone),
     FreezesParameters: (_frozen_twice,),
     WritesNames: (_written_twice,),
 }
-_REFUSED_AT_START: _PairRules = {SetsLearningRates: (_set_by_ignite,)}
-_WARNED_AT_START: _PairRules = {ClipsGradients: (_clipped_twice,), SetsLearningRates: (_scheduled_twice,)}
+_REFUSED_AT_START: _Rules = {SetsLearningRates: (_set_by_ignite,)}
+_WARNED_AT_START: _Rules = {ClipsGradients: (_clipped_or_written_twice,), SetsLearningRates: (_scheduled_twice,)}
 
 
 def _check_start(role: Role, engine: Engine) -> None:

@@ -63,7 +63,7 @@ class OptimizerStep:
         self.deferred += (function,)
 
     @property
-    def can_fold(self) -> bool:
+    def is_fused(self) -> bool:
         """Whether fused kernels make the update, so that ``fold`` works."""
         return getattr(self.optimizer, "_step_supports_amp_scaling", False) and all(
             group.get("fused") for group in self.optimizer.param_groups
@@ -77,23 +77,23 @@ class OptimizerStep:
         themselves do not change before the update; ``wiring.runs_last`` says whether a later handler would notice.
         """
         if grad_scale is not None:
-            before = self._replace("grad_scale", grad_scale)
-            if before is not None:
-                self._replace("grad_scale", before * grad_scale)
+            before = getattr(self.optimizer, "grad_scale", None)
+            self._replace("grad_scale", grad_scale if before is None else before * grad_scale)
         if found_inf is not None:
-            before = self._replace("found_inf", found_inf)
-            if before is not None:
-                self._replace("found_inf", torch.maximum(before.to(found_inf.device), found_inf))
+            before = getattr(self.optimizer, "found_inf", None)
+            either = found_inf if before is None else torch.maximum(before.to(found_inf.device), found_inf)
+            self._replace("found_inf", either)
 
-    def _replace(self, name: str, value: torch.Tensor | None) -> torch.Tensor | None:
-        """Set an attribute that torch's fused kernels read from the optimizer; return its previous value."""
+    def _replace(self, name: str, value: torch.Tensor | None) -> None:
+        """Set an attribute that torch's fused kernels read from the optimizer, until the update is done."""
         attributes = self.optimizer.__dict__
-        before: torch.Tensor | None = attributes.get(name)
         # GradScaler deletes the attributes it has set, even those set to None: they must exist again afterwards.
-        undo = setattr if name in attributes else delattr
-        self.undo += (functools.partial(undo, self.optimizer, name, *([before] if undo is setattr else [])),)
+        if name in attributes:
+            give_back = functools.partial(setattr, self.optimizer, name, attributes[name])
+        else:
+            give_back = functools.partial(delattr, self.optimizer, name)
+        self.undo += (give_back,)
         attributes[name] = value
-        return before
 
     def is_skipped_by_scaler(self) -> bool:
         """Whether GradScaler found an inf or NaN, so that the fused kernel will skip the update."""

@@ -104,13 +104,11 @@ class StepTracker:
         """Fire an event of the update in progress."""
         outer, self.step = self.step, step
         engine: Any = self._engine()
-        state, outer_event = engine.state, engine.last_event_name
-        state.optimizer_step += 1  # an update counts in its own events, as Ignite's iterations do
+        outer_event = engine.last_event_name
         try:
             fire_event(engine, event)
         finally:
             engine.last_event_name = outer_event  # Ignite and the handlers that follow go by it
-            state.optimizer_step -= event is _STEP_STARTED
             self.step = outer
 
 
@@ -139,20 +137,24 @@ class AttachedOptimizer:
 
     def on_step_started(self, step: OptimizerStep) -> None:
         """Fire STEP_STARTED on unscaled gradients."""
-        if event_handlers(self._engine()).get(_STEP_STARTED):  # no handler, no need to unscale
-            if step.grad_scale is not None:
-                step.unscale()
+        engine = self._engine()
+        if not event_handlers(engine).get(_STEP_STARTED):  # no handler, no need to unscale
+            return
+        if step.grad_scale is not None:
+            step.unscale()
+        engine.state.optimizer_step += 1  # an update counts in its own events, as Ignite's iterations do
+        try:
             self._tracker.fire(_STEP_STARTED, step)
+        finally:
+            engine.state.optimizer_step -= 1
 
     def on_step_completed(self, step: OptimizerStep) -> None:
         """Count the update and fire STEP_COMPLETED."""
         engine = self._engine()
-        state = engine.state
-        state.optimizer_steps[self.index] += 1
+        engine.state.optimizer_steps[self.index] += 1
+        engine.state.optimizer_step += 1
         if event_handlers(engine).get(_STEP_COMPLETED):
             self._tracker.fire(_STEP_COMPLETED, step)
-        else:
-            state.optimizer_step += 1
 
 
 trackers: weakref.WeakKeyDictionary[Engine, StepTracker] = weakref.WeakKeyDictionary()

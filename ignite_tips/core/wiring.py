@@ -1,6 +1,7 @@
-"""A record, per engine, of the attached handlers, what each acts on, and who listens to their annotations.
+"""How handlers are attached (Attachment), and a record per engine: what each acts on (roles), who listens to annotations.
 
-Weak references only: a discarded handler, optimizer or engine is not kept alive, and never counts as a conflict.
+Roles hold weak references only: a discarded handler, optimizer or engine is not kept alive, and never counts as a
+conflict. A listener stays until the function that ``on_annotation`` returns is called.
 """
 
 import functools
@@ -37,7 +38,7 @@ __all__ = [
 
 
 class Role:
-    """What an attached handler does to a run; each subclass says to what.
+    """What an attached handler acts on, so that conflicts.py can find two that clash.
 
     Attributes:
         handler: a weak reference to the handler.

@@ -62,7 +62,7 @@ class EvalHold:
 
     def release(self) -> None:
         """End the hold, and set the mode that was asked for last."""
-        self._look_for_replacement()
+        self._adopt_replacement()
         module = self._module()
         for watched in (module, self._parent()):
             if watched is not None:
@@ -73,13 +73,14 @@ class EvalHold:
 
     def after_train(self, trained: nn.Module, mode: bool) -> None:
         """Put the module back into eval mode after ``trained.train(mode)``, of the module or of its parent."""
-        if trained is self._module() or self._look_for_replacement():
+        # A parent's train() also reaches the module itself, so it counts only if the module was replaced.
+        if trained is self._module() or self._adopt_replacement():
             self.mode = mode
         module = self._module()
         if module is not None and module.training:
             module.training = False
 
-    def _look_for_replacement(self) -> bool:
+    def _adopt_replacement(self) -> bool:
         parent, module = self._parent(), self._module()
         there = None if parent is None else parent._modules.get(self._key)
         if there is module or not isinstance(there, nn.Module):
@@ -127,12 +128,13 @@ def frozen_places(model: nn.Module, patterns: tuple[str, ...], frozen: Iterable[
         buffers = [name for name, _ in module.named_buffers(recurse=False)]
         owner = parent if isinstance(parent, ParametrizationList) else module
         own = [id(parameter) for parameter in owner.parameters(recurse=False)]
-        paths = [f"{path}.{name}".lstrip(".") for name in buffers[:1]]
+        paths = [f"{path}.{name}".lstrip(".") for name in buffers]
         matches = any(fnmatchcase(name, pattern) for name in paths for pattern in patterns)
         if buffers and (chosen.issuperset(own) if own else matches):
             yield Place(path, module, parent, key, owner is parent or _has_statistics(module, buffers))
 
 
+# By module: the holds on it and on its children, because a parent's train() shows that a child was replaced.
 _holds: weakref.WeakKeyDictionary[nn.Module, list[EvalHold]] = weakref.WeakKeyDictionary()
 
 

@@ -18,7 +18,7 @@ def test_percentile_is_numpys(norms: list[float], percentile: float, size: int) 
     """The bound is numpy's percentile of the last norms, which are all that is kept."""
     rule = PercentileRule(percentile, size)
     for count, norm in enumerate(norms, 1):
-        bound = rule.threshold(norm)
+        bound = rule.observe(norm)
         assert bound == pytest.approx(np.percentile(norms[max(0, count - size) : count], percentile), rel=1e-12)
     assert rule.state_dict()["norms"].tolist() == norms[-size:]
 
@@ -38,19 +38,19 @@ def test_rules_go_on_from_their_state(first: list[float], second: list[float]) -
 def test_outliers_are_bounded_by_their_z_score() -> None:
     """After the warm-up an outlier's bound is μ + z_t·σ / (z / z_t), and the bound enters the statistics."""
     rule = ZScoreRule(alpha=0.5, z_threshold=2.0, warmup_steps=2)
-    assert [rule.threshold(norm) for norm in (1.0, 3.0)] == [math.inf, math.inf]  # μ = 2, σ = 1
+    assert [rule.observe(norm) for norm in (1.0, 3.0)] == [math.inf, math.inf]  # μ = 2, σ = 1
     z = (10.0 - 2.0) / (1.0 + 1e-6)
     bound = 2.0 + 2.0 * 1.0 / (z / 2.0)
-    assert rule.threshold(10.0) == bound
+    assert rule.observe(10.0) == bound
     mean = 0.5 * 2.0 + 0.5 * bound
     assert rule.state_dict() == {"warmup": [], "mean": mean, "variance": 0.5 * 1.0 + 0.5 * (bound - mean) ** 2}
-    assert rule.threshold(mean) == math.inf
+    assert rule.observe(mean) == math.inf
 
 
 def test_wrong_states_are_refused() -> None:
     """A state of another rule, or of wrong values, is refused and changes nothing."""
     rule = PercentileRule(50, 4)
-    rule.threshold(1.0)
+    rule.observe(1.0)
     with pytest.raises(ValueError, match="the state's rule must have the keys norms, got mean"):
         rule.load_state_dict({"mean": 1})
     with pytest.raises(TypeError, match=r"the state's norms must be a tensor, got \[1.0\] \(list\)"):

@@ -23,7 +23,7 @@ def test_two_folds_divide_by_both_scales(cls: type[torch.optim.Optimizer]) -> No
     """After two folds the kernel divides the gradients by both scales; with powers of two, without rounding."""
     parameter, optimizer = fused(cls)
     step = OptimizerStep(optimizer, 1)
-    assert step.can_fold
+    assert step.is_fused
     step.fold(grad_scale=torch.tensor(2.0))
     step.fold(grad_scale=torch.tensor(4.0))
     optimizer.step()
@@ -58,10 +58,10 @@ def test_what_the_user_set_is_restored() -> None:
     assert optimizer.found_inf.item() == 0.0
 
 
-def test_only_fused_optimizers_can_fold() -> None:
+def test_only_fused_optimizers_are_fused() -> None:
     """If one group is not fused, nothing can be folded."""
     parameter = nn.Parameter(torch.ones(1))
-    assert not OptimizerStep(torch.optim.AdamW([parameter], foreach=True), 1).can_fold
+    assert not OptimizerStep(torch.optim.AdamW([parameter], foreach=True), 1).is_fused
     optimizer = torch.optim.AdamW([parameter], fused=True)
     optimizer.param_groups[0]["fused"] = False
-    assert not OptimizerStep(optimizer, 1).can_fold
+    assert not OptimizerStep(optimizer, 1).is_fused
