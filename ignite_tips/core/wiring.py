@@ -1,4 +1,4 @@
-"""How handlers are attached (Attachment), and a record per engine: what each acts on (roles), who listens to annotations.
+"""How handlers are attached, and a record per engine: what each acts on (roles), and who listens to annotations.
 
 Roles hold weak references only: a discarded handler, optimizer or engine is not kept alive, and never counts as a
 conflict. A listener stays until the function that ``on_annotation`` returns is called.

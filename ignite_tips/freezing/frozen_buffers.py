@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import ignite.distributed as idist
 import torch
 from torch import nn
 
@@ -20,7 +21,8 @@ class FrozenBuffers:
     which modules heed the mode shows only when they run. So each buffer that the first iterations change is put back
     after these and all later ones. To compare all of them in each iteration would wait for the device.
 
-    Only those in the model's state dict: the others are caches.
+    Only those in the model's state dict: the others are caches. With several ranks, the buffers of modules that are held
+    in eval mode are left alone, because DistributedDataParallel itself replaces them by rank 0's.
 
     Example:
         >>> model = nn.BatchNorm1d(2)
@@ -33,10 +35,12 @@ class FrozenBuffers:
     """
 
     def __init__(self, model: nn.Module, patterns: tuple[str, ...], frozen: Iterable[nn.Parameter]) -> None:
+        has_peers = idist.get_world_size() > 1
         self._watched = {
             (place.module, name)
             for place in frozen_places(model, patterns, frozen)
             for name, _ in place.module.named_buffers(recurse=False)
+            if not (has_peers and place.has_statistics)
             if name not in place.module._non_persistent_buffers_set
         }
         self._changed: set[tuple[nn.Module, str]] = set()

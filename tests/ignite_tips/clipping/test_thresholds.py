@@ -30,9 +30,9 @@ def test_rules_go_on_from_their_state(first: list[float], second: list[float]) -
     for make in (lambda: PercentileRule(30, 5), lambda: ZScoreRule(0.9, 0.5, 3)):
         whole, half, resumed = make(), make(), make()
         for norm in first:
-            assert whole.threshold(norm) == half.threshold(norm)
+            assert whole.observe(norm) == half.observe(norm)
         resumed.load_state_dict(half.state_dict())
-        assert [resumed.threshold(norm) for norm in second] == [whole.threshold(norm) for norm in second]
+        assert [resumed.observe(norm) for norm in second] == [whole.observe(norm) for norm in second]
 
 
 def test_outliers_are_bounded_by_their_z_score() -> None:
