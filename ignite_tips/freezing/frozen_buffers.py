@@ -21,8 +21,8 @@ class FrozenBuffers:
     which modules heed the mode shows only when they run. So each buffer that the first iterations change is put back
     after these and all later ones. To compare all of them in each iteration would wait for the device.
 
-    Only those in the model's state dict: the others are caches. With several ranks, the buffers of modules that are held
-    in eval mode are left alone, because DistributedDataParallel itself replaces them by rank 0's.
+    Only those in the model's state dict: the others are caches. With several ranks, the buffers of modules that are
+    held in eval mode are left alone, because DistributedDataParallel itself replaces them by rank 0's.
 
     Example:
         >>> model = nn.BatchNorm1d(2)
