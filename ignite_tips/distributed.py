@@ -242,8 +242,9 @@ def _hidden_slurm_job() -> Iterator[None]:
 
 
 def _finalize(strategy: Strategy) -> None:
-    # The user may have destroyed the group already.
-    if strategy.name == "ddp" and dist.is_initialized():
+    if strategy.name == "ddp" and not dist.is_initialized():
+        idist.sync()  # the user has destroyed the group, and ignite.distributed would go on asking it
+    elif strategy.name == "ddp":
         if strategy.backend == "gloo":
             # gloo's threads need the GIL once more to release the work of the last backward. Without this pause they
             # abort the process at exit, or deadlock: the last wrapper's destructor holds the GIL and waits for them.

@@ -70,6 +70,7 @@ class Agent(LocalElasticAgent):
         self._lost_node: NodeLostError | None = None
         self._exit_timer = threading.Timer(0, lambda: None)
         signals.kill_workers = self._kill_workers
+        signals.pass_on = self._pass_on
         os.environ[_SIGNALS_VARIABLE] = ""
 
     def first_failure(self, result: RunResult) -> WorkerFailure:
@@ -82,14 +83,24 @@ class Agent(LocalElasticAgent):
     def _restarts_left(self) -> int:
         return self._remaining_restarts
 
+    def _live_pids(self) -> list[int]:
+        workers = self._running_workers()
+        handlers = workers.subprocess_handlers.values() if isinstance(workers, SubprocessContext) else ()
+        return [handler.proc.pid for handler in handlers if handler.proc.poll() is None]
+
     def _kill_workers(self) -> None:
         self._killing = True
-        workers = self._running_workers()
-        if isinstance(workers, SubprocessContext):
-            for handler in workers.subprocess_handlers.values():
-                if handler.proc.poll() is None:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.killpg(handler.proc.pid, signal.SIGKILL)
+        for pid in self._live_pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+
+    def _pass_on(self, number: int) -> int:
+        """Send a signal to the workers, but not to the processes that they started."""
+        pids = self._live_pids()
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        return len(pids)
 
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
         start = worker_group.spec.max_restarts - self._restarts_left()

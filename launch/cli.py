@@ -1,6 +1,7 @@
 """Command line to a running plan; every error is one sentence and an exit code."""
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -17,12 +18,26 @@ __all__ = ["main"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: the worker's, 128 + n for signal n, or 2 for wrong usage."""
+    _open_closed_streams()
     try:
-        return _main(sys.argv[1:] if argv is None else argv)
+        code = _main(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+        return code
     except LaunchError as error:
         return log_error(error)
     except KeyboardInterrupt:  # before any worker was started
         return 130
+    except BrokenPipeError:  # the reader of what is printed has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it exits
+        return 128 + signal.SIGPIPE
+
+
+def _open_closed_streams() -> None:
+    """Open the standard streams that this process was started without: files opened later would take their numbers."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number is this one
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115  # open to the end
 
 
 def _main(argv: Sequence[str]) -> int:

@@ -5,7 +5,7 @@ import signal
 import sys
 from dataclasses import dataclass
 
-__all__ = ["LaunchError", "NodeLostError", "UsageError", "WorkerFailure", "log", "log_error"]
+__all__ = ["LaunchError", "NodeLostError", "UsageError", "WorkerFailure", "log", "log_error", "signal_name"]
 
 
 class LaunchError(Exception):
@@ -53,7 +53,7 @@ class WorkerFailure:
         if self.status >= 0:
             how = f"exited with code {self.status}"
         else:
-            how = f"was killed by {_signal_name(-self.status)}"
+            how = f"was killed by {signal_name(-self.status)}"
             if self.status == -signal.SIGKILL:
                 how += ", which is also how the kernel ends a process when memory runs out"
         return f"rank {self.rank} (pid {self.pid}) {how}"
@@ -71,7 +71,8 @@ def log_error(error: LaunchError) -> int:
     return error.exit_code
 
 
-def _signal_name(number: int) -> str:
+def signal_name(number: int) -> str:
+    """Return a signal's name, ``signal 34`` for a real-time one."""
     try:
         return signal.Signals(number).name
     except ValueError:  # a real-time signal

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 from .errors import LaunchError, log, log_error
 from .plan import LaunchPlan
 from .signals import Interrupted, SignalHandler
+from .worker import set_slurm_ranks
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.agent.server.api import RunResult, WorkerSpec
@@ -33,6 +34,7 @@ def run(plan: LaunchPlan) -> NoReturn:
         del os.environ[name]
     os.environ.update(plan.environment)
     if not plan.supervised:
+        set_slurm_ranks(os.environ)
         sys.stdout.flush()
         os.execv(plan.command[0], plan.command)
     try:

@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import MutableMapping
 
-__all__ = ["main"]
+__all__ = ["main", "set_slurm_ranks"]
 
 _PR_SET_PDEATHSIG = 1
 
@@ -21,15 +21,19 @@ def main(argv: list[str]) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != launcher:  # the launcher died before prctl
         os.kill(os.getpid(), signal.SIGKILL)
-    _set_slurm_ranks(os.environ)
+    set_slurm_ranks(os.environ)
     os.execv(command[0], command)
 
 
-def _set_slurm_ranks(environ: MutableMapping[str, str]) -> None:
-    """Set SLURM's ranks to torch's: srun counts one task a node, and Ignite reads SLURM's variables first."""
+def set_slurm_ranks(environ: MutableMapping[str, str]) -> None:
+    """Set SLURM's ranks to torch's, or to those of a single process.
+
+    srun counts one task a node, an allocation the tasks that it has room for, and Ignite reads SLURM's variables first.
+    """
     if "SLURM_JOB_ID" in environ:
+        single = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
         for slurm_name, torch_name in (("PROCID", "RANK"), ("LOCALID", "LOCAL_RANK"), ("NTASKS", "WORLD_SIZE")):
-            environ[f"SLURM_{slurm_name}"] = environ[torch_name]
+            environ[f"SLURM_{slurm_name}"] = environ.get(torch_name, single[torch_name])
 
 
 if __name__ == "__main__":

@@ -6,16 +6,18 @@ import shutil
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import google_crc32c
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
-__all__ = ["RecordFile", "event_files", "last_layout", "masked_crc32c", "position_event", "truncate_after"]
+__all__ = ["RecordFile", "event_files", "last_layout", "masked_crc32c", "position_event", "records", "truncate_after"]
 
 # A record: the length, its checksum, the data, their checksum.
 _HEADER = struct.Struct("<QI")
 _CHECKSUM = struct.Struct("<I")
+_PIECE = 1 << 20  # bytes copied at once
 _LAYOUT_TAG = "custom_scalars__config__"
 _POSITION = "trainer at epoch {} iteration {}"
 
@@ -30,54 +32,79 @@ def position_event(epoch: int, iteration: int, time: float) -> Event:
     return Event(wall_time=time, step=iteration, session_log=SessionLog(msg=_POSITION.format(epoch, iteration)))
 
 
-def truncate_after(path: Path, *, epoch: int, iteration: int) -> bool:
-    """Drop what a run wrote to a file after it completed ``iteration`` of ``epoch``. Return whether anything was.
+def truncate_after(path: Path, *, epoch: int, iteration: int) -> int:
+    """Drop what a run wrote to a file after it completed ``iteration`` of ``epoch``. Return how many bytes are damaged.
 
-    The records that follow a ``position_event`` were written at that position. The original file is kept beside the
-    new one, under a name that TensorBoard does not read.
+    The records that follow a ``position_event`` were written at that position. A damaged record is dropped too, with
+    those up to the next ``position_event``: their position is unknown, and TensorBoard reads nothing after the damage.
+    If anything is dropped, the original file is kept beside the new one, under a name that TensorBoard does not read.
     """
-    data = path.read_bytes()
-    kept, dropped, is_kept = [], 0, True
-    for start, end in _records(data):
-        position = _parse_position(data[start + _HEADER.size : end - _CHECKSUM.size])
-        if position is not None:
-            is_kept = position[0] <= epoch and position[1] <= iteration
-        if is_kept:
-            kept.append(data[start:end])
-        else:
-            dropped += 1
-    if dropped:
-        new = path.with_name(path.name.replace("tfevents", "new"))
-        new.write_bytes(b"".join(kept))
-        shutil.copyfile(path, path.with_name(path.name.replace("tfevents", f"superseded-after-{iteration}")))
-        os.replace(new, path)
-    return dropped > 0
+    spans: list[tuple[int, int]] = []  # of bytes that are kept
+    damaged, last, is_kept = 0, 0, True
+    with open(path, "rb") as file:
+        for start, end, data in records(file):
+            last = end
+            if data is None:
+                damaged, is_kept = damaged + end - start, False
+            elif (position := _parse_position(data)) is not None:
+                is_kept = position[0] <= epoch and position[1] <= iteration
+            if is_kept and spans and spans[-1][1] == start:
+                spans[-1] = spans[-1][0], end
+            elif is_kept:
+                spans.append((start, end))
+        if spans != ([(0, last)] if last else []):
+            _rewrite(path, file, spans, iteration)
+    return damaged
 
 
 def last_layout(path: Path) -> Layout:
     """Return the last layout of the Custom Scalars tab in a file; an empty one if there is none."""
-    data, layout = path.read_bytes(), Layout()
-    for start, end in _records(data):
-        record = data[start + _HEADER.size : end - _CHECKSUM.size]
-        if _LAYOUT_TAG.encode() in record:
-            for value in Event.FromString(record).summary.value:
-                if value.tag == _LAYOUT_TAG:
-                    layout = Layout.FromString(value.tensor.string_val[0])
+    layout = Layout()
+    with open(path, "rb") as file:
+        for _, _, data in records(file):
+            if data is not None and _LAYOUT_TAG.encode() in data:
+                for value in Event.FromString(data).summary.value:
+                    if value.tag == _LAYOUT_TAG:
+                        layout = Layout.FromString(value.tensor.string_val[0])
     return layout
 
 
-def _records(data: bytes) -> Iterator[tuple[int, int]]:
-    start = 0
-    while start + _HEADER.size <= len(data):
-        length, _ = _HEADER.unpack_from(data, start)
-        end = start + _HEADER.size + length + _CHECKSUM.size
-        if end > len(data):
+def records(file: BinaryIO) -> Iterator[tuple[int, int, bytes | None]]:
+    """Yield each record's start and end in a file, and its data; None for data whose checksum is wrong.
+
+    Where a length's checksum is wrong, the next record cannot be found: all the rest is one damaged record. A part of a
+    record at the end is not one: a process that is killed leaves it. The file is read one record at a time.
+    """
+    start, size = 0, os.fstat(file.fileno()).st_size
+    while start + _HEADER.size <= size:
+        file.seek(start)
+        header = file.read(_HEADER.size)
+        length, checksum = _HEADER.unpack(header)
+        if checksum != masked_crc32c(header[:8]):
+            yield start, size, None
             return
-        yield start, end
+        end = start + _HEADER.size + length + _CHECKSUM.size
+        if end > size:
+            return
+        data, (checksum,) = file.read(length), _CHECKSUM.unpack(file.read(_CHECKSUM.size))
+        yield start, end, data if checksum == masked_crc32c(data) else None
         start = end
 
 
+def _rewrite(path: Path, file: BinaryIO, spans: list[tuple[int, int]], iteration: int) -> None:
+    new = path.with_name(path.name.replace("tfevents", "new"))
+    with open(new, "wb") as target:
+        for start, end in spans:
+            file.seek(start)
+            while start < end:
+                start += target.write(file.read(min(end - start, _PIECE)))
+    shutil.copyfile(path, path.with_name(path.name.replace("tfevents", f"superseded-after-{iteration}")))
+    os.replace(new, path)
+
+
 def _parse_position(data: bytes) -> tuple[int, int] | None:
+    if _POSITION.partition(" {}")[0].encode() not in data:
+        return None
     event = Event.FromString(data)
     words = event.session_log.msg.split() if event.HasField("session_log") else []
     if len(words) != 6 or event.session_log.msg != _POSITION.format(words[3], words[5]):

@@ -14,6 +14,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from torch.utils.tensorboard import SummaryWriter
 
 from ignite_tips._checks import check_instance
+from ignite_tips._warnings import warn_user
 from ignite_tips.tensorboard.event_files import RecordFile, event_files, position_event, truncate_after
 
 __all__ = ["ResumableTensorboardLogger"]
@@ -80,7 +81,11 @@ class ResumableTensorboardLogger(TensorboardLogger):
         if iteration > 0:
             epoch = ceil(iteration / epoch_length)
             for path in self._earlier:
-                truncate_after(path, epoch=epoch, iteration=iteration)
+                if damaged := truncate_after(path, epoch=epoch, iteration=iteration):
+                    warn_user(
+                        f"{path} is damaged: {damaged} bytes could not be read, and are left out with what followed "
+                        "them at the same iteration; the original file is kept beside it"
+                    )
             if iteration % epoch_length:
                 self._events.restart = (epoch, iteration)
         elif self._earlier:

@@ -2,11 +2,13 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.ignite_launch.support import Launch, launch
+from tests.ignite_launch.support import Launch, environment, launch
 
 _ECHO = "import json, os, sys; print(json.dumps([sys.argv[1:], dict(os.environ)]))"
 
@@ -94,3 +96,33 @@ def test_a_missing_module_is_left_to_python(tmp_path: Path) -> None:
     result = launch(tmp_path, "-m", "no.such.module")
     assert result.code == 1
     assert "No module named 'no'" in result.err or "No module named no" in result.err
+
+
+def test_closed_streams_are_no_error(tmp_path: Path) -> None:
+    """Without any of the standard streams, as under some daemons, the exit code is the worker's."""
+    wait = "open(os.environ['RANK'], 'w')\nwhile not os.path.exists('0') & os.path.exists('1'): time.sleep(0.01)\n"
+    (tmp_path / "main.py").write_text(f"import os, sys, time\n{wait}print('heard')\nsys.exit(3)")
+    command = 'exec "$0" -m ignite_launch --nproc 2 main.py <&- >&- 2>&-'
+    done = subprocess.run(["bash", "-c", command, sys.executable], cwd=tmp_path, env=environment(tmp_path), timeout=60)
+    assert done.returncode == 3
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--dry-run", "main.py"]])
+def test_a_reader_that_has_gone_is_no_traceback(tmp_path: Path, arguments: list[str]) -> None:
+    """As in `ignite-launch --help | head -1`: the exit code of a process that SIGPIPE ended, and no word."""
+    (tmp_path / "main.py").write_text("")
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "ignite_launch", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_one_process_in_an_allocation_of_several_tasks_is_alone(tmp_path: Path) -> None:
+    """Ignite reads SLURM's numbers first, and would wait for the other tasks."""
+    names = ["SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS"]
+    (tmp_path / "main.py").write_text(f"import os; print(*[os.environ[name] for name in {names}])")
+    task = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_NTASKS": "2"}
+    result = launch(tmp_path, "main.py", SLURM_JOB_NODELIST="localhost", SLURM_JOB_NUM_NODES="1", **task)
+    assert (result.code, result.out) == (0, "0 0 1\n"), result.err

@@ -29,6 +29,28 @@ def test_a_signal_lets_the_workers_save(tmp_path: Path, number: int) -> None:
     assert "Traceback" not in result.err
 
 
+def test_other_signals_are_passed_on(tmp_path: Path) -> None:
+    """Each worker gets SIGUSR1 and may go on; what one of them does then is the run's end. Its children get nothing."""
+    take = """
+def take(number, frame):
+    open(f"got{RANK}", "a").write(f"{number} ")
+    if number == signal.SIGUSR2: sys.exit(0)
+for number in (signal.SIGUSR1, signal.SIGUSR2): signal.signal(number, take)
+import subprocess
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+"""
+    with Launch(tmp_path, "--nproc", "2", write_script(tmp_path, take, SLEEP)) as running:
+        wait_ready(tmp_path)
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            running.process.send_signal(number)
+            wait_until(lambda n=number: f"{n.name} passed on to 2" in (tmp_path / "launch.err").read_text(), "a word")
+        result = running.result(30)
+    assert result.code == 0, result.err
+    assert [(tmp_path / f"got{rank}").read_text() for rank in range(2)] == [
+        f"{signal.SIGUSR1.value} {signal.SIGUSR2.value} "
+    ] * 2
+
+
 @pytest.mark.parametrize("times", [1, 2, 3])
 def test_stubborn_workers_end_too(tmp_path: Path, times: int) -> None:
     """Workers that ignore Ctrl-C are killed after the grace time, or at the second Ctrl-C."""

@@ -150,6 +150,7 @@ def test_the_group_is_gone_after_an_error_and_after_the_users_own_end() -> None:
     assert not dist.is_initialized()
     with process_group():
         dist.destroy_process_group()
+    assert idist.get_world_size() == 1
 
 
 @pytest.mark.usefixtures("one_process_ddp")

@@ -9,7 +9,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from ignite_tips.tensorboard.event_files import _records, event_files
+from ignite_tips.tensorboard.event_files import event_files, records
 from tests.e2e.sameness import differences
 
 __all__ = ["Left", "compare_runs", "look", "newest_checkpoint", "position"]
@@ -55,9 +55,9 @@ def look(run: Path) -> Left:
         if (found := len(list(run.glob(pattern)))) > most:
             left.failures.append(f"there are {found} files {pattern}")
     for path in event_files(run):
-        data = path.read_bytes()
-        ends = [end for _, end in _records(data)]
-        if len(data) > max(ends, default=0):
+        with open(path, "rb") as file:
+            ends = [end for _, end, _ in records(file)]
+        if path.stat().st_size > max(ends, default=0):
             left.halves.add(("a part of a record at the end of an event file", path.name))
         read = sum(1 for _ in EventFileLoader(str(path)).Load())
         if read != len(ends):

@@ -115,6 +115,19 @@ def test_the_original_file_is_kept(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*tfevents*"))) == 2
 
 
+def test_a_damaged_file_is_told_and_the_run_resumes(tmp_path: Path) -> None:
+    """What was readable before the damage stays, once each; the curve goes on from the checkpoint."""
+    state = _train(tmp_path, checkpoint=8)
+    (path,) = tmp_path.iterdir()
+    damaged = bytearray(path.read_bytes())
+    place = damaged.index(b"trainer at epoch 2 iteration 7")
+    damaged[place : place + 5] = b"\xff" * 5
+    path.write_bytes(damaged)
+    with pytest.warns(UserWarning, match=rf"{path.name} is damaged: \d+ bytes could not be read"):
+        _train(tmp_path, state)
+    assert [step for step, _ in _series(tmp_path)["train/loss"]] == [*range(1, 7), *range(8, 21)]
+
+
 def test_a_new_run_needs_its_own_folder(tmp_path: Path) -> None:
     """Otherwise the run is refused when it starts, and the folder does not change."""
     _train(tmp_path)
