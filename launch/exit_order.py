@@ -30,13 +30,16 @@ class ExitOrder:
     def watch(self, pids: Mapping[int, int]) -> None:
         """Watch a new group of workers: process ids by local rank."""
         self._ranks = []
+        self._thread = None
         pidfds: dict[int, int] = {}
         with contextlib.suppress(AttributeError, OSError):  # before Linux 5.3: fall back to torch's order
+            # Registered here, not in the thread: those that exit before it runs would count as registered.
+            exits = select.epoll()
             for rank, pid in pids.items():
-                pidfds[os.pidfd_open(pid)] = rank
-        self._thread = None
+                pidfds[pidfd := os.pidfd_open(pid)] = rank
+                exits.register(pidfd, select.EPOLLIN)
         if pidfds:
-            self._thread = threading.Thread(target=self._record, args=(pidfds, self._ranks), daemon=True)
+            self._thread = threading.Thread(target=self._record, args=(exits, pidfds, self._ranks), daemon=True)
             self._thread.start()
 
     def ranks(self) -> list[int]:
@@ -46,11 +49,9 @@ class ExitOrder:
         return list(self._ranks)
 
     @staticmethod
-    def _record(pidfds: dict[int, int], ranks: list[int]) -> None:
+    def _record(exits: select.epoll, pidfds: dict[int, int], ranks: list[int]) -> None:
         # epoll returns descriptors in the order in which they became ready; poll returns them as registered.
-        with select.epoll() as exits:
-            for pidfd in pidfds:
-                exits.register(pidfd, select.EPOLLIN)
+        with exits:
             while pidfds:
                 for pidfd, _event in exits.poll(maxevents=1):
                     ranks.append(pidfds.pop(pidfd))

@@ -14,9 +14,10 @@ import psutil
 from tests.e2e.soak.moments import Kill
 from tests.ignite_launch.support import environment, marked_processes, wait_until
 
-__all__ = ["SCRIPT", "Attempt", "build_pause"]
+__all__ = ["ONE_THREAD", "SCRIPT", "Attempt", "build_pause"]
 
 SCRIPT = Path(__file__).parents[3] / "examples" / "digits.py"
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # the same sums on any number of cores
 _SECONDS = 120.0  # time limit for everything
 
 
@@ -48,7 +49,7 @@ class Attempt:
         self.end_seconds = 0.0
         self.stopped = ""
         self.launched = time.monotonic()
-        variables = {"LD_PRELOAD": str(pause), "SOAK_FOLDER": f"{runs}/", "SOAK_PAUSED": str(self._paused)}
+        variables = {"LD_PRELOAD": str(pause), "SOAK_FOLDER": f"{runs}/", "SOAK_PAUSED": str(self._paused)} | ONE_THREAD
         variables |= {"SOAK_STOP": stop} if stop else {"SOAK_LOG": str(scratch / "operations")}
         with open(self._output, "w") as output:
             self.process = subprocess.Popen(
