@@ -61,7 +61,8 @@ class WorkerFailure:
 
 def log(message: str) -> None:
     """Print one line to stderr, which keeps stdout free for the script; ignore a console that is gone."""
-    with contextlib.suppress(OSError):  # the terminal hung up, or the reader closed the pipe
+    # The terminal hung up, or the reader closed the pipe; or a signal came while a line was printed.
+    with contextlib.suppress(OSError, RuntimeError):
         print(f"ignite-launch: {message}", file=sys.stderr, flush=True)
 
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ignite_launch.signals import SignalHandler
 
 from tests.ignite_launch.scripts import SLEEP, STUBBORN, wait_ready, write_script
 from tests.ignite_launch.support import Launch, environment, marked_processes, wait_until
@@ -27,6 +28,21 @@ def test_a_signal_lets_the_workers_save(tmp_path: Path, number: int) -> None:
     assert result.code == 128 + number
     assert [(tmp_path / f"saved{rank}").read_text() for rank in range(2)] == [str(int(number))] * 2
     assert "Traceback" not in result.err
+
+
+def test_a_signal_within_a_line_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python refuses to print from a signal handler that has interrupted a print; the launch goes on."""
+
+    class Busy:
+        def write(self, text: str) -> None:
+            raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stderr>'>")
+
+        flush = write
+
+    monkeypatch.setattr(sys, "stderr", Busy())
+    handler = SignalHandler()
+    handler._pass_on(signal.SIGUSR1, None)
+    assert handler.received is None
 
 
 def test_other_signals_are_passed_on(tmp_path: Path) -> None:
