@@ -81,9 +81,13 @@ def _c10d_handler(plan: RendezvousPlan, address: str, is_host: bool) -> Rendezvo
 
 
 class _StaticRendezvous(StaticTCPRendezvous):
-    """torch's static rendezvous, but waiting for the other nodes in Python: a signal can't end a wait in C++."""
+    """torch's static rendezvous, but waiting for the other nodes in Python: a signal can't end a wait in C++.
+
+    Each round has its own keys in the store, as in torch's elastic rendezvous.
+    """
 
     _joined: TCPStore | None = None
+    _rounds = 0
 
     def next_rendezvous(self) -> RendezvousInfo:
         if self._joined is None:
@@ -97,8 +101,9 @@ class _StaticRendezvous(StaticTCPRendezvous):
             )
             self._join(PrefixStore("ignite-launch/join", store))
             self._joined = store
+        self._rounds += 1
         return RendezvousInfo(
-            PrefixStore(self.run_id, self._joined),
+            PrefixStore(f"{self.run_id}/{self._rounds}", self._joined),
             self.rank,
             self.world_size,
             RendezvousStoreInfo(self.master_addr, self.master_port),
