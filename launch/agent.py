@@ -23,6 +23,7 @@ from .exit_order import ExitOrder, first_failure
 from .heartbeat import Heartbeat, prepare_keys
 from .nodes import STATIC
 from .reaper import Reaper
+from .rendezvous import host_store
 from .signals import SignalHandler
 
 __all__ = ["Agent"]
@@ -127,7 +128,7 @@ class Agent(LocalElasticAgent):
         group: Any = worker_group
         rendezvous_store = group.store
         if group.group_rank == 0:
-            self._workers_store = TCPStore(self._address, 0, is_master=True, wait_for_workers=False)
+            self._workers_store = host_store(self._address)
             rendezvous_store.set("workers", f"{self._workers_store.port} {self._address}")
         while not rendezvous_store.check(["workers"]):
             time.sleep(0.05)

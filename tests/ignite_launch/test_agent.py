@@ -50,7 +50,7 @@ def test_torch_still_has_what_the_agent_reads(name: str) -> None:
 
 
 def test_torch_still_has_what_the_agent_resets() -> None:
-    """The elastic rendezvous handler keeps the address of the first round's store in the attribute that Agent resets."""
+    """The elastic rendezvous handler keeps the first round's address in the attribute that Agent resets."""
     source = inspect.getsource(DynamicRendezvousHandler.next_rendezvous)
     sentence = f"torch {torch.__version__}: DynamicRendezvousHandler has no _bootstrap_store_info, which Agent resets"
     assert "if self._bootstrap_store_info is None" in source, sentence
