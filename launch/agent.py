@@ -31,6 +31,7 @@ __all__ = ["Agent"]
 # Keeps torch's own signal handlers out of the launcher; workers still see torchrun's value.
 _SIGNALS_VARIABLE = "TORCHELASTIC_SIGNALS_TO_HANDLE"
 _TORCHRUN_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT"
+_KILL_TIMEOUT = 5.0  # seconds to wait for a worker that was killed
 _STORE_TIMEOUT = 10.0  # seconds to wait for other nodes at the end; workers get --grace
 
 
@@ -88,13 +89,12 @@ class Agent(LocalElasticAgent):
     def _live_pids(self) -> list[int]:
         workers = self._running_workers()
         handlers = workers.subprocess_handlers.values() if isinstance(workers, SubprocessContext) else ()
-        return [handler.proc.pid for handler in handlers if handler.proc.poll() is None]
+        # Not poll(), which reaps: torch may be about to kill the process, and would find none.
+        return [handler.proc.pid for handler in handlers if handler.proc.returncode is None]
 
     def _kill_workers(self) -> None:
         self._killing = True
-        for pid in self._live_pids():
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)
+        self._pass_on(signal.SIGKILL)  # the reaper kills their children, after a moment to clean up
 
     def _pass_on(self, number: int) -> int:
         """Send a signal to the workers, but not to the processes that they started."""
@@ -140,8 +140,8 @@ class Agent(LocalElasticAgent):
         self._exit_timer = threading.Timer(_STORE_TIMEOUT, self._exit_now, (message, exit_code))
         self._exit_timer.daemon = True
         self._exit_timer.start()
-        self._lost_node = NodeLostError(message, exit_code)
         self._kill_workers()
+        self._lost_node = NodeLostError(message, exit_code)  # last: the main thread then closes the workers
 
     def _on_restart(self) -> None:
         log("another node restarts its workers, so this node does too")
@@ -173,14 +173,27 @@ class Agent(LocalElasticAgent):
         self._reaper.sweep()  # what failed workers left behind would hold their memory and ports
         self._killing = False
         pids: dict[int, Any] = super()._start_workers(worker_group)
+        if self._killing:  # a second signal came while they started
+            self._kill_workers()
         self._reaper.watch(pids.values())
         self._exit_order.watch(pids)
         workers = self._running_workers()
         if workers is not None:
-            # When one worker fails, torch gives the others 30 seconds and has no setting for it.
-            close = functools.partial(_close_with, workers, self._grace)
-            workers.close = close  # type: ignore[method-assign]
+            workers.close = functools.partial(self._close, workers)  # type: ignore[method-assign]
         return pids
+
+    def _close(self, workers: PContext, death_sig: signal.Signals | None = None, timeout: float = 0) -> None:
+        """Call torch's ``close``, but kill workers after ``--grace``, and not their children.
+
+        torch gives them 30 seconds, has no setting for it, and kills children that remove shared memory.
+        """
+        killer = threading.Timer(self._grace, self._pass_on, (signal.SIGKILL,))
+        killer.daemon = True
+        killer.start()
+        try:
+            type(workers).close(workers, death_sig, self._grace + _KILL_TIMEOUT)  # type: ignore[arg-type]
+        finally:
+            killer.cancel()
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         self._signals.check()
@@ -214,9 +227,4 @@ class Agent(LocalElasticAgent):
         self._signals.may_raise = False
         if received is not None and self._running_workers() is not None:
             log(f"{received.name}: workers get {self._grace:g} s to exit; a second signal kills them")
-        super()._shutdown(received or death_sig)  # _close_with sets the time
-
-
-def _close_with(context: PContext, grace: float, death_sig: signal.Signals | None = None, timeout: float = 0) -> None:
-    """Call torch's ``close`` with ``grace`` in place of the ``timeout`` that torch passes."""
-    type(context).close(context, death_sig, grace)  # type: ignore[arg-type]  # any real number works
+        super()._shutdown(received or death_sig)  # _close sets the time
