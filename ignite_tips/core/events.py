@@ -41,6 +41,7 @@ from ignite_tips.core.step_tracker import (
 __all__ = [
     "OptimizerEvents",
     "attach_optimizer_events",
+    "attached_optimizers",
     "check_events",
     "check_optimizer",
     "completed_updates",
@@ -178,6 +179,11 @@ def for_optimizer(optimizer: Optimizer, event: Any) -> Any:
         return step.optimizer is optimizer and (inner is None or bool(inner(engine, step.number)))
 
     return CallableEventWithFilter(event.value, is_of_optimizer, event.name)
+
+
+def attached_optimizers(engine: Engine) -> list[Optimizer]:
+    """Return the optimizers whose updates ``engine`` counts, in the order of attachment."""
+    return list(trackers[engine].attached) if engine in trackers else []
 
 
 def completed_updates(engine: Engine, optimizer: Optimizer) -> int:

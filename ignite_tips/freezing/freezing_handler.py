@@ -5,13 +5,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Engine, Events, State
 from torch import nn
 from torch.optim import Optimizer
 
 from ignite_tips.core.conflicts import add_checked_role
+from ignite_tips.core.findings import Finding, HandlerReport
 from ignite_tips.core.handler import Handler
-from ignite_tips.core.wiring import Attachment, FreezesParameters, annotate
+from ignite_tips.core.roles import FreezesParameters
+from ignite_tips.core.wiring import Attachment, annotate
 from ignite_tips.freezing.ddp_reducer import check_rewrappable, find_wrappers, rewrap_model
 from ignite_tips.freezing.frozen_buffers import FrozenBuffers
 from ignite_tips.freezing.frozen_parameters import FreezableParameters
@@ -61,6 +63,14 @@ class FreezingHandler(Handler):
         """Return for each part whether it is frozen when the run starts; ``loaded`` is the state from a checkpoint."""
         raise NotImplementedError
 
+    def _planned(self) -> dict[str, str]:
+        """Return in words when it freezes and unfreezes, for a report."""
+        raise NotImplementedError
+
+    def _frozen_at_end(self, plan: State) -> list[FreezableParameters]:
+        """Return the parts that are to be unfrozen, but only after the end of a run of these lengths."""
+        raise NotImplementedError
+
     def _register(self, trainer: Engine, *events: Any) -> None:
         """Add what both handlers need to ``trainer``, within ``self._attachment.renew()``.
 
@@ -70,12 +80,25 @@ class FreezingHandler(Handler):
         """
         parameters = self._named_parameters()
         _check_freezable(self._model, parameters)
-        add_checked_role(self._attachment, trainer, FreezesParameters(self, parameters, *events))
+        role = FreezesParameters(self, parameters, *events, model=self._model, report=self._report)
+        add_checked_role(self._attachment, trainer, role)
         self._attachment.add_undo(self._put_back)
         self._attachment.add_handler(trainer, Events.STARTED, self._start)
         self._attachment.add_handler(trainer, Events.ITERATION_STARTED, self._follow)
         self._attachment.add_handler(trainer, Events.ITERATION_COMPLETED, self._end_iteration)
         self._engine = weakref.ref(trainer)
+
+    def _report(self, trainer: Engine, plan: State) -> HandlerReport:
+        facts = {**self._planned(), "frozen now": f"{len(self.frozen)} of {len(self._named_parameters())} parameters"}
+        late, findings = self._frozen_at_end(plan), []
+        if late:
+            patterns = ", ".join(pattern for part in late for pattern in part.patterns)
+            text = (
+                f"{type(self).__name__} unfreezes {patterns} after the end of the run of {plan.max_epochs} epochs, so "
+                "it never trains; unfreeze it earlier, or train for longer"
+            )
+            findings.append(Finding("never unfrozen", text))
+        return HandlerReport(facts=facts, findings=findings)
 
     def _set_frozen(self, engine: Engine, frozen: Sequence[bool], *, is_annotated: bool = True) -> None:
         """Freeze or unfreeze each part, and annotate the run if that changed anything."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
-from ignite.engine import Engine, Events
+from ignite.engine import Engine, Events, State
 from torch import nn
 from torch.optim import Optimizer
 
@@ -94,7 +94,7 @@ class ParameterFreezer(FreezingHandler):
             found += later
             if self._optimizer is not None:
                 self._part.check_optimizer(self._optimizer)
-        with self._attachment.renew():
+        with self._attachment.renew(self):
             for event in found:
                 event.hold_counts(self._attachment, trainer)  # first, to have them ready when a resumed run starts
             self._register(trainer, *([freeze] if unfreeze is None else [freeze, unfreeze]))
@@ -134,6 +134,17 @@ class ParameterFreezer(FreezingHandler):
                 f"{', '.join(self._part.names)}, got {', '.join(names)}"
             )
         self._loaded = {**state, "seen": dict(state["seen"])}
+
+    def _planned(self) -> dict[str, str]:
+        freeze, unfreeze = (
+            " | ".join(event.describe() for event in self._events.values() if event.action == action)
+            for action in (self._freeze, self._unfreeze)
+        )
+        return {"freezes at": freeze, "unfreezes at": unfreeze or "no event"}
+
+    def _frozen_at_end(self, plan: State) -> list[FreezableParameters]:
+        later = [event for event in self._events.values() if event.action == self._unfreeze]
+        return [self._part] if later and all(event.is_after_end(plan) for event in later) else []
 
     def _frozen_at_start(self, engine: Engine, loaded: Mapping[str, Any] | None) -> list[bool]:
         if loaded is not None:

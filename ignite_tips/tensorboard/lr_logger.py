@@ -14,7 +14,8 @@ from ignite_tips._checks import check_callable, check_instance
 from ignite_tips.core.conflicts import add_checked_role, never_stepped, warn_after_first_epoch
 from ignite_tips.core.events import OptimizerEvents, check_events, check_optimizer, current_step, is_optimizer_event
 from ignite_tips.core.handler import Handler
-from ignite_tips.core.wiring import Attachment, WritesNames, observes_only
+from ignite_tips.core.roles import WritesNames
+from ignite_tips.core.wiring import Attachment, observes_only
 from ignite_tips.tensorboard.group_options import GroupOptions
 from ignite_tips.tensorboard.scalar_writer import ScalarWriter
 from ignite_tips.tensorboard.summary_writer import add_chart
@@ -107,7 +108,7 @@ class LearningRateLogger(Handler, BaseHandler):
                     "use an event of updates, iterations or epochs"
                 )
         scalars = self._scalar_writer(logger)
-        with self._attachment.renew():
+        with self._attachment.renew(self):
             role = WritesNames(self, logger, self._options.names, event)
             add_checked_role(self._attachment, trainer, role)
             for member in members:

@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 from ignite_tips._checks import check_instance, check_tag
 from ignite_tips.core.events import OptimizerEvents, check_events, check_optimizer
 from ignite_tips.core.handler import Handler
-from ignite_tips.core.wiring import Annotation, Attachment, on_annotation
+from ignite_tips.core.roles import Role
+from ignite_tips.core.wiring import Annotation, Attachment, add_role, on_annotation
 from ignite_tips.parameters.selection import check_belongs, trainable_fraction
 from ignite_tips.tensorboard.scalar_writer import ScalarWriter
 from ignite_tips.tensorboard.summary_writer import add_chart, check_open, write_text
@@ -79,7 +80,7 @@ class RunAnnotator(Handler):
         check_events("event", event, trainer)
         check_instance("tb_logger", tb_logger, TensorboardLogger, "an ignite TensorboardLogger")
         check_open(tb_logger.writer)
-        with self._attachment.renew():
+        with self._attachment.renew(self):
             if idist.get_rank() > 0:
                 return self
             self._annotations: list[str] = []
@@ -88,6 +89,7 @@ class RunAnnotator(Handler):
             self._counts = {name: ScalarWriter(tb_logger, only_changes=True) for name in (_FRACTION, _SKIPPED)}
             for name in _NORMS:
                 add_chart(tb_logger.writer, f"{self._prefix}gradients", name, [f"^{re.escape(self._prefix)}{name}$"])
+            self._attachment.add_undo(add_role(trainer, Role(self, event, model=self._model)))
             self._attachment.add_undo(
                 on_annotation(trainer, lambda engine, annotation: self._annotate(tb_logger.writer, annotation))
             )

@@ -15,7 +15,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
 from ignite_tips import GradientNormClipper, LearningRateLogger, PlateauStepper, SchedulerStepper, current_step
 from ignite_tips.core.events import OptimizerEvents
-from ignite_tips.core.wiring import Annotation, Attachment, SetsLearningRates, annotate, on_annotation, roles_of
+from ignite_tips.core.roles import SetsLearningRates
+from ignite_tips.core.wiring import Annotation, Attachment, annotate, on_annotation, roles_of
 
 
 class _Counter:

@@ -1,0 +1,150 @@
+"""The report itself: plain data, as text, as HTML."""
+
+import dataclasses
+import html
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ignite_tips.core.findings import Finding
+from ignite_tips.report.optimizers import OptimizerReport
+
+__all__ = ["HandlerFacts", "ScheduleReport", "TrainerReport"]
+
+_GROUP_TITLES = ("group", "lr", "parameters", "frozen", "tensors", "dtype", "device")
+_TIMES = ("start", "middle", "end")
+
+
+@dataclass(frozen=True)
+class HandlerFacts:
+    """A handler of this toolkit, by its repr, and what it knows about the run, by name."""
+
+    handler: str
+    facts: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class ScheduleReport:
+    """The learning rates that a schedule gives in the run.
+
+    Attributes:
+        handler: the repr of the handler that steps it.
+        groups: the names of the param groups.
+        lrs: for each group, the learning rates of the first update, of one in the middle and of the last; None for one
+            that is not known.
+    """
+
+    handler: str
+    groups: tuple[str, ...]
+    lrs: tuple[tuple[float | None, ...], ...]
+
+
+@dataclass(frozen=True)
+class TrainerReport:
+    """What a trainer will do, what it did, and what is very probably wrong; its text is for a terminal.
+
+    A notebook shows it as HTML.
+
+    Attributes:
+        run: the lengths of the run, and how far it is: ``max_epochs``, ``epoch_length``, ``epoch``, ``iteration``.
+        optimizers: the optimizers that the trainer's handlers know.
+        events: for the trainer, and for other engines that its handlers act on, what is called at each event, in order.
+        handlers: the handlers of this toolkit that know something about the run.
+        schedules: the learning rates at the start, in the middle and at the end of the run.
+        saved: what ``to_save`` has, by name; None if there is no ``to_save``.
+        findings: what is very probably wrong, each with its remedy.
+    """
+
+    run: Mapping[str, int | None]
+    optimizers: tuple[OptimizerReport, ...]
+    events: Mapping[str, Mapping[str, Sequence[str]]]
+    handlers: tuple[HandlerFacts, ...]
+    schedules: tuple[ScheduleReport, ...]
+    saved: Mapping[str, str] | None
+    findings: tuple[Finding, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as dicts, lists, strings and numbers, as JSON has them."""
+        plain: dict[str, Any] = _plain(dataclasses.asdict(self))
+        return plain
+
+    def __str__(self) -> str:
+        blocks = [f"Trainer: {self._describe_run()}"]
+        for title, header, rows in self._tables():
+            blocks.append("\n".join([title, *("  " + line for line in _align([header, *rows] if header else rows))]))
+        return "\n\n".join(blocks)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        parts = [f"<p><b>Trainer</b>: {html.escape(self._describe_run())}</p>"]
+        for title, header, rows in self._tables():
+            head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+            body = "".join(
+                "<tr>" + "".join(f'<td style="text-align: left">{html.escape(cell)}</td>' for cell in row) + "</tr>"
+                for row in rows
+            )
+            parts.append(f"<p><b>{html.escape(title)}</b></p><table><tr>{head}</tr>{body}</table>")
+        return "\n".join(parts)
+
+    def _describe_run(self) -> str:
+        epochs, length = self.run["max_epochs"], self.run["epoch_length"]
+        planned = "length not known before the run" if epochs is None else f"{epochs} epochs"
+        planned += "" if length is None else f" of {length} iterations"
+        done = f"epoch {self.run['epoch']}, iteration {self.run['iteration']}" if self.run["iteration"] else "not run"
+        return f"{planned}; {done}"
+
+    def _tables(self) -> Iterator[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
+        """Yield the title, the header and the rows of each part."""
+        for optimizer in self.optimizers:
+            updates = "updates not counted" if optimizer.updates is None else f"{optimizer.updates} updates"
+            yield f"{optimizer.name}: {updates}", _GROUP_TITLES, _group_rows(optimizer)
+        for schedule in self.schedules:
+            rows = [(name, *map(_number, lrs)) for name, lrs in zip(schedule.groups, schedule.lrs, strict=True)]
+            yield f"Learning rates of {schedule.handler}", ("group", *_TIMES), rows
+        for engine, events in self.events.items():
+            called = [
+                (event if index == 0 else "", name)
+                for event, names in events.items()
+                for index, name in enumerate(names)
+            ]
+            yield f"Handlers of the {engine}, in order", (), called
+        facts = [
+            (each.handler, ", ".join(f"{name}: {fact}" for name, fact in each.facts.items())) for each in self.handlers
+        ]
+        if facts:
+            yield "What they know", (), facts
+        if self.saved is not None:
+            yield "Saved in a checkpoint", (), list(self.saved.items())
+        found = [(f"{number}.", finding.text) for number, finding in enumerate(self.findings, 1)]
+        yield f"Findings: {len(found) or 'none'}", (), found
+
+
+def _group_rows(optimizer: OptimizerReport) -> list[Sequence[str]]:
+    return [
+        (
+            group.name,
+            _number(group.lr),
+            f"{group.parameters:,}",
+            f"{group.frozen:.0%}",
+            str(group.tensors),
+            ", ".join(group.dtypes),
+            ", ".join(group.devices),
+        )
+        for group in optimizer.groups
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "?" if value is None else f"{value:g}"
+
+
+def _align(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(member) for key, member in value.items()}
+    return [_plain(member) for member in value] if isinstance(value, tuple | list) else value
