@@ -21,13 +21,17 @@ class ClipRecord:
 
     def __init__(self) -> None:
         self._kept: deque[tuple[Tensor | float, Tensor | float]] = deque(maxlen=_KEPT)
+        self._made = 0
+        self._skipped_before = 0
 
-    def clear(self) -> None:
-        """Forget all updates."""
+    def start_run(self, skipped: int) -> None:
+        """Forget all updates; ``skipped`` is how many the clipper has skipped so far."""
         self._kept.clear()
+        self._made, self._skipped_before = 0, skipped
 
     def keep(self, norm: Tensor | float, factor: Tensor | float) -> None:
         """Take one update."""
+        self._made += 1
         self._kept.append((norm, factor))
 
     def report(self, name: str, settings: str, limit: float, skipped: int) -> HandlerReport:
@@ -37,18 +41,20 @@ class ClipRecord:
             name: the clipper and its optimizer.
             settings: its threshold, as text.
             limit: the norm above which it clips; infinite if it only measures, or if the norm does not decide.
-            skipped: how many updates it skipped, which are not kept.
+            skipped: how many updates it has skipped so far, which are not kept.
         """
+        skipped -= self._skipped_before
         norms = [float(norm) for norm, _ in self._kept]
         clipped = sum(float(factor) < 1 for _, factor in self._kept)
-        facts = {"clipped": f"{clipped} of {len(norms)} updates"} if norms else {}
-        facts |= {"skipped": f"{skipped} updates"} if skipped else {}
-        found = [_describe_skips(name, skipped, len(norms)), _describe_norms(name, settings, limit, norms, clipped)]
+        last = "the last " if self._made > len(norms) else ""
+        facts = {"clipped": f"{clipped} of {last}{len(norms)} updates"} if norms else {}
+        facts |= {"skipped": f"{skipped} of {skipped + self._made} updates"} if skipped else {}
+        found = [_describe_skips(name, skipped, self._made), _describe_norms(name, settings, limit, norms, clipped)]
         return HandlerReport(facts=facts, findings=[finding for finding in found if finding is not None])
 
 
 def _describe_skips(name: str, skipped: int, made: int) -> Finding | None:
-    if skipped < _MANY * (skipped + made) or skipped == 0:
+    if skipped + made < _ENOUGH or skipped < _MANY * (skipped + made):
         return None
     text = (
         f"{name} skipped {skipped} of {skipped + made} updates because a gradient was not finite; lower the learning "
@@ -69,8 +75,8 @@ def _describe_norms(name: str, settings: str, limit: float, norms: list[float], 
         return None
     if clipped == count:
         text = (
-            f"{name} clipped each of {count} updates, so {settings} sets the length of the update; raise it above "
-            f"the median norm, {median(norms):.3g}, or lower the learning rate instead"
+            f"{name} clipped each of {count} updates, so that {settings} alone sets the length of the gradient; raise "
+            f"it above the median norm, {median(norms):.3g}"
         )
         return Finding("always clips", text)
     if max(norms) < _FAR_BELOW * limit:  # NaN is not

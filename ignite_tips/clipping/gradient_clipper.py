@@ -190,7 +190,7 @@ class GradientClipper(Handler):
 
     def _start_run(self, engine: Engine) -> None:
         self._had_gradients = False
-        self._record.clear()
+        self._record.start_run(self._policy.skipped)
         self._policy.start_run(engine)
 
     def _clip(self, engine: Engine) -> None:

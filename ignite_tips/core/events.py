@@ -189,8 +189,9 @@ def attached_optimizers(engine: Engine) -> list[Optimizer]:
 def completed_updates(engine: Engine, optimizer: Optimizer) -> int:
     """Return how many updates ``optimizer`` completed in the run of ``engine``. Its events must be attached."""
     tracker = trackers[engine]
-    count: int = tracker.state.optimizer_steps[tracker.attached[optimizer].index]
-    return count
+    counts: list[int] = tracker.state.optimizer_steps
+    index = tracker.attached[optimizer].index
+    return counts[index] if index < len(counts) else 0  # a loaded state may have fewer, with which no run starts
 
 
 def was_stepped(engine: Engine, optimizer: Optimizer) -> bool:

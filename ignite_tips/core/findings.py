@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Finding", "HandlerReport"]
+from ignite.engine import State
+
+__all__ = ["Finding", "HandlerReport", "is_over", "iterations_in"]
 
 
 @dataclass(frozen=True)
@@ -33,3 +35,16 @@ class HandlerReport:
     facts: dict[str, Any] = field(default_factory=dict)
     lrs: list[list[float | None]] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+
+
+def iterations_in(plan: State) -> int | None:
+    """Return how many iterations a whole run has, if its lengths are known."""
+    if plan.max_iters is not None or plan.max_epochs is None or plan.epoch_length is None:
+        return plan.max_iters
+    return plan.max_epochs * plan.epoch_length
+
+
+def is_over(plan: State) -> bool:
+    """Whether a run of these lengths has come to its end. The next one may be longer."""
+    iterations = iterations_in(plan)
+    return iterations is not None and plan.iteration >= iterations

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ignite_tips.core.conflicts import add_checked_role
-from ignite_tips.core.findings import Finding, HandlerReport
+from ignite_tips.core.findings import Finding, HandlerReport, is_over
 from ignite_tips.core.handler import Handler
 from ignite_tips.core.roles import FreezesParameters
 from ignite_tips.core.wiring import Attachment, annotate
@@ -67,8 +67,12 @@ class FreezingHandler(Handler):
         """Return in words when it freezes and unfreezes, for a report."""
         raise NotImplementedError
 
+    def _to_unfreeze(self) -> list[FreezableParameters]:
+        """Return the parts that it unfreezes at some time."""
+        raise NotImplementedError
+
     def _frozen_at_end(self, plan: State) -> list[FreezableParameters]:
-        """Return the parts that are to be unfrozen, but only after the end of a run of these lengths."""
+        """Return those of ``_to_unfreeze`` that a run of these lengths ends before."""
         raise NotImplementedError
 
     def _register(self, trainer: Engine, *events: Any) -> None:
@@ -90,12 +94,18 @@ class FreezingHandler(Handler):
 
     def _report(self, trainer: Engine, plan: State) -> HandlerReport:
         facts = {**self._planned(), "frozen now": f"{len(self.frozen)} of {len(self._named_parameters())} parameters"}
-        late, findings = self._frozen_at_end(plan), []
-        if late:
-            patterns = ", ".join(pattern for part in late for pattern in part.patterns)
+        findings = []
+        is_of_next_run = is_over(plan) and not self._is_started
+        if not is_of_next_run and (late := self._frozen_at_end(plan)):
             text = (
-                f"{type(self).__name__} unfreezes {patterns} after the end of the run of {plan.max_epochs} epochs, so "
-                "it never trains; unfreeze it earlier, or train for longer"
+                f"{type(self).__name__} unfreezes {_patterns_of(late)} after the end of the run of {plan.max_epochs} "
+                "epochs, so it never trains; unfreeze it earlier, or train for longer"
+            )
+            findings.append(Finding("never unfrozen", text))
+        if by_hand := [part for part in self._to_unfreeze() if part.is_frozen_by_hand]:
+            text = (
+                f"{type(self).__name__} does not unfreeze {_patterns_of(by_hand)}, because other code froze it before; "
+                "call requires_grad_(True) on it before the run"
             )
             findings.append(Finding("never unfrozen", text))
         return HandlerReport(facts=facts, findings=findings)
@@ -108,8 +118,7 @@ class FreezingHandler(Handler):
         engine.state.metrics["trainable_fraction"] = share = trainable_fraction(self._model)
         if is_annotated:
             kind = "freeze" if changed[-1].is_frozen else "unfreeze"
-            patterns = ", ".join(pattern for part in changed for pattern in part.patterns)
-            annotate(engine, kind, f"{kind} {patterns}: {share:.1%} of the parameters train")
+            annotate(engine, kind, f"{kind} {_patterns_of(changed)}: {share:.1%} of the parameters train")
 
     def _start(self, engine: Engine) -> None:
         self._is_started = True
@@ -164,6 +173,10 @@ class FreezingHandler(Handler):
 
     def _named_parameters(self) -> dict[str, nn.Parameter]:
         return {name: p for part in self._parts for name, p in zip(part.names, part.parameters, strict=True)}
+
+
+def _patterns_of(parts: Sequence[FreezableParameters]) -> str:
+    return ", ".join(pattern for part in parts for pattern in part.patterns)
 
 
 def _check_freezable(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:

@@ -129,9 +129,14 @@ class GradualUnfreezer(FreezingHandler):
     def _planned(self) -> dict[str, str]:
         return {"stages": f"{len(self._parts)}, one more every {self._every} epochs"}
 
+    def _to_unfreeze(self) -> list[FreezableParameters]:
+        return list(self._parts)
+
     def _frozen_at_end(self, plan: State) -> list[FreezableParameters]:
-        frozen = [] if plan.max_epochs is None else self._frozen_in(plan.max_epochs)
-        return [part for part, is_frozen in zip(self._parts, frozen, strict=False) if is_frozen]
+        if plan.max_epochs is None:
+            return []
+        frozen = self._frozen_in(plan.max_epochs)
+        return [part for part, is_frozen in zip(self._parts, frozen, strict=True) if is_frozen]
 
     def _frozen_at_start(self, engine: Engine, loaded: Mapping[str, Any] | None) -> list[bool]:
         if loaded is not None and loaded["every"] != self._every:

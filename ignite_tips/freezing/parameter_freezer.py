@@ -142,9 +142,14 @@ class ParameterFreezer(FreezingHandler):
         )
         return {"freezes at": freeze, "unfreezes at": unfreeze or "no event"}
 
+    def _to_unfreeze(self) -> list[FreezableParameters]:
+        return [self._part] if self._unfreezing() else []
+
     def _frozen_at_end(self, plan: State) -> list[FreezableParameters]:
-        later = [event for event in self._events.values() if event.action == self._unfreeze]
-        return [self._part] if later and all(event.is_after_end(plan) for event in later) else []
+        return self._to_unfreeze() if all(event.is_after_end(plan) for event in self._unfreezing()) else []
+
+    def _unfreezing(self) -> list[ResumableEvent]:
+        return [event for event in self._events.values() if event.action == self._unfreeze]
 
     def _frozen_at_start(self, engine: Engine, loaded: Mapping[str, Any] | None) -> list[bool]:
         if loaded is not None:

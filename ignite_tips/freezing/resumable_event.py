@@ -21,6 +21,7 @@ from ignite_tips.core.events import (
     hold_optimizer_events,
     is_optimizer_event,
 )
+from ignite_tips.core.findings import iterations_in
 from ignite_tips.core.ignite_internals import counts_of_once, depends_on_count_alone
 from ignite_tips.core.wiring import Attachment
 from ignite_tips.distributed import same_on_all_ranks
@@ -91,10 +92,7 @@ class ResumableEvent:
     def is_after_end(self, plan: State) -> bool:
         """Whether the first count of ``once=`` is after the end of a run of these lengths, as far as that is known."""
         unit, _ = _PLACES.get(self._event, ("", 0.0))
-        epochs, iterations = plan.max_epochs, plan.max_iters
-        if iterations is None and epochs is not None and plan.epoch_length is not None:
-            iterations = epochs * plan.epoch_length
-        last = {"epoch": epochs, "iteration": iterations}.get(unit)
+        last = {"epoch": plan.max_epochs, "iteration": iterations_in(plan)}.get(unit)
         return last is not None and min(self.times, default=last) > last
 
     def is_at_event_of(self, other: "ResumableEvent") -> bool:

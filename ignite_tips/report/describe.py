@@ -17,7 +17,7 @@ from ignite_tips.parameters.selection import unwrap_model
 from ignite_tips.report.events import find_early_loggers, handlers_by_event
 from ignite_tips.report.layers import find_in_layers
 from ignite_tips.report.optimizers import group_name, known_optimizers, report_optimizer
-from ignite_tips.report.saved import find_to_save, find_unsaved, name_of, should_be_saved
+from ignite_tips.report.saved import describe_unsaved, find_to_save, find_unsaved, name_of, should_be_saved
 from ignite_tips.report.trainer_report import HandlerFacts, ScheduleReport, TrainerReport
 from ignite_tips.report.untrained import find_untrained, held_parameters
 
@@ -72,8 +72,10 @@ def describe_trainer(
         *(Finding("conflict", sentence) for sentence in conflicts_in(trainer)),
         *find_early_loggers(trainer),
         *(finding for each in models for finding in find_in_layers(each, held_parameters(trainer))),
-        *([] if saved is None else find_unsaved(saved, should_be_saved(trainer, models, optimizers))),
     ]
+    missing = [] if saved is None else find_unsaved(saved, should_be_saved(trainer, models, optimizers))
+    if missing:
+        findings.append(describe_unsaved(missing))
     return TrainerReport(
         run={name: getattr(plan, name) for name in ("max_epochs", "epoch_length", "epoch", "iteration")},
         optimizers=tuple(report_optimizer(trainer, optimizer) for optimizer in optimizers),
@@ -81,6 +83,7 @@ def describe_trainer(
         handlers=tuple(HandlerFacts(repr(r.handler()), report.facts) for r, report in reports.items() if report.facts),
         schedules=tuple(_schedules(reports)),
         saved=None if saved is None else {name: name_of(value) for name, value in saved.items()},
+        not_saved=tuple(missing),
         findings=tuple(dict.fromkeys(findings)),
     )
 

@@ -36,7 +36,7 @@ def registered(engine: Engine) -> Iterator[tuple[Any, list[tuple[Any, tuple[Any,
     handlers = event_handlers(engine)
     for event in [*(event for event in _ORDER if event in handlers), *(set(handlers) - set(_ORDER))]:
         if handlers[event]:
-            yield event, [(inspect.unwrap(entry[0]), entry[1]) for entry in handlers[event]]
+            yield event, [(inspect.unwrap(entry[0], stop=inspect.ismethod), entry[1]) for entry in handlers[event]]
 
 
 def handlers_by_event(engine: Engine, trainer: Engine) -> dict[str, list[str]]:

@@ -1,6 +1,6 @@
 """What a checkpoint saves, and what it should."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ignite.engine import Engine
@@ -9,12 +9,13 @@ from ignite.handlers.param_scheduler import ParamScheduler
 from torch import nn
 
 from ignite_tips.core.findings import Finding
+from ignite_tips.core.handler import Handler
 from ignite_tips.core.roles import Role
 from ignite_tips.core.wiring import roles_of
 from ignite_tips.parameters.selection import unwrap_model
 from ignite_tips.report.events import registered
 
-__all__ = ["find_to_save", "find_unsaved", "should_be_saved"]
+__all__ = ["describe_unsaved", "find_to_save", "find_unsaved", "name_of", "should_be_saved"]
 
 
 def find_to_save(trainer: Engine) -> Mapping[str, Any] | None:
@@ -37,21 +38,23 @@ def should_be_saved(trainer: Engine, models: list[nn.Module], optimizers: list[A
     return list(unique.values())
 
 
-def find_unsaved(to_save: Mapping[str, Any], wanted: list[Any]) -> Iterator[Finding]:
-    """Yield what is missing from ``to_save``."""
+def find_unsaved(to_save: Mapping[str, Any], wanted: list[Any]) -> list[str]:
+    """Return what of ``wanted`` is missing from ``to_save``."""
     saved = {id(_bare(value)) for value in to_save.values()}
-    for each in wanted:
-        if id(_bare(each)) not in saved:
-            name = "the trainer" if isinstance(each, Engine) else name_of(each)
-            text = f"{name} is not in to_save, so a resumed run starts without its state; add it to to_save"
-            yield Finding("not saved", text)
+    return [name_of(each) for each in wanted if id(_bare(each)) not in saved]
+
+
+def describe_unsaved(missing: list[str]) -> Finding:
+    """Return a finding about what is missing."""
+    *others, last = missing
+    names = f"{', '.join(others)} and {last}" if others else last
+    text = f"to_save lacks {names}, so a resumed run starts without that state; add to to_save what is missing"
+    return Finding("not saved", text)
 
 
 def name_of(saved: Any) -> str:
     """Return the repr of a handler of ours, which says its settings, and the class of anything else."""
-    text = repr(saved)
-    name = type(saved).__name__
-    return text if text.startswith(f"{name}(") and "\n" not in text and not isinstance(saved, nn.Module) else name
+    return repr(saved) if isinstance(saved, Handler) else type(saved).__name__
 
 
 def _bare(value: Any) -> Any:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import html
+import shutil
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +14,9 @@ from ignite_tips.report.optimizers import OptimizerReport
 __all__ = ["HandlerFacts", "ScheduleReport", "TrainerReport"]
 
 _GROUP_TITLES = ("group", "lr", "parameters", "frozen", "tensors", "dtype", "device")
+_GAP = "  "
+_LEAST = 60  # characters of the last column
+_NO_TERMINAL = (120, 24)
 _TIMES = ("start", "middle", "end")
 
 
@@ -52,6 +57,7 @@ class TrainerReport:
         handlers: the handlers of this toolkit that know something about the run.
         schedules: the learning rates at the start, in the middle and at the end of the run.
         saved: what ``to_save`` has, by name; None if there is no ``to_save``.
+        not_saved: what ``to_save`` should have too.
         findings: what is very probably wrong, each with its remedy.
     """
 
@@ -61,6 +67,7 @@ class TrainerReport:
     handlers: tuple[HandlerFacts, ...]
     schedules: tuple[ScheduleReport, ...]
     saved: Mapping[str, str] | None
+    not_saved: tuple[str, ...]
     findings: tuple[Finding, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -71,7 +78,7 @@ class TrainerReport:
     def __str__(self) -> str:
         blocks = [f"Trainer: {self._describe_run()}"]
         for title, header, rows in self._tables():
-            blocks.append("\n".join([title, *("  " + line for line in _align([header, *rows] if header else rows))]))
+            blocks.append("\n".join([title, *_align([header, *rows] if header else rows)]))
         return "\n\n".join(blocks)
 
     __repr__ = __str__
@@ -113,9 +120,9 @@ class TrainerReport:
             (each.handler, ", ".join(f"{name}: {fact}" for name, fact in each.facts.items())) for each in self.handlers
         ]
         if facts:
-            yield "What they know", (), facts
+            yield "What they say", (), facts
         if self.saved is not None:
-            yield "Saved in a checkpoint", (), list(self.saved.items())
+            yield "Saved in a checkpoint", (), [*self.saved.items(), *(("(missing)", name) for name in self.not_saved)]
         found = [(f"{number}.", finding.text) for number, finding in enumerate(self.findings, 1)]
         yield f"Findings: {len(found) or 'none'}", (), found
 
@@ -140,8 +147,18 @@ def _number(value: float | None) -> str:
 
 
 def _align(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table. What is too long for the terminal goes on below, in the last column."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    indent = sum(widths[:-1]) + len(_GAP) * len(widths)
+    lines = [_GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    width = max(shutil.get_terminal_size(_NO_TERMINAL).columns, indent + _LEAST)
+    return [
+        wrapped
+        for line in lines
+        for wrapped in textwrap.wrap(
+            line, width, initial_indent=_GAP, subsequent_indent=" " * indent, break_on_hyphens=False
+        )
+    ]
 
 
 def _plain(value: Any) -> Any:

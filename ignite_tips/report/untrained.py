@@ -1,5 +1,6 @@
 """Parameters that do not train though they should."""
 
+import gc
 from collections.abc import Iterator, Mapping
 from math import inf
 from typing import Any
@@ -56,13 +57,22 @@ def _in_no_group(model: nn.Module, optimizers: list[Optimizer]) -> Iterator[Find
     grouped = {id(parameter) for optimizer in optimizers for parameter in _parameters(optimizer)}
     named = dict(model.named_parameters())
     missing = [name for name, parameter in named.items() if parameter.requires_grad and id(parameter) not in grouped]
-    if missing and any(id(parameter) in grouped for parameter in named.values()):  # else it does not train here
+    is_trained_here = any(id(parameter) in grouped for parameter in named.values())
+    if missing and is_trained_here and _alive_optimizers_of([named[name] for name in missing]) == []:
         kinds = ", ".join(type(optimizer).__name__ for optimizer in optimizers)
         text = (
             f"no update changes {_first_of(missing)} of {type(model).__name__}, in no param group of {kinds}; give an "
             "optimizer a group for it, or freeze it"
         )
         yield Finding("no group", text)
+
+
+def _alive_optimizers_of(parameters: list[nn.Parameter]) -> list[Optimizer]:
+    """Return every optimizer of the process that has one of the parameters: the handlers may not know all."""
+    gc.collect()
+    wanted = set(map(id, parameters))
+    alive = [each for each in gc.get_objects() if issubclass(type(each), Optimizer) and hasattr(each, "param_groups")]
+    return [each for each in alive if not wanted.isdisjoint(map(id, _parameters(each)))]
 
 
 def _never_stepped(trainer: Engine, optimizer: Optimizer) -> Iterator[Finding]:

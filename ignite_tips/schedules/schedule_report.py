@@ -7,7 +7,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ignite_tips.core.events import completed_updates, is_optimizer_event
-from ignite_tips.core.findings import Finding, HandlerReport
+from ignite_tips.core.findings import Finding, HandlerReport, is_over
 from ignite_tips.schedules.run_length import (
     explain_mismatch,
     find_mismatches,
@@ -23,22 +23,32 @@ _MOST_SIMULATED = 100_000  # steps, about a second
 
 
 def report_schedule(
-    scheduler: LRScheduler, event: Any, trainer: Engine, plan: State, *, has_changed: bool
+    scheduler: LRScheduler,
+    event: Any,
+    trainer: Engine,
+    plan: State,
+    *,
+    made: int,
+    has_changed: bool,
+    first: list[float | None],
 ) -> HandlerReport:
     """Return the learning rates at the start, in the middle and at the end of a run, and what does not fit.
 
-    Those of the past are not known. Before its first updates a run is taken to make one in each iteration, at most.
+    Once it has passed, the middle is not known. Before its first updates a run is taken to make one in each iteration,
+    at most.
 
     Args:
         scheduler: stepped at ``event``.
         event: one or several.
         trainer: the engine that steps it.
         plan: the lengths of the whole run.
-        has_changed: whether a step in the run changed a learning rate.
+        made: how many of the scheduler's steps were made in this run.
+        has_changed: whether one of them changed a learning rate.
+        first: the learning rate at the start, of each param group.
     """
     left, is_exact = _steps_left(event, trainer, scheduler.optimizer, plan)
     done, name = steps_done(scheduler), type(scheduler).__name__
-    if left is None:
+    if left is None or (is_over(plan) and made == 0):  # then this schedule is for the next run
         return HandlerReport(facts={"steps": str(done)})
     mismatches = [found for found in find_mismatches(scheduler, left) if is_exact or not found.too_short]
     findings = [Finding("schedule length", explain_mismatch(found, event)) for found in mismatches]
@@ -46,19 +56,19 @@ def report_schedule(
     if left > _MOST_SIMULATED or any(found.fails for found in mismatches):
         return HandlerReport(facts=facts, findings=findings)
     future = simulate(scheduler, [()] * max(left - 1, 0))
-    if not findings and not has_changed and done + left > 1 and all(len(set(lrs)) == 1 for lrs in future):
+    is_constant = done == made and not has_changed and all(len(set(lrs)) == 1 for lrs in future)
+    if is_constant and not findings and done + left > 1:
         text = (
             f"{name} changes no learning rate in the {done + left} steps of the run; give it the settings for a run "
             "of that length, or remove its handler"
         )
         findings.append(Finding("schedule without effect", text))
-    return HandlerReport(facts=facts, lrs=[_at_three_times(lrs, done) for lrs in future], findings=findings)
-
-
-def _at_three_times(lrs: list[float], done: int) -> list[float | None]:
-    """Return the first, the middle and the last of all learning rates, if those after ``done`` steps are ``lrs``."""
-    middle = (done + len(lrs)) // 2 - done
-    return [lrs[0] if done == 0 else None, lrs[middle] if middle >= 0 else None, lrs[-1]]
+    middle = (done + left) // 2 - done
+    lrs = [
+        [start, future_lrs[middle] if middle >= 0 else None, future_lrs[-1]]
+        for start, future_lrs in zip(first, future, strict=True)
+    ]
+    return HandlerReport(facts=facts, lrs=lrs, findings=findings)
 
 
 def _steps_left(event: Any, trainer: Engine, optimizer: Optimizer, plan: State) -> tuple[int | None, bool]:

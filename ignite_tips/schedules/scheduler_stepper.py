@@ -227,7 +227,15 @@ class SchedulerStepper(Handler):
         return [group["lr"] for group in self.scheduler.optimizer.param_groups]
 
     def _report(self, trainer: Engine, plan: State) -> HandlerReport:
-        return report_schedule(self.scheduler, self._event, trainer, plan, has_changed=self._has_changed)
+        return report_schedule(
+            self.scheduler,
+            self._event,
+            trainer,
+            plan,
+            made=self._steps,
+            has_changed=self._has_changed,
+            first=self._built.first_learning_rates(),
+        )
 
     def _steps_missing(self, event: Any, trainer: Engine) -> int:
         return steps_missing(event, trainer, self._iteration or 0, self._updates_in(trainer), self._updates)
