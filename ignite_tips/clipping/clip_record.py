@@ -12,7 +12,7 @@ __all__ = ["ClipRecord"]
 
 _KEPT = 1_000  # updates; on a GPU they take 1 MiB
 _ENOUGH = 20  # updates from which "always" and "never" mean something
-_FAR_BELOW = 0.1  # of the threshold: the largest norm, where the clipper is of no use
+_FAR = 10  # times: how far all norms are from the threshold where it is very probably not what was meant
 _MANY = 0.1  # of the updates: skips that one bad batch now and then does not explain
 
 
@@ -73,13 +73,13 @@ def _describe_norms(name: str, settings: str, limit: float, norms: list[float], 
         return Finding("zero gradients", text)
     if count < _ENOUGH or limit == inf:
         return None
-    if clipped == count:
+    if clipped == count and min(norms) > _FAR * limit:
         text = (
-            f"{name} clipped each of {count} updates, so that {settings} alone sets the length of the gradient; raise "
-            f"it above the median norm, {median(norms):.3g}"
+            f"{name} clipped each of {count} updates, because {settings} is far below their smallest norm, "
+            f"{min(norms):.3g}; raise it to about the median norm, {median(norms):.3g}"
         )
         return Finding("always clips", text)
-    if max(norms) < _FAR_BELOW * limit:  # NaN is not
+    if max(norms) * _FAR < limit:  # NaN is not
         text = (
             f"{name} clipped none of {count} updates, because {settings} is far above their largest norm, "
             f"{max(norms):.3g}; lower it to about that norm, or remove the clipper"

@@ -233,7 +233,7 @@ def _a_bias_in_front_of_a_normalisation_layer(scene: Scene, *, wrong: bool) -> N
 
 @says(
     "always clips",
-    "GradientNormClipper of Adam clipped each of 48 updates, so that max_norm=0.0001 alone sets the len",
+    "GradientNormClipper of Adam clipped each of 48 updates, because max_norm=0.0001 is far below the",
 )
 def _a_clipper_always_clips(scene: Scene, *, wrong: bool) -> None:
     scene.clip(1e-4 if wrong else 0.5)
