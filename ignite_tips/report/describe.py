@@ -82,7 +82,7 @@ def describe_trainer(
         events=_events(trainer, roles),
         handlers=tuple(HandlerFacts(repr(r.handler()), report.facts) for r, report in reports.items() if report.facts),
         schedules=tuple(_schedules(reports)),
-        saved=None if saved is None else {name: name_of(value) for name, value in saved.items()},
+        saved=None if saved is None else {str(name): name_of(value) for name, value in saved.items()},
         not_saved=tuple(missing),
         findings=tuple(dict.fromkeys(findings)),
     )

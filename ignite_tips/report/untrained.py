@@ -77,7 +77,8 @@ def _alive_optimizers_of(parameters: list[nn.Parameter]) -> list[Optimizer]:
 
 def _never_stepped(trainer: Engine, optimizer: Optimizer) -> Iterator[Finding]:
     iterations, length = trainer.state.iteration, trainer.state.epoch_length or inf
-    if iterations >= length and never_stepped(trainer, optimizer):  # not before a whole epoch: it may come later
+    has_run = trainer.last_event_name is not None and iterations >= length  # for an epoch: it may come later
+    if has_run and never_stepped(trainer, optimizer):
         groups = ", ".join(group_name(optimizer, index) for index in range(len(optimizer.param_groups)))
         text = (
             f"nothing called step() of {type(optimizer).__name__} with the groups {groups} in {iterations} iterations; "

@@ -56,8 +56,9 @@ def report_schedule(
     if left > _MOST_SIMULATED or any(found.fails for found in mismatches):
         return HandlerReport(facts=facts, findings=findings)
     future = simulate(scheduler, [()] * max(left - 1, 0))
-    is_constant = done == made and not has_changed and all(len(set(lrs)) == 1 for lrs in future)
-    if is_constant and not findings and done + left > 1:
+    is_whole = done == made and (made > 0 or plan.iteration == 0)  # in a resumed run, earlier steps are not known
+    is_constant = not has_changed and all(len(set(lrs)) == 1 for lrs in future)
+    if is_whole and is_constant and not findings and done + left > 1:
         text = (
             f"{name} changes no learning rate in the {done + left} steps of the run; give it the settings for a run "
             "of that length, or remove its handler"
