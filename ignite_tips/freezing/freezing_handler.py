@@ -21,7 +21,7 @@ from ignite_tips.freezing.wrapper_watch import WrapperWatch
 from ignite_tips.parameters.selection import check_belongs, trainable_fraction
 from ignite_tips.parameters.sharding import check_has_whole_parameters
 
-__all__ = ["FreezingHandler"]
+__all__ = ["FreezingHandler", "patterns_of"]
 
 
 class FreezingHandler(Handler):
@@ -98,13 +98,13 @@ class FreezingHandler(Handler):
         is_of_next_run = is_over(plan) and not self._is_started
         if not is_of_next_run and (late := self._frozen_at_end(plan)):
             text = (
-                f"{type(self).__name__} unfreezes {_patterns_of(late)} after the end of the run of {plan.max_epochs} "
+                f"{type(self).__name__} unfreezes {patterns_of(late)} after the end of the run of {plan.max_epochs} "
                 "epochs, so it never trains; unfreeze it earlier, or train for longer"
             )
             findings.append(Finding("never unfrozen", text))
         if by_hand := [part for part in self._to_unfreeze() if part.is_frozen_by_hand]:
             text = (
-                f"{type(self).__name__} does not unfreeze {_patterns_of(by_hand)}, because other code froze it before; "
+                f"{type(self).__name__} does not unfreeze {patterns_of(by_hand)}, because other code froze it before; "
                 "call requires_grad_(True) on it before the run"
             )
             findings.append(Finding("never unfrozen", text))
@@ -118,7 +118,7 @@ class FreezingHandler(Handler):
         engine.state.metrics["trainable_fraction"] = share = trainable_fraction(self._model)
         if is_annotated:
             kind = "freeze" if changed[-1].is_frozen else "unfreeze"
-            annotate(engine, kind, f"{kind} {_patterns_of(changed)}: {share:.1%} of the parameters train")
+            annotate(engine, kind, f"{kind} {patterns_of(changed)}: {share:.1%} of the parameters train")
 
     def _start(self, engine: Engine) -> None:
         self._is_started = True
@@ -175,7 +175,8 @@ class FreezingHandler(Handler):
         return {name: p for part in self._parts for name, p in zip(part.names, part.parameters, strict=True)}
 
 
-def _patterns_of(parts: Sequence[FreezableParameters]) -> str:
+def patterns_of(parts: Sequence[FreezableParameters]) -> str:
+    """Return the patterns of several parts as text."""
     return ", ".join(pattern for part in parts for pattern in part.patterns)
 
 

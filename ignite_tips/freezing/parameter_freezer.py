@@ -8,7 +8,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_instance, check_integer, check_keys, check_names
-from ignite_tips.freezing.freezing_handler import FreezingHandler
+from ignite_tips.core.findings import Finding, HandlerReport
+from ignite_tips.freezing.freezing_handler import FreezingHandler, patterns_of
 from ignite_tips.freezing.frozen_parameters import FreezableParameters
 from ignite_tips.freezing.resumable_event import (
     ResumableEvent,
@@ -134,6 +135,17 @@ class ParameterFreezer(FreezingHandler):
                 f"{', '.join(self._part.names)}, got {', '.join(names)}"
             )
         self._loaded = {**state, "seen": dict(state["seen"])}
+
+    def _report(self, trainer: Engine, plan: State) -> HandlerReport:
+        report = super()._report(trainer, plan)
+        needs_optimizer = self._unfreezing() or any(event.axis == "updates" for event in self._events.values())
+        if self._optimizer is not None and not needs_optimizer:
+            text = (
+                f"ParameterFreezer has an optimizer to check that {patterns_of([self._part])} can be unfrozen, but no "
+                "event that unfreezes it; give attach() unfreeze=..., or leave out optimizer=..."
+            )
+            report.findings.append(Finding("never unfrozen", text))
+        return report
 
     def _planned(self) -> dict[str, str]:
         freeze, unfreeze = (

@@ -54,8 +54,8 @@ def describe_trainer(
         >>> sgd = torch.optim.SGD(nn.Linear(2, 1).parameters(), lr=0.1)
         >>> trainer = Engine(lambda engine, batch: sgd.step())
         >>> _ = SchedulerStepper(torch.optim.lr_scheduler.CosineAnnealingLR(sgd, T_max=10)).attach(trainer)
-        >>> describe_trainer(trainer, max_epochs=100).findings[0].text
-        'CosineAnnealingLR has T_max 10, but the run steps it 100 times; build the scheduler for the run's length'
+        >>> print(describe_trainer(trainer, max_epochs=100).findings[0].text)
+        CosineAnnealingLR has T_max 10, but the run steps it 100 times; build the scheduler for the run's length
     """
     check_instance("trainer", trainer, Engine, "an ignite Engine")
     check_instance("to_save", to_save, (Mapping, NoneType), "a mapping from names to objects, or None")

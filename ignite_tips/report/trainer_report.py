@@ -143,7 +143,7 @@ def _group_rows(optimizer: OptimizerReport) -> list[Sequence[str]]:
 
 
 def _number(value: float | None) -> str:
-    return "?" if value is None else f"{value:g}"
+    return "?" if value is None else f"{value:.4g}"
 
 
 def _align(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -192,6 +192,14 @@ def _a_part_is_unfrozen_after_the_end(scene: Scene, *, wrong: bool) -> None:
 
 
 @says(
+    "never unfrozen", "ParameterFreezer has an optimizer to check that body.* can be unfrozen, but no event that unfr"
+)
+def _the_event_of_unfreezing_is_forgotten(scene: Scene, *, wrong: bool) -> None:
+    freezer = tips.ParameterFreezer(scene.model, "body.*", optimizer=scene.optimizer)
+    freezer.attach(scene.trainer, unfreeze=None if wrong else Events.EPOCH_STARTED(once=3))
+
+
+@says(
     "never unfrozen",
     "GradualUnfreezer unfreezes body.* after the end of the run of 6 epochs, so it never trains; unfre",
 )
