@@ -34,8 +34,8 @@ _BOOKKEEPING = OptimizerEvents.__name__  # under which the counts of updates are
 def registered(engine: Engine) -> Iterator[tuple[Any, list[tuple[Any, tuple[Any, ...]]]]]:
     """Yield each event with what is called at it, without wrappers, and the arguments: in the order of a run."""
     handlers = event_handlers(engine)
-    for event in [*(event for event in _ORDER if event in handlers), *(set(handlers) - set(_ORDER))]:
-        if handlers[event]:
+    for event in dict.fromkeys([*_ORDER, *handlers]):
+        if handlers.get(event):
             yield event, [(inspect.unwrap(entry[0], stop=inspect.ismethod), entry[1]) for entry in handlers[event]]
 
 

@@ -16,8 +16,10 @@ __all__ = ["HandlerFacts", "ScheduleReport", "TrainerReport"]
 _GROUP_TITLES = ("group", "lr", "parameters", "frozen", "tensors", "dtype", "device")
 _GAP = "  "
 _LEAST = 60  # characters of the last column
+_LEFT = 'style="text-align: left"'
 _NO_TERMINAL = (120, 24)
 _TIMES = ("start", "middle", "end")
+_Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]  # title, header and rows
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class ScheduleReport:
 class TrainerReport:
     """What a trainer will do, what it did, and what is very probably wrong; its text is for a terminal.
 
-    A notebook shows it as HTML.
+    A notebook shows it as HTML, with the findings first.
 
     Attributes:
         run: the lengths of the run, and how far it is: ``max_epochs``, ``epoch_length``, ``epoch``, ``iteration``.
@@ -77,7 +79,7 @@ class TrainerReport:
 
     def __str__(self) -> str:
         blocks = [f"Trainer: {self._describe_run()}"]
-        for title, header, rows in self._tables():
+        for title, header, rows in [*self._tables(), self._findings_table()]:
             blocks.append("\n".join([title, *_align([header, *rows] if header else rows)]))
         return "\n\n".join(blocks)
 
@@ -85,14 +87,14 @@ class TrainerReport:
 
     def _repr_html_(self) -> str:
         parts = [f"<p><b>Trainer</b>: {html.escape(self._describe_run())}</p>"]
-        for title, header, rows in self._tables():
-            head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-            body = "".join(
-                "<tr>" + "".join(f'<td style="text-align: left">{html.escape(cell)}</td>' for cell in row) + "</tr>"
-                for row in rows
-            )
-            parts.append(f"<p><b>{html.escape(title)}</b></p><table><tr>{head}</tr>{body}</table>")
+        for title, header, rows in [self._findings_table(), *self._tables()]:
+            lines = [_html_row("th", header), *(_html_row("td", row) for row in rows)]
+            parts.append(f"<p><b>{html.escape(title)}</b></p><table>{''.join(lines)}</table>")
         return "\n".join(parts)
+
+    def _findings_table(self) -> _Table:
+        found = [(f"{number}.", finding.text) for number, finding in enumerate(self.findings, 1)]
+        return f"Findings: {len(found) or 'none'}", (), found
 
     def _describe_run(self) -> str:
         epochs, length = self.run["max_epochs"], self.run["epoch_length"]
@@ -101,8 +103,8 @@ class TrainerReport:
         done = f"epoch {self.run['epoch']}, iteration {self.run['iteration']}" if self.run["iteration"] else "not run"
         return f"{planned}; {done}"
 
-    def _tables(self) -> Iterator[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
-        """Yield the title, the header and the rows of each part."""
+    def _tables(self) -> Iterator[_Table]:
+        """Yield all parts except the findings."""
         for optimizer in self.optimizers:
             updates = "updates not counted" if optimizer.updates is None else f"{optimizer.updates} updates"
             yield f"{optimizer.name}: {updates}", _GROUP_TITLES, _group_rows(optimizer)
@@ -120,11 +122,9 @@ class TrainerReport:
             (each.handler, ", ".join(f"{name}: {fact}" for name, fact in each.facts.items())) for each in self.handlers
         ]
         if facts:
-            yield "What they say", (), facts
+            yield "What the handlers know", (), facts
         if self.saved is not None:
             yield "Saved in a checkpoint", (), [*self.saved.items(), *(("(missing)", name) for name in self.not_saved)]
-        found = [(f"{number}.", finding.text) for number, finding in enumerate(self.findings, 1)]
-        yield f"Findings: {len(found) or 'none'}", (), found
 
 
 def _group_rows(optimizer: OptimizerReport) -> list[Sequence[str]]:
@@ -140,6 +140,10 @@ def _group_rows(optimizer: OptimizerReport) -> list[Sequence[str]]:
         )
         for group in optimizer.groups
     ]
+
+
+def _html_row(tag: str, cells: Sequence[str]) -> str:
+    return f"<tr>{''.join(f'<{tag} {_LEFT}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
 
 
 def _number(value: float | None) -> str:

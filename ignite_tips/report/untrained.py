@@ -137,8 +137,11 @@ def _without_gradient(optimizer: Optimizer, updates: int, names: Mapping[int, st
 
 
 def _is_zero_throughout(parameter: torch.Tensor, state: Mapping[str, Any]) -> bool:
-    """Whether all averages that an optimizer keeps of a gradient, such as its momentum, are 0."""
-    kept = [value for value in state.values() if isinstance(value, torch.Tensor) and value.shape == parameter.shape]
+    """Whether all averages that an optimizer keeps of a gradient, such as its momentum, are 0.
+
+    Not of a DTensor, for which all ranks would have to ask.
+    """
+    kept = [value for value in state.values() if type(value) is torch.Tensor and value.shape == parameter.shape]
     return any(value.numel() for value in kept) and not any(bool(value.any()) for value in kept)
 
 
