@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ import ignite_tips as tips
 from ignite_tips import OptimizerEvents
 from ignite_tips.clipping.clip_record import ClipRecord
 from tests.ignite_tips.report.scene import EPOCHS, LENGTH, Scene
+from tests.ignite_tips.test_contract import TABLE, Job
 
 
 def _note(engine: Engine) -> None:
@@ -85,6 +87,22 @@ def test_handlers_of_another_engine_are_listed_there() -> None:
     assert events["trainer"] == {}
     assert events["evaluator"]["COMPLETED"] == ["PlateauStepper(ReduceLROnPlateau)"]
     assert events["evaluator"]["EPOCH_COMPLETED"] == ["Loss.completed"]
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_every_handler_is_in_the_report(name: str, tmp_path: Path) -> None:
+    """Each public handler has a role, by which the report knows where it acts; detached, it is gone."""
+    job = Job(str(tmp_path))
+    handler = TABLE[name].build(job)
+    TABLE[name].attach(handler, job)
+
+    def shown() -> list[str]:
+        engines = tips.describe_trainer(job.trainer).events.values()
+        return [called for events in engines for names in events.values() for called in names]
+
+    assert repr(handler) in shown()
+    handler.detach()
+    assert repr(handler) not in shown()
 
 
 def test_learning_rates_at_three_times() -> None:
