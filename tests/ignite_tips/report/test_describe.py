@@ -1,5 +1,6 @@
 """What a report contains, before, during and after a run; that asking for it changes nothing."""
 
+import gc
 import json
 import re
 from pathlib import Path
@@ -86,6 +87,7 @@ def test_handlers_of_another_engine_are_listed_there() -> None:
     events = scene.report().events
     assert events["trainer"] == {}
     assert events["evaluator"]["COMPLETED"] == ["PlateauStepper(ReduceLROnPlateau)"]
+    assert events["evaluator"]["ITERATION_COMPLETED"] == ["Loss.iteration_completed"]  # decorated by Ignite
     assert events["evaluator"]["EPOCH_COMPLETED"] == ["Loss.completed"]
 
 
@@ -239,6 +241,32 @@ def test_a_trainer_without_handlers_has_a_report() -> None:
     report = tips.describe_trainer(Engine(lambda engine, batch: None))
     assert report.findings == ()
     assert "Findings: none" in str(report)
+
+
+def test_a_state_with_other_counts_has_a_report() -> None:
+    """A run refuses it, in one sentence; a report may be asked for before."""
+    scene = Scene()
+    scene.clip()
+    scene.run(1)
+    scene.trainer.load_state_dict({**scene.trainer.state_dict(), "optimizer_steps": []})
+    assert scene.report().optimizers[0].updates == 0
+
+
+def test_an_optimizer_that_is_gone_does_not_count() -> None:
+    """Also before Python has collected it: what it had in its groups is in none now."""
+    scene = Scene()
+    scene.use(scene.model.body.parameters())
+    scene.clip()
+    gone: Any = torch.optim.SGD(scene.model.head.parameters(), lr=0.1)
+    assert scene.report().findings == ()
+    gone.cycle = gone
+    gc.disable()
+    try:
+        del gone
+        found = scene.report().findings
+    finally:
+        gc.enable()
+    assert [finding.kind for finding in found] == ["no group"]
 
 
 def test_asking_changes_nothing() -> None:

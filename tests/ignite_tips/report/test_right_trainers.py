@@ -116,7 +116,7 @@ def _two_optimizers_of_one_model(scene: Scene) -> None:
     scene.use(scene.model.body.parameters())
     scene.head = head = torch.optim.SGD(scene.model.head.parameters(), lr=0.1)
     scene.trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: head.step())
-    scene.clip()
+    scene.clip(model=scene.model)
 
 
 def _a_gan(scene: Scene) -> None:
@@ -142,6 +142,13 @@ def _a_gan(scene: Scene) -> None:
 def _a_body_that_stays_frozen(scene: Scene) -> None:
     tips.ParameterFreezer(scene.model, "body.*").attach(scene.trainer)
     scene.clip()
+
+
+def _a_bias_in_front_of_a_frozen_normalisation_layer(scene: Scene) -> None:
+    scene.model.body[0] = nn.Linear(4, 8)  # the statistics are constants, from which a bias differs
+    tips.freeze_parameters(scene.model, "body.1.*")
+    scene.use(scene.model.parameters())
+    scene.clip(model=scene.model)
 
 
 def _a_frozen_teacher(scene: Scene) -> None:
@@ -202,6 +209,7 @@ RIGHT = [
     _two_optimizers_of_one_model,
     _a_gan,
     _a_body_that_stays_frozen,
+    _a_bias_in_front_of_a_frozen_normalisation_layer,
     _a_frozen_teacher,
     _schedules_that_end_where_they_began,
     _a_schedule_with_a_filter,
