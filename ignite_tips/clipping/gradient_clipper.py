@@ -150,6 +150,7 @@ class GradientClipper(Handler):
                 self,
                 self._optimizer,
                 metric=self._norm_name,
+                factor=self._coefficient_name,
                 threshold=self._method.settings,
                 model=self._model,
                 report=self._report,

@@ -74,17 +74,20 @@ class Role:
 
 
 class ClipsGradients(Role):
-    """Clips an optimizer's gradients to a threshold, and writes a metric."""
+    """Clips an optimizer's gradients to a threshold, and writes the norm and the factor as metrics."""
 
-    def __init__(self, handler: object, optimizer: Optimizer, *, metric: str, threshold: str, **known: Any) -> None:
+    def __init__(
+        self, handler: object, optimizer: Optimizer, *, metric: str, factor: str, threshold: str, **known: Any
+    ) -> None:
         super().__init__(handler, OptimizerEvents.STEP_STARTED, **known)
         self.optimizer = weakref.ref(optimizer)
         self.metric = metric
+        self.factor = factor
         self.threshold = threshold
 
     def metric_names(self) -> list[str]:
-        """Return the name of the norm."""
-        return [self.metric]
+        """Return the names of the norm and of the factor."""
+        return [self.metric, self.factor]
 
 
 class SetsLearningRates(Role):

@@ -66,16 +66,8 @@ def describe_trainer(
     optimizers = known_optimizers(trainer, (saved or {}).values())
     models = _known_models(roles, model, saved or {})
     reports = {role: role.report(trainer, plan) for role in roles}
-    findings = [
-        *find_untrained(trainer, models, optimizers, held_parameters(trainer)),
-        *(finding for report in reports.values() for finding in report.findings),
-        *(Finding("conflict", sentence) for sentence in conflicts_in(trainer)),
-        *find_early_loggers(trainer),
-        *(finding for each in models for finding in find_in_layers(each, held_parameters(trainer))),
-    ]
     missing = [] if saved is None else find_unsaved(saved, should_be_saved(trainer, models, optimizers))
-    if missing:
-        findings.append(describe_unsaved(missing))
+    findings = [*_findings(trainer, models, optimizers, reports), *([describe_unsaved(missing)] if missing else [])]
     return TrainerReport(
         run={name: getattr(plan, name) for name in ("max_epochs", "epoch_length", "epoch", "iteration")},
         optimizers=tuple(report_optimizer(trainer, optimizer) for optimizer in optimizers),
@@ -88,25 +80,38 @@ def describe_trainer(
     )
 
 
+def _findings(
+    trainer: Engine, models: list[nn.Module], optimizers: list[Optimizer], reports: Mapping[Role, HandlerReport]
+) -> Iterator[Finding]:
+    held = held_parameters(trainer)
+    yield from find_untrained(trainer, models, optimizers, held)
+    for report in reports.values():
+        yield from report.findings
+    for sentence in conflicts_in(trainer):
+        yield Finding("conflict", sentence)
+    yield from find_early_loggers(trainer)
+    for model in models:
+        yield from find_in_layers(model, held)
+
+
 def _plan(trainer: Engine, max_epochs: int | None, epoch_length: int | None) -> State:
     """Return the trainer's state with the given lengths of the run."""
     state = trainer.state
-    given = {"max_epochs": max_epochs, "epoch_length": epoch_length}
     plan = State(max_epochs=state.max_epochs, epoch_length=state.epoch_length, max_iters=state.max_iters)
     plan.epoch, plan.iteration = state.epoch, state.iteration
-    for name, value in given.items():
-        if value is not None:
-            setattr(plan, name, check_integer(name, value, ge=1))
+    if max_epochs is not None:
+        plan.max_epochs, plan.max_iters = check_integer("max_epochs", max_epochs, ge=1), None
+    if epoch_length is not None:
+        plan.epoch_length = check_integer("epoch_length", epoch_length, ge=1)
     return plan
 
 
 def _known_models(roles: list[Role], model: nn.Module | None, to_save: Mapping[str, Any]) -> list[nn.Module]:
-    """Return the models, without wrappers, that have parameters and are no loss or part of another."""
+    """Return the models that are known, without wrappers, and without those that are a part of another."""
     known = [model, *(role.model() for role in roles if role.model is not None), *to_save.values()]
-    models = {id(bare): bare for each in known if isinstance(each, nn.Module) for bare in [unwrap_model(each)]}
-    return [
-        each for each in models.values() if not any(each in set(other.modules()) - {other} for other in models.values())
-    ]
+    models = dict.fromkeys(unwrap_model(each) for each in known if isinstance(each, nn.Module))
+    parts = {part for each in models for part in each.modules() if part is not each}
+    return [each for each in models if each not in parts]
 
 
 def _events(trainer: Engine, roles: list[Role]) -> dict[str, dict[str, list[str]]]:

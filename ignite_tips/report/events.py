@@ -58,26 +58,27 @@ def handlers_by_event(engine: Engine, trainer: Engine) -> dict[str, list[str]]:
 def find_early_loggers(trainer: Engine) -> Iterator[Finding]:
     """Yield the loggers that read a metric at an event at which a later handler sets it."""
     for event, entries in registered(trainer):
-        owners = [owner_of(function) for function, _ in entries]
+        roles = [role for role in roles_of(Role, trainer) if event.name in role.events]
         for place, (logger, arguments) in enumerate(entries):
-            if not isinstance(logger, BaseOutputHandler):
-                continue
-            for role in roles_of(Role, trainer):
+            later = [owner_of(function) for function, _ in entries[place:]]
+            for role in roles:
                 names = _logged(logger, role)
-                is_later = role.is_deferred or role.handler() in owners[place:]
-                if names and event.name in role.events and role.handler() in owners and is_later:
-                    at_step = event == OptimizerEvents.STEP_STARTED
-                    remedy = "at OptimizerEvents.STEP_COMPLETED" if at_step else "after that handler"
-                    text = (
-                        f"{_name(logger, arguments)} reads {', '.join(names)} at {event.name} before "
-                        f"{role.handler_name} sets it, so that each value is the one before; attach it {remedy}"
-                    )
-                    yield Finding("logger too early", text)
+                if names and (role.is_deferred or role.handler() in later):
+                    yield _too_early(_name(logger, arguments), names, role, event)
 
 
-def _logged(logger: BaseOutputHandler, role: Role) -> list[str]:
-    wanted = logger.metric_names
-    return [name for name in role.metric_names() if wanted == "all" or name in (wanted or ())]
+def _logged(logger: object, role: Role) -> list[str]:
+    wanted = logger.metric_names or () if isinstance(logger, BaseOutputHandler) else ()
+    return [name for name in role.metric_names() if wanted == "all" or name in wanted]
+
+
+def _too_early(logger: str, names: list[str], role: Role, event: Any) -> Finding:
+    at_step = event == OptimizerEvents.STEP_STARTED
+    text = (
+        f"{logger} reads {', '.join(names)} at {event.name} before {role.handler_name} sets it, so that each value is "
+        f"the one before; attach it {'at OptimizerEvents.STEP_COMPLETED' if at_step else 'after that handler'}"
+    )
+    return Finding("logger too early", text)
 
 
 def _roles_at(engine: Engine, trainer: Engine) -> list[Role]:

@@ -47,7 +47,7 @@ def report_schedule(
         first: the learning rate at the start, of each param group.
     """
     left, is_exact = _steps_left(event, trainer, scheduler.optimizer, plan)
-    done, name = steps_done(scheduler), type(scheduler).__name__
+    done = steps_done(scheduler)
     if left is None or (is_over(plan) and made == 0):  # then this schedule is for the next run
         return HandlerReport(facts={"steps": str(done)})
     mismatches = [found for found in find_mismatches(scheduler, left) if is_exact or not found.too_short]
@@ -59,17 +59,21 @@ def report_schedule(
     is_whole = done == made and (made > 0 or plan.iteration == 0)  # in a resumed run, earlier steps are not known
     is_constant = not has_changed and all(len(set(lrs)) == 1 for lrs in future)
     if is_whole and is_constant and not findings and done + left > 1:
-        text = (
-            f"{name} changes no learning rate in the {done + left} steps of the run; give it the settings for a run "
-            "of that length, or remove its handler"
-        )
-        findings.append(Finding("schedule without effect", text))
+        findings.append(_without_effect(scheduler, done + left))
     middle = (done + left) // 2 - done
     lrs = [
         [start, future_lrs[middle] if middle >= 0 else None, future_lrs[-1]]
         for start, future_lrs in zip(first, future, strict=True)
     ]
     return HandlerReport(facts=facts, lrs=lrs, findings=findings)
+
+
+def _without_effect(scheduler: LRScheduler, steps: int) -> Finding:
+    text = (
+        f"{type(scheduler).__name__} changes no learning rate in the {steps} steps of the run; give it the settings "
+        "for a run of that length, or remove its handler"
+    )
+    return Finding("schedule without effect", text)
 
 
 def _steps_left(event: Any, trainer: Engine, optimizer: Optimizer, plan: State) -> tuple[int | None, bool]:

@@ -92,6 +92,7 @@ class SchedulerStepper(Handler):
         self._trainer_loads: int | None = None  # at the latest start; None once a state of our own was loaded
         self._made_elsewhere: int | None = None  # steps of the scheduler that this handler did not make
         self._epoch_is_whole = False  # whether the run started at the beginning of its first epoch
+        self._event: Any = None
         self._attachment = Attachment(type(self).__name__)
 
     def attach(self, trainer: Engine, event: Any = Events.EPOCH_COMPLETED) -> Self:
@@ -138,6 +139,7 @@ class SchedulerStepper(Handler):
     def detach(self) -> None:
         """Stop stepping the scheduler."""
         self._attachment.clear()
+        self._event = None
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain values, for a checkpoint."""

@@ -3,6 +3,7 @@
 import gc
 import json
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,16 @@ def test_learning_rates_are_unknown_without_the_length_of_the_run() -> None:
     stepper.attach(scene.trainer, Events.EPOCH_COMPLETED(every=2))
     assert scene.report().schedules == ()
     assert scene.report().handlers[0].facts == {"steps": "0"}
+
+
+def test_given_lengths_replace_those_of_the_trainer() -> None:
+    """Also where its last run was limited to a number of iterations."""
+    scene = Scene()
+    scene.schedule()
+    with warnings.catch_warnings(action="ignore"):  # of a schedule that is longer
+        scene.trainer.run(scene.data, max_iters=LENGTH)
+    assert scene.report().handlers[0].facts == {"steps": "1 of 6"}
+    assert scene.report(max_epochs=9).run["max_epochs"] == 9
 
 
 def test_a_very_long_run_is_not_simulated() -> None:
