@@ -1,7 +1,8 @@
 """torch's elastic agent with the launcher's rules for signals, grace time and who failed first.
 
-Only this file uses private attributes of torch elastic: the methods that Agent overrides, and the two attributes behind
-``_running_workers`` and ``_restarts_left``. tests/ignite_launch/test_agent.py checks that the installed torch has them.
+Only this file uses private attributes of torch elastic: the methods that Agent overrides, what ``_running_workers`` and
+``_restarts_left`` read, and ``_bootstrap_store_info`` of a rendezvous handler. tests/ignite_launch/test_agent.py checks
+that the installed torch has them.
 """
 
 import contextlib
@@ -19,9 +20,10 @@ from torch.distributed.elastic.multiprocessing.api import LogsSpecs, PContext, S
 
 from .errors import NodeLostError, WorkerFailure, log
 from .exit_order import ExitOrder, first_failure
-from .heartbeat import Heartbeat
+from .heartbeat import Heartbeat, prepare_keys
 from .nodes import STATIC
 from .reaper import Reaper
+from .rendezvous import host_store
 from .signals import SignalHandler
 
 __all__ = ["Agent"]
@@ -103,35 +105,34 @@ class Agent(LocalElasticAgent):
         return len(pids)
 
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
-        start = worker_group.spec.max_restarts - self._restarts_left()
         if self.heartbeat is not None:
-            self.heartbeat.announce_restart(start)
+            self.heartbeat.announce_restart()
             self.heartbeat.stop()
         self._signals.check()
         self._signals.may_raise = True  # this waits for other nodes, and nothing else would notice a signal
+        handler: Any = worker_group.spec.rdzv_handler
+        handler._bootstrap_store_info = None  # torch would keep the first round's, which later nodes never see
         super()._rendezvous(worker_group)
-        self._renew_workers_store(worker_group, start)
         rank, nodes = worker_group.group_rank or 0, worker_group.group_world_size or 1
-        if nodes > 1:
-            callbacks = self._on_node_lost, self._on_restart
-            self.heartbeat = Heartbeat(worker_group.store, rank, nodes, start, *callbacks)
-        else:
-            self.heartbeat = None
+        if rank == 0:
+            prepare_keys(worker_group.store, nodes)
+        self._renew_workers_store(worker_group)
+        callbacks = self._on_node_lost, self._on_restart
+        self.heartbeat = Heartbeat(worker_group.store, rank, nodes, *callbacks) if nodes > 1 else None
 
-    def _renew_workers_store(self, worker_group: WorkerGroup, start: int) -> None:
-        """Give the workers a new store at each start.
+    def _renew_workers_store(self, worker_group: WorkerGroup) -> None:
+        """Give the workers a new store in each round.
 
         torch passes the same store again, where a worker may find the address of a dead peer.
         """
         group: Any = worker_group
         rendezvous_store = group.store
-        key = f"workers/{start}"
         if group.group_rank == 0:
-            self._workers_store = TCPStore(self._address, 0, is_master=True, wait_for_workers=False)
-            rendezvous_store.set(key, f"{self._workers_store.port} {self._address}")
-        while not rendezvous_store.check([key]):
+            self._workers_store = host_store(self._address)
+            rendezvous_store.set("workers", f"{self._workers_store.port} {self._address}")
+        while not rendezvous_store.check(["workers"]):
             time.sleep(0.05)
-        port, _, group.master_addr = rendezvous_store.get(key).decode().partition(" ")
+        port, _, group.master_addr = rendezvous_store.get("workers").decode().partition(" ")
         group.master_port = int(port)
 
     def _on_node_lost(self, message: str, exit_code: int) -> None:

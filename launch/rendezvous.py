@@ -20,7 +20,7 @@ from .errors import LaunchError, UsageError
 from .nodes import STATIC, RendezvousPlan
 from .preflight import check_host_name, check_interface, interface_addresses
 
-__all__ = ["Rendezvous", "prepare_rendezvous"]
+__all__ = ["Rendezvous", "host_store", "prepare_rendezvous"]
 
 # Launches with the same endpoint belong together.
 _RUN_ID = "ignite-launch"
@@ -40,6 +40,13 @@ class Rendezvous:
     handler: RendezvousHandler
     address: str
     is_host: bool
+
+
+def host_store(address: str) -> TCPStore:
+    """Return a new store that listens on a free port of this address alone."""
+    server = socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
+    port = server.getsockname()[1]
+    return TCPStore(address, port, is_master=True, wait_for_workers=False, master_listen_fd=server.detach())
 
 
 def prepare_rendezvous(plan: RendezvousPlan) -> Rendezvous:
@@ -81,30 +88,35 @@ def _c10d_handler(plan: RendezvousPlan, address: str, is_host: bool) -> Rendezvo
 
 
 class _StaticRendezvous(StaticTCPRendezvous):
-    """torch's static rendezvous, but waiting for the other nodes in Python: a signal can't end a wait in C++."""
+    """torch's static rendezvous, but waiting for the other nodes in Python: a signal can't end a wait in C++.
+
+    Each round has its own keys in the store, as in torch's elastic rendezvous.
+    """
 
     _joined: TCPStore | None = None
+    _rounds = 0
 
     def next_rendezvous(self) -> RendezvousInfo:
         if self._joined is None:
-            store = TCPStore(
-                self.master_addr,
-                self.master_port,
-                is_master=self.rank == 0,
-                timeout=timedelta(seconds=60),
-                wait_for_workers=False,
-                multi_tenant=True,
-            )
-            self._join(PrefixStore("ignite-launch/join", store))
-            self._joined = store
+            self._joined = self._join() if self.world_size > 1 else host_store(self.master_addr)
+        self._rounds += 1
         return RendezvousInfo(
-            PrefixStore(self.run_id, self._joined),
+            PrefixStore(f"{self.run_id}/{self._rounds}", self._joined),
             self.rank,
             self.world_size,
             RendezvousStoreInfo(self.master_addr, self.master_port),
         )
 
-    def _join(self, store: PrefixStore) -> None:
+    def _join(self) -> TCPStore:
+        tcp_store = TCPStore(
+            self.master_addr,
+            self.master_port,
+            is_master=self.rank == 0,
+            timeout=timedelta(seconds=60),
+            wait_for_workers=False,
+            multi_tenant=True,
+        )
+        store = PrefixStore("ignite-launch/join", tcp_store)
         if store.add(f"node {self.rank}", 1) > 1:
             raise UsageError(f"--node-rank {self.rank} was given to two nodes")
         deadline = time.monotonic() + _TIMEOUT
@@ -115,6 +127,7 @@ class _StaticRendezvous(StaticTCPRendezvous):
                     f"these nodes did not join at {self.master_addr}:{self.master_port} within {_TIMEOUT} s: {nodes}"
                 )
             time.sleep(0.1)
+        return tcp_store
 
 
 def _own_address(host: str, port: int, interface: str | None) -> str:

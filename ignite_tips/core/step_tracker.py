@@ -1,6 +1,5 @@
 """The optimizers that an engine tracks: fires OptimizerEvents and keeps the counts."""
 
-import types
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -79,7 +78,8 @@ class StepTracker:
             engine = self.engine
             engine.state_dict_user_keys.extend(_STATE_KEYS)
             # On the instance: Ignite refuses a state without our keys, such as one saved before anything was attached.
-            engine.load_state_dict = types.MethodType(_load_state_dict, engine)  # type: ignore[method-assign]
+            # A bound method would be a cycle, and the engine's data would live until the garbage collector's next run.
+            engine.load_state_dict = self._load_state_dict  # type: ignore[method-assign]
             engine.add_event_handler(Events.STARTED, _prepare_counts)
         index = self._index_for(optimizer)
         self.attached[optimizer] = attached = AttachedOptimizer(self, optimizer, index)
@@ -99,6 +99,21 @@ class StepTracker:
         self.owners.append(weakref.ref(optimizer))
         counts.extend([0] * (len(self.owners) - len(counts)))
         return len(self.owners) - 1
+
+    def _load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Load the engine's state as Ignite does, also one without counts of updates."""
+        engine, state = self.engine, self.state
+        self.loads += 1
+        if not isinstance(state_dict, Mapping) or all(key in state_dict for key in _STATE_KEYS):
+            type(engine).load_state_dict(engine, state_dict)
+            return
+        counts = {"optimizer_step": 0, "optimizer_steps": [0] * len(state.optimizer_steps)}
+        type(engine).load_state_dict(engine, counts | dict(state_dict))
+        if state.iteration > 0:
+            warn_user(
+                f"the trainer's state has no counts of updates, so they start from 0 at iteration {state.iteration}; "
+                "if you know them, set trainer.state.optimizer_step and trainer.state.optimizer_steps after loading"
+            )
 
     def fire(self, event: OptimizerEvents, step: OptimizerStep) -> None:
         """Fire an event of the update in progress."""
@@ -188,22 +203,6 @@ def _remove_after_update(engine: Engine, optimizer: Optimizer) -> None:
         after_update(lambda: _remove_after_update(engine, optimizer))
     else:
         remove_if_unused(engine, optimizer)
-
-
-def _load_state_dict(engine: Engine, state_dict: Mapping[str, Any]) -> None:
-    """Load an engine's state as Ignite does, also one without counts of updates."""
-    state: Any = engine.state
-    trackers[engine].loads += 1
-    if not isinstance(state_dict, Mapping) or all(key in state_dict for key in _STATE_KEYS):
-        type(engine).load_state_dict(engine, state_dict)
-        return
-    counts = {"optimizer_step": 0, "optimizer_steps": [0] * len(state.optimizer_steps)}
-    type(engine).load_state_dict(engine, counts | dict(state_dict))
-    if state.iteration > 0:
-        warn_user(
-            f"the trainer's state has no counts of updates, so they start from 0 at iteration {state.iteration}; if "
-            "you know them, set trainer.state.optimizer_step and trainer.state.optimizer_steps after loading"
-        )
 
 
 def _prepare_counts(engine: Engine) -> None:

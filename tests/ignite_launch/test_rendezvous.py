@@ -4,10 +4,11 @@ import socket
 from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
-from tests.ignite_launch.hosts import WAIT, Host, start_on_both
+from tests.ignite_launch.hosts import WAIT, Host, start_on, start_on_both
 from tests.ignite_launch.support import Launch, launch, wait_until
 from tests.settings import seeded
 from tests.support import run_script
@@ -125,3 +126,32 @@ def test_ctrl_c_ends_the_wait_for_other_nodes(tmp_path: Path) -> None:
             result = running.result(20)
         assert result.code == 130
         assert "Traceback" not in result.err
+
+
+@pytest.mark.distributed
+def test_a_node_may_join_an_elastic_run_later(tmp_path: Path, hosts: tuple[Host, Host]) -> None:
+    """With --nnodes 1:2 the run begins on one host and goes on with four workers once the second host joins."""
+    script = tmp_path / "elastic.py"
+    script.write_text(
+        "import os, pathlib, time\npathlib.Path(f\"size{os.environ['WORLD_SIZE']}\").touch()\n"
+        "while os.environ['WORLD_SIZE'] != '4': time.sleep(0.1)"
+    )
+    with ExitStack() as stack:
+        first = start_on(stack, tmp_path, hosts, 0, "--nnodes", "1:2", str(script))
+        wait_until((tmp_path / "host0" / "size2").exists, "the start of two workers", 90)  # torch waits 30 s for more
+        second = start_on(stack, tmp_path, hosts, 1, "--nnodes", "1:2", str(script))
+        results = [run.result() for run in (first, second)]
+    assert [result.code for result in results] == [0, 0], results
+    assert (tmp_path / "host1" / "size4").exists()
+
+
+def test_a_single_node_listens_on_loopback_only(tmp_path: Path) -> None:
+    """Nothing outside the host reaches a port of a launcher that runs on one node."""
+    (tmp_path / "wait.py").write_text(WAIT)
+    with Launch(tmp_path, "--nproc", "2", "wait.py") as running:
+        wait_until((tmp_path / "ready1").exists, "the start of the workers")
+        sockets = psutil.Process(running.process.pid).net_connections("tcp")
+        listening = {connection.laddr.ip for connection in sockets if connection.status == psutil.CONN_LISTEN}
+        running.process.kill()
+        running.result()
+    assert listening == {"127.0.0.1"}
