@@ -1,15 +1,19 @@
 """Command line to LaunchOptions, from one table of options; wrong usage gets one sentence."""
 
 import argparse
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from .errors import UsageError
 
-__all__ = ["LaunchOptions", "Request", "format_help", "parse", "parse_integer"]
+__all__ = ["LaunchOptions", "Request", "format_help", "options_among", "parse", "parse_integer"]
 
 _STRATEGIES = ("auto", "single", "dp", "ddp")
+_SHOWN = ("help", "version", "list_gpus", "env")
+_CHECK = "ignite_launch.all_reduce_check"
 _MAX_DIGITS = 18  # fits into 64 bits; Python refuses to convert thousands of digits
 _USAGE = """ignite-launch [options] script.py [arguments]
        ignite-launch [options] -m package.module [arguments]"""
@@ -56,19 +60,19 @@ class LaunchOptions:
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asks for: a launch, the list of GPUs, or help.
+    """What the command line asks for: a launch, or something to print.
 
     Attributes:
         options: options of the launch, or None.
         dry_run: show the launch instead of running it.
-        list_gpus: show the machine's GPUs.
-        help: show the help.
+        check: the launch is that of ``--check``.
+        show: what to print instead: ``help``, ``version``, ``list-gpus`` or ``env``; or empty.
     """
 
     options: LaunchOptions | None = None
     dry_run: bool = False
-    list_gpus: bool = False
-    help: bool = False
+    check: bool = False
+    show: str = ""
 
 
 def parse(argv: Sequence[str]) -> Request:
@@ -78,18 +82,31 @@ def parse(argv: Sequence[str]) -> Request:
         UsageError: an option is unknown, lacks its value or has a wrong one, or there is no script.
     """
     values = vars(_make_parser().parse_args(argv))
+    del values["standalone"]
     target, dry_run = values.pop("target"), values.pop("dry_run")
-    if values.pop("help"):
-        return Request(help=True)
-    if values.pop("list_gpus"):
-        if target:
-            raise UsageError(f"--list-gpus takes no script, got {target[0]!r}; remove one of the two")
-        return Request(list_gpus=True)
+    shown = [name for name in _SHOWN if values.pop(name)]
+    is_check = values.pop("check")
     if target[:1] == ["--"]:
         target = target[1:]
+    if shown[:1] == ["help"]:
+        return Request(show="help")
+    if (shown or is_check) and target:
+        option = (shown or ["check"])[0].replace("_", "-")
+        raise UsageError(f"--{option} takes no script, got {target[0]!r}; remove one of the two")
+    if shown:
+        return Request(show=shown[0])
+    if is_check:
+        return Request(LaunchOptions(_CHECK, **values | {"module": True}), dry_run, check=True)
     if not target:
         raise UsageError("name a script, or a module with -m; see ignite-launch --help")
+    if values["gpus"] is not None and parse_integer(target[0]) is not None:
+        raise UsageError(f"numbers of GPUs are separated by commas: --gpus {values['gpus']},{target[0]}")
     return Request(LaunchOptions(target[0], tuple(target[1:]), **values), dry_run)
+
+
+def options_among(arguments: Sequence[str]) -> list[str]:
+    """Return the script's arguments that are spelled like options of the launcher with two dashes."""
+    return [word for word in arguments if word.partition("=")[0] in _flags() and word.startswith("--")]
 
 
 def format_help() -> str:
@@ -105,6 +122,11 @@ def parse_integer(text: str) -> int | None:
         [7, None, None, None, None]
     """
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS else None
+
+
+def _processes(text: str) -> int | None:
+    # torchrun's words for what the plan chooses anyway.
+    return None if text in ("auto", "gpu") else _integer(1)(text)
 
 
 def _integer(minimum: int) -> Callable[[str], int]:
@@ -128,6 +150,7 @@ def _seconds(text: str) -> float:
 
 
 def _strategy(text: str) -> str:
+    text = text.lower()
     if text not in _STRATEGIES:
         raise argparse.ArgumentTypeError(f"must be {', '.join(_STRATEGIES[:-1])} or {_STRATEGIES[-1]}, got {text!r}")
     return text
@@ -169,7 +192,7 @@ _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
             "help": "single (one GPU), dp (one process, several GPUs), ddp (one process per GPU), or auto: ddp for "
             "several GPUs, processes or nodes, else single (default: %(default)s)",
         },
-        "--nproc": {"metavar": "N", "type": _integer(1), "help": "processes on this node; on the CPU they use gloo"},
+        "--nproc": {"metavar": "N", "type": _processes, "help": "processes on this node; on the CPU they use gloo"},
         "-m": {"dest": "module", "action": "store_true", "help": "run a module, like python -m"},
         "--dry-run": {"action": "store_true", "help": "print the plan as JSON and as a shell command, and exit"},
     },
@@ -202,8 +225,32 @@ _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
             "type": _text,
             "help": "write each rank's output to a file; rank 0's is also printed",
         },
-        "-h --help": {"action": "store_true", "help": "print this help and exit"},
     },
+    "about": {
+        "--env": {"action": "store_true", "help": "print what a bug report needs, and exit"},
+        "--check": {"action": "store_true", "help": "instead of a script, try an all-reduce and time it"},
+        "--version": {"action": "store_true", "help": "print the version, and exit"},
+        "-h --help": {"action": "store_true", "help": "print this help, and exit"},
+    },
+}
+
+
+def _flags() -> list[str]:
+    return [flag for options in _OPTIONS.values() for flags in options for flag in flags.split()]
+
+
+# torchrun's names of the same options.
+_TORCHRUN = {"--nproc": "--nproc-per-node", "-m": "--module"}
+# What people type that has another name here.
+_MEANT = {
+    "-n": "--nproc",
+    "--np": "--nproc",
+    "--num-processes": "--nproc",
+    "--cpu": "--gpus none",
+    "--devices": "--gpus",
+    "--master-addr": "--rdzv-endpoint HOST:PORT",
+    "--master-port": "--rdzv-endpoint HOST:PORT",
+    "--rdzv-backend": "--nnodes MIN:MAX",
 }
 
 
@@ -222,11 +269,26 @@ class _Once(argparse.Action):
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         sentence = message.replace("ignored explicit argument", "takes no value, got")
+        unknown = re.match("unrecognized arguments: (-[^ =]*)", message)
+        if unknown is not None:
+            sentence = f"there is no option {unknown[1]}{self._nearest(unknown[1].replace('_', '-'))}"
         raise UsageError(f"{sentence}; see ignite-launch --help")
+
+    @staticmethod
+    def _nearest(option: str) -> str:
+        known = _MEANT.get(option) or next(iter(get_close_matches(option, _flags())), None)
+        return f"; did you mean {known}?" if known else ""
 
 
 def _help_formatter(prog: str) -> argparse.HelpFormatter:
     return argparse.RawDescriptionHelpFormatter(prog, max_help_position=26, width=90)
+
+
+def _other_spellings(flags: str) -> list[str]:
+    """Return torchrun's spellings of an option: some names, and underscores in all."""
+    torchruns = [_TORCHRUN[flags]] if flags in _TORCHRUN else []
+    underscored = ["--" + flag[2:].replace("-", "_") for flag in (flags, *torchruns) if "-" in flag[2:]]
+    return torchruns + [flag for flag in underscored if " " not in flag]
 
 
 def _make_parser() -> _Parser:
@@ -242,7 +304,10 @@ def _make_parser() -> _Parser:
     for title, options in _OPTIONS.items():
         group = parser.add_argument_group(title)
         for flags, keywords in options.items():
-            group.add_argument(*flags.split(), **keywords)
+            action = group.add_argument(*flags.split(), **keywords)
+            for spelling in _other_spellings(flags):
+                parser.add_argument(spelling, **keywords | {"dest": action.dest, "help": argparse.SUPPRESS})
+    parser.add_argument("--standalone", action="store_true", help=argparse.SUPPRESS)  # as without --nnodes
     # Everything after the script's name belongs to the script, options too.
     parser.add_argument("target", nargs=argparse.REMAINDER, action="store", help=argparse.SUPPRESS)
     return parser

@@ -3,9 +3,12 @@
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib.metadata import version
 
-from .arguments import LaunchOptions, format_help, parse
+from .arguments import LaunchOptions, format_help, options_among, parse
+from .diagnosis import describe_environment
 from .dry_run import plan_as_json, plan_as_shell
 from .errors import LaunchError, log, log_error
 from .gpus import Inventory, format_gpus, read_inventory
@@ -43,18 +46,29 @@ def _open_closed_streams() -> None:
 def _main(argv: Sequence[str]) -> int:
     request = parse(argv)
     if request.options is None:
-        print(format_help() if request.help else _list_gpus())
+        print(_SHOW[request.show]())
         return 0
-    check_target(request.options)
-    plan = make_plan(request.options, _read_machine(request.options))
+    machine = _read_machine(request.options)
+    options = _with_two_processes(request.options, machine) if request.check else request.options
+    check_target(options)
+    plan = make_plan(options, machine)
     if request.dry_run:
         return _show(plan)
-    if request.options.interface is not None:
-        check_interface(request.options.interface)
+    if options.interface is not None:
+        check_interface(options.interface)
     if plan.supervised:
         check_log_level()
     make_log_dir(plan.log_dir)
+    for word in options_among(options.arguments):
+        log(f"{word} goes to {options.script}; the launcher's own options stand before the script")
     run(plan)
+
+
+def _with_two_processes(options: LaunchOptions, machine: Machine) -> LaunchOptions:
+    """Return the options of ``--check`` with two processes on the CPU, unless there are GPUs or a number was given."""
+    if options.nproc is not None or len(machine.inventory.gpus) > 1:
+        return options
+    return replace(options, nproc=2, gpus="none")
 
 
 def _list_gpus() -> str:
@@ -69,8 +83,16 @@ def _read_machine(options: LaunchOptions) -> Machine:
     return Machine(inventory, os.environ, cores, sys.executable, sys.stdout.isatty())
 
 
+_SHOW: dict[str, Callable[[], str]] = {
+    "help": format_help,
+    "version": lambda: f"ignite-launch {version('ignite-tips')}",
+    "list_gpus": _list_gpus,
+    "env": lambda: describe_environment(os.environ, read_inventory()),
+}
+
+
 def _show(plan: LaunchPlan) -> int:
-    print(plan_as_json(plan), flush=True)
     log(plan.reason)
     log(f"equivalent shell command:\n{plan_as_shell(plan)}")
+    print(plan_as_json(plan), flush=True)
     return 0

@@ -7,7 +7,7 @@ from typing import Any
 
 from .errors import LaunchError
 
-__all__ = ["Gpu", "Inventory", "format_gpus", "format_memory", "read_inventory"]
+__all__ = ["Gpu", "Inventory", "format_gpus", "format_memory", "read_driver_version", "read_inventory"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,17 @@ def read_inventory() -> Inventory:
             f"cannot read the GPUs: NVML returned {str(error)!r}; --gpus none trains on the CPU"
         ) from error
     return Inventory(gpus, "" if gpus else "the NVIDIA driver reports no GPU")
+
+
+def read_driver_version() -> str:
+    """Return the NVIDIA driver's version; "" without a driver, or if it returns an error."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return _decode(pynvml.nvmlSystemGetDriverVersion())
+    except pynvml.NVMLError:
+        return ""
 
 
 @contextmanager

@@ -5,8 +5,11 @@ import fcntl
 import ipaddress
 import logging
 import os
+import re
 import socket
 import struct
+import sys
+from difflib import get_close_matches
 from pathlib import Path
 
 from .arguments import LaunchOptions
@@ -28,14 +31,30 @@ def check_target(options: LaunchOptions) -> None:
     """Raise UsageError if Python can't run the script, or if ``-m`` is given a path."""
     name = options.script
     if options.module:
-        if not name or name.startswith(".") or os.sep in name or os.path.isfile(name):
+        is_script = name.endswith(".py") or (os.path.isfile(name) and not os.path.isfile(f"{name}.py"))
+        if not name or name.startswith(".") or os.sep in name or is_script:
             raise UsageError(f"-m must name a module such as package.train, got {name!r}; a script needs no -m")
     elif not os.path.exists(name):
-        raise UsageError(f"there is no script {name!r}{'' if os.path.isabs(name) else f' in {_working_folder()}'}")
+        raise UsageError(f"there is no script {name!r}{_where(name)}{_advice(name)}")
     elif os.path.isdir(name) and not os.path.exists(os.path.join(name, "__main__.py")):
         raise UsageError(f"the folder {name!r} has no __main__.py to run; name a script")
     elif not os.access(name, os.R_OK):
         raise UsageError(f"cannot read the script {name!r}: Permission denied")
+
+
+def _where(name: str) -> str:
+    return "" if os.path.isabs(name) else f" in {_working_folder()}"
+
+
+def _advice(name: str) -> str:
+    folder, base = os.path.split(name)
+    if re.fullmatch(r"python[0-9.]*", base):
+        return f"; leave out {name!r}, the launcher runs the script with {sys.executable}"
+    with contextlib.suppress(OSError):
+        near = get_close_matches(base, [entry for entry in os.listdir(folder or ".") if entry.endswith(".py")])
+        if near:
+            return f"; did you mean {os.path.join(folder, near[0])}?"
+    return ""
 
 
 def make_log_dir(folder: str | None) -> None:

@@ -3,6 +3,7 @@
 import os
 import shlex
 import socket
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,7 +114,12 @@ def test_a_wrong_command_line_gets_its_sentence(
     out, err = capsys.readouterr()
     program = "ignite-launch" if row.program == "ignite-launch" else "python -m ignite_tips.plot"
     formats = ", ".join(sorted(FigureCanvasBase.filetypes))
-    sentence = err.replace(str(folder), "{folder}").replace(_NINES, "{nines}").replace(formats, "{formats}")
+    sentence = (
+        err.replace(str(folder), "{folder}")
+        .replace(sys.executable, "{python}")
+        .replace(_NINES, "{nines}")
+        .replace(formats, "{formats}")
+    )
     assert (code, out) == (2, "")
     assert sentence == f"{program}: error: {row.sentence}\n"
     assert sorted(folder.rglob("*")) == before
