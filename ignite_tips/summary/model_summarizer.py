@@ -86,7 +86,13 @@ class ModelSummarizer:
             depth = check_integer("depth", depth, ge=1)
         check_callable("output", output, "a function of the text")
         self._summarize = partial(
-            summarize_model, model, keywords=keywords, input_size=input_size, optimizer=optimizer, backend=backend
+            summarize_model,
+            model,
+            keywords=keywords,
+            input_size=input_size,
+            optimizer=optimizer,
+            backend=backend,
+            depth=depth,
         )
         self._model = model
         self._example = example
@@ -126,7 +132,7 @@ class ModelSummarizer:
             return
         if idist.get_rank() > 0:
             return
-        self._output(self.summary.text or self.summary.table(depth=self._depth))
+        self._output(str(self.summary))
         if tb_logger is not None:
             # The number of completed iterations: this one is just starting.
             write_text(tb_logger.writer, "model", self.summary.markdown(depth=self._depth), engine.state.iteration - 1)
