@@ -42,10 +42,14 @@ class Role:
 
     Attributes:
         handler: a weak reference to the handler.
+        engine: a weak reference to the engine that it is attached to, once the role is recorded.
         events: the names of the events at which it acts.
         is_filtered: whether each of the events has a filter: it may then end before another handler begins.
         was_warned: whether a warning about one of its conflicts was given.
+        was_run: whether a run of the engine has started with it.
     """
+
+    engine: "weakref.ref[Engine]"
 
     def __init__(self, handler: object, *events: Any) -> None:
         self.handler: weakref.ref[object] = weakref.ref(handler)
@@ -54,6 +58,7 @@ class Role:
         self.events = tuple(str(member.name) for member in members)
         self.is_filtered = all(getattr(member, "filter", None) is not None for member in members)
         self.was_warned = False
+        self.was_run = False
 
     @property
     def handler_name(self) -> str:
@@ -143,6 +148,7 @@ def add_role(engine: Engine, role: Role) -> Callable[[], None]:
     """Record what a handler does to ``engine``; call the returned function to remove the record."""
     roles = _wirings.setdefault(engine, _Wiring()).roles
     roles.append(role)
+    role.engine = weakref.ref(engine)
     return lambda: roles.remove(role)
 
 
