@@ -49,7 +49,7 @@ def add_checked_role(attachment: Attachment, engine: Engine, role: Role) -> None
             _refuse(rule(role, other) for rule in _REFUSED_AT_ATTACH.get(type(role), ()))
     for other in others:
         if is_over and other.was_run and any(rule(role, other) for rule in _YIELDED.get(type(role), ())):
-            other.handler().detach()  # type: ignore[union-attr]  # every handler with a role has it
+            other.handler().detach()  # type: ignore[attr-defined]  # every handler with a role has it
     attachment.add_undo(add_role(engine, role))
     attachment.add_handler(engine, Events.STARTED, functools.partial(_check_start, role))
 

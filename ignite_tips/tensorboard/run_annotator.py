@@ -70,6 +70,8 @@ class RunAnnotator:
     ) -> Self:
         """Write what happens in the run of ``trainer``; scalars at ``event``, less often with ``every=``.
 
+        If the logger is closed after a run, the next run is not written.
+
         Raises:
             TypeError: if an argument has the wrong type.
             ValueError: if the trainer does not know the event.
@@ -83,6 +85,7 @@ class RunAnnotator:
                 return self
             self._annotations: list[str] = []
             self._trainable_fraction: float | None = None
+            self._was_run = False
             self._norms = ScalarWriter(tb_logger)
             self._counts = {name: ScalarWriter(tb_logger, only_changes=True) for name in (_FRACTION, _SKIPPED)}
             for name in _NORMS:
@@ -90,6 +93,7 @@ class RunAnnotator:
             self._attachment.add_undo(
                 on_annotation(trainer, lambda engine, annotation: self._annotate(tb_logger.writer, annotation))
             )
+            self._attachment.add_handler(trainer, Events.STARTED, self._start)
             self._attachment.add_handler(trainer, Events.EPOCH_STARTED, self._forget_fraction)
             self._attachment.add_step_handler(trainer, self._optimizer, event, self._write_scalars)
             for ending in (Events.COMPLETED, Events.TERMINATE):
@@ -99,6 +103,11 @@ class RunAnnotator:
     def detach(self) -> None:
         """Stop writing."""
         self._attachment.clear()
+
+    def _start(self, engine: Engine) -> None:
+        if self._was_run and self._norms.was_closed():  # after the run that it was for
+            self.detach()
+        self._was_run = True
 
     def _annotate(self, writer: Any, annotation: Annotation) -> None:
         self._trainable_fraction = None
