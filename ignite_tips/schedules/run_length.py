@@ -233,11 +233,14 @@ def _leaf(scheduler: LRScheduler) -> LRScheduler:
 def _check(scheduler: LRScheduler, event: Any, steps: int, *, certain: bool, resumed: bool = False) -> None:
     per_epoch = _is_per_epoch(event)
     rebuild = _REBUILD + _KEEP * resumed
+    is_used = certain and not resumed and steps_done(scheduler) > 0
+    if is_used:
+        rebuild = f", {steps_done(scheduler)} of them before this run; build the scheduler and its optimizer anew"
     for mismatch in find_mismatches(scheduler, steps):
         if mismatch.fails and certain:
             raise ValueError(mismatch.describe() + rebuild)
         remedy = ""
-        if mismatch.too_short and resumed:
+        if mismatch.too_short and (resumed or is_used):
             remedy = rebuild
         elif mismatch.too_short and not per_epoch:
             remedy = "; if it counts epochs, attach(trainer) steps it after each"
