@@ -12,7 +12,7 @@ _LEAST_WIDTH = 60
 _GAP = "  "
 # Only inherited colours, so that a table suits light and dark pages. Jupyter's own style would centre it.
 _TABLE = "border-collapse: collapse; margin: 0; font-size: 0.9em; font-variant-numeric: tabular-nums"
-_CELL = "padding: 0.2em 0.9em 0.2em 0; white-space: nowrap; text-align: {align}"
+_CELL = "padding: 0.2em 0.9em 0.2em 0.4em; white-space: nowrap; text-align: {align}"
 _HEAD = "border-bottom: 1px solid; font-weight: 600"
 _FIRST = "font-family: monospace; padding-left: {indent}em"
 _DIMMED = "opacity: 0.55"
@@ -97,7 +97,7 @@ def _cell(text: str, width: int, column: Column) -> str:
 
 
 def _html_row(columns: Sequence[Column], row: Row) -> str:
-    styles = [_FIRST.format(indent=1.4 * row.depth), *[""] * (len(columns) - 1)]
+    styles = [_FIRST.format(indent=f"{0.4 + 1.4 * row.depth:g}"), *[""] * (len(columns) - 1)]
     dimmed = _DIMMED if row.is_dimmed else ""
     cells = zip(columns, row.cells, styles, strict=True)
     return "".join(_html_cell("td", column, text, style, dimmed) for column, text, style in cells)

@@ -151,7 +151,7 @@ def test_a_notebook_and_a_terminal_show_the_table() -> None:
         ["1", "Linear", "16\u00d74", "16\u00d72", "10", "frozen"],
     ]
     styles = [row[0].attrib["style"] for row in page.iter("tr")]
-    assert ["padding-left: 1.4em" in style for style in styles] == [False, False, True, True]
+    assert ["padding-left: 1.8em" in style for style in styles] == [False, False, True, True]
     assert ["opacity" in style for style in styles] == [False, False, False, True]
     assert all(total in "".join(page.itertext()) for total in summary.totals())
     shown = replace(summary, text="<b>another</b>")
