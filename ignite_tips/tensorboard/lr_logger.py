@@ -81,7 +81,7 @@ class LearningRateLogger(BaseHandler):
         self._scalars: ScalarWriter | None = None
         self._in_use: dict[str, float] | None = None  # the values in the latest update
         self._due: Callable[[], None] | None = None  # writes at the next update
-        self._was_run = False
+        self._was_run = False  # whether the trainer had a run before the one that starts
 
     def attach(
         self, trainer: Engine, logger: BaseLogger | None = None, event: Any = OptimizerEvents.STEP_STARTED
@@ -122,7 +122,8 @@ class LearningRateLogger(BaseHandler):
             for ending in (Events.COMPLETED, Events.TERMINATE) if self._only_changes else ():
                 self._attachment.add_handler(trainer, ending, lambda engine: scalars.flush())
         self._add_charts(logger)
-        self._scalars, self._in_use, self._due, self._was_run = scalars, None, None, False
+        self._scalars, self._in_use, self._due = scalars, None, None
+        self._was_run = trainer.last_event_name is not None
         return self
 
     def detach(self) -> None:

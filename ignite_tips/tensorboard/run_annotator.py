@@ -85,7 +85,7 @@ class RunAnnotator:
                 return self
             self._annotations: list[str] = []
             self._trainable_fraction: float | None = None
-            self._was_run = False
+            self._was_run = trainer.last_event_name is not None
             self._norms = ScalarWriter(tb_logger)
             self._counts = {name: ScalarWriter(tb_logger, only_changes=True) for name in (_FRACTION, _SKIPPED)}
             for name in _NORMS:
@@ -104,12 +104,17 @@ class RunAnnotator:
         """Stop writing."""
         self._attachment.clear()
 
+    def _is_over(self) -> bool:
+        return self._was_run and self._norms.was_closed()  # after the run that it was for
+
     def _start(self, engine: Engine) -> None:
-        if self._was_run and self._norms.was_closed():  # after the run that it was for
+        if self._is_over():
             self.detach()
         self._was_run = True
 
     def _annotate(self, writer: Any, annotation: Annotation) -> None:
+        if self._is_over():  # a freezer's handler of STARTED may come first
+            return
         self._trainable_fraction = None
         kind, text = (
             annotation.kind.replace("_", " "),

@@ -35,6 +35,7 @@ def test_its_cells_can_be_run_again_in_one_kernel(
     """Twice from top to bottom, then with the model kept: no error, no warning, every table and picture shown."""
     for variable in ("IPYTHONDIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
         monkeypatch.setenv(variable, str(tmp_path / "jupyter"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYTHONPATH", str(NOTEBOOK.parents[1]))
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     kept = next(index for index, cell in enumerate(cells) if "optimizer = " in cell.source)

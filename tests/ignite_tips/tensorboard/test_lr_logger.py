@@ -21,6 +21,7 @@ from torch import nn
 
 from ignite_tips import (
     LearningRateLogger,
+    ParameterFreezer,
     ResumableTensorboardLogger,
     RunAnnotator,
     attach_optimizer_events,
@@ -508,12 +509,16 @@ def test_a_logger_that_was_closed_after_its_run_yields(kind: type[TensorboardLog
     model = nn.Linear(2, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     trainer = _trainer(optimizer)
+    ParameterFreezer(model, "bias").attach(trainer)  # which tells the annotator so when the run starts
     for folder in (tmp_path / "first", tmp_path / "second"):
         arguments = (folder, trainer) if kind is ResumableTensorboardLogger else (folder,)
         with kind(*arguments) as tb_logger:
             LearningRateLogger(optimizer).attach(trainer, tb_logger)
             RunAnnotator(model, optimizer).attach(trainer, tb_logger)
             trainer.run(range(2))
+    with TensorboardLogger(tmp_path / "unused") as tb_logger:  # the cell was stopped before the run
+        LearningRateLogger(optimizer).attach(trainer, tb_logger)
+        RunAnnotator(model, optimizer).attach(trainer, tb_logger)
     trainer.run(range(2))
     for folder in (tmp_path / "first", tmp_path / "second"):
         assert len(list(folder.iterdir())) == 1
