@@ -51,10 +51,9 @@ def test_its_cells_can_be_run_again_in_one_kernel(
         if name is not None:
             kind, start = SHOWN[name]
             assert start in shown[0][kind]
-    accuracies = [float(text.split()[1]) for text in _printed(executed)]
-    assert len(accuracies) == 3
-    assert min(accuracies) > 0.8
-    assert accuracies[2] > accuracies[1]  # it was trained on
+    first, second, kept_on = [float(text.split()[1]) for text in _printed(executed)]
+    assert first == second  # the earlier trainer changes nothing
+    assert min(first, kept_on) > 0.8
     assert len(list((tmp_path / "runs" / "notebook").iterdir())) == 3
 
 
