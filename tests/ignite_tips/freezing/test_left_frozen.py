@@ -110,6 +110,20 @@ def test_an_earlier_trainer_that_runs_again_takes_its_parameters_back() -> None:
     assert _trains(model) == [True] * 4 + [False] * 2
 
 
+def test_an_earlier_trainer_goes_on_frozen_where_its_counts_do_not_say_so() -> None:
+    """With a filter of the user's own, only the handler knows that it froze in the earlier part of the run."""
+    model = _net()
+    first, second = _trainer(model), _trainer(model)
+    event = Events.EPOCH_STARTED(event_filter=lambda engine, epoch: epoch == 1)
+    freezer = ParameterFreezer(model, "0.*").attach(first, freeze=event)
+    first.run(DATA)
+    ParameterFreezer(model, "0.*").attach(second)
+    second.run(DATA)
+    assert freezer.frozen == ()
+    first.run(DATA, max_epochs=2)
+    assert freezer.frozen == ("0.weight", "0.bias")
+
+
 def test_what_was_frozen_by_hand_stays_frozen() -> None:
     """Only a handler's freeze ends with its run."""
     model = _net()

@@ -12,7 +12,7 @@ from ignite.handlers import TensorboardLogger, global_step_from_engine
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from ignite_tips import LearningRateLogger, ResumableTensorboardLogger, RunAnnotator
+from ignite_tips import LearningRateLogger, ModelSummarizer, ResumableTensorboardLogger, RunAnnotator
 from ignite_tips.core.wiring import annotate
 from tests.support import run_distributed, run_script
 
@@ -200,6 +200,8 @@ def test_a_closed_logger_writes_nothing(tmp_path: Path) -> None:
         trainer.run(range(2))
     trainer.run(range(2))
     tb_logger.close()
+    with pytest.raises(RuntimeError, match="the TensorBoard writer must be open, got a closed one"):
+        ModelSummarizer(torch.nn.Linear(2, 1)).attach(trainer, tb_logger)
     assert len(list(tmp_path.iterdir())) == 1
     assert len(_series(tmp_path)["train/x"]) == 2
 
