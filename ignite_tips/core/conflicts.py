@@ -43,12 +43,12 @@ def add_checked_role(attachment: Attachment, engine: Engine, role: Role) -> None
         ValueError: if a rule refuses the role together with that of a handler already attached.
     """
     others = [other for other in roles_of(type(role), engine) if other.handler() is not role.handler()]
-    is_over = not has_open_run(engine)
+    ended = [other for other in others if other.was_run and not has_open_run(engine)]
     for other in others:
-        if not (is_over and other.was_run):
+        if other not in ended:
             _refuse(rule(role, other) for rule in _REFUSED_AT_ATTACH.get(type(role), ()))
-    for other in others:
-        if is_over and other.was_run and any(rule(role, other) for rule in _YIELDED.get(type(role), ())):
+    for other in ended:
+        if any(rule(role, other) for rule in _YIELDED.get(type(role), ())):
             other.handler().detach()  # type: ignore[attr-defined]  # every handler with a role has it
     attachment.add_undo(add_role(engine, role))
     attachment.add_handler(engine, Events.STARTED, functools.partial(_check_start, role))
