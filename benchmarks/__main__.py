@@ -33,6 +33,7 @@ BENCHMARKS = (
     "freezing",
     "summaries",
     "launch",
+    "heartbeats",
     "import_time",
     "growth",
 )

@@ -20,6 +20,8 @@ from ignite_tips.freezing.parameter_freezer import ParameterFreezer
 from ignite_tips.parameters.group_table import ParameterRow, ParamGroupTable, param_group_table
 from ignite_tips.parameters.groups import layerwise_lr_groups, param_groups
 from ignite_tips.parameters.selection import select_parameters
+from ignite_tips.report.describe import describe_trainer
+from ignite_tips.report.trainer_report import TrainerReport
 from ignite_tips.schedules.plateau_stepper import PlateauStepper
 from ignite_tips.schedules.plot import plot_schedule
 from ignite_tips.schedules.scheduler_stepper import SchedulerStepper
@@ -51,11 +53,13 @@ __all__ = [
     "ResumableTensorboardLogger",
     "RunAnnotator",
     "SchedulerStepper",
+    "TrainerReport",
     "ZClipper",
     "__version__",
     "attach_optimizer_events",
     "clip_gradient_norm",
     "current_step",
+    "describe_trainer",
     "detach_optimizer_events",
     "for_optimizer",
     "freeze_parameters",

@@ -43,7 +43,8 @@ def describe(value: object) -> str:
     if text is None:
         return f"an instance of {type(value).__name__}"
     plain_number = isinstance(value, Real) and not isinstance(value, bool)
-    return text if plain_number or value is None else f"{text} ({type(value).__name__})"
+    says_type = plain_number or value is None or text.startswith(f"{type(value).__name__}(")
+    return text if says_type else f"{text} ({type(value).__name__})"
 
 
 def _shorten(value: object) -> str | None:

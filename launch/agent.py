@@ -1,7 +1,8 @@
 """torch's elastic agent with the launcher's rules for signals, grace time and who failed first.
 
-Only this file uses private attributes of torch elastic: the methods that Agent overrides, and the two attributes behind
-``_running_workers`` and ``_restarts_left``. tests/ignite_launch/test_agent.py checks that the installed torch has them.
+Only this file uses private attributes of torch elastic: the methods that Agent overrides, what ``_running_workers`` and
+``_restarts_left`` read, and ``_bootstrap_store_info`` of a rendezvous handler. tests/ignite_launch/test_agent.py checks
+that the installed torch has them.
 """
 
 import contextlib
@@ -19,9 +20,10 @@ from torch.distributed.elastic.multiprocessing.api import LogsSpecs, PContext, S
 
 from .errors import NodeLostError, WorkerFailure, log
 from .exit_order import ExitOrder, first_failure
-from .heartbeat import Heartbeat
+from .heartbeat import Heartbeat, prepare_keys
 from .nodes import STATIC
 from .reaper import Reaper
+from .rendezvous import host_store
 from .signals import SignalHandler
 
 __all__ = ["Agent"]
@@ -29,6 +31,7 @@ __all__ = ["Agent"]
 # Keeps torch's own signal handlers out of the launcher; workers still see torchrun's value.
 _SIGNALS_VARIABLE = "TORCHELASTIC_SIGNALS_TO_HANDLE"
 _TORCHRUN_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT"
+_KILL_TIMEOUT = 5.0  # seconds to wait for a worker that was killed
 _STORE_TIMEOUT = 10.0  # seconds to wait for other nodes at the end; workers get --grace
 
 
@@ -86,13 +89,12 @@ class Agent(LocalElasticAgent):
     def _live_pids(self) -> list[int]:
         workers = self._running_workers()
         handlers = workers.subprocess_handlers.values() if isinstance(workers, SubprocessContext) else ()
-        return [handler.proc.pid for handler in handlers if handler.proc.poll() is None]
+        # Not poll(), which reaps: torch may be about to kill the process, and would find none.
+        return [handler.proc.pid for handler in handlers if handler.proc.returncode is None]
 
     def _kill_workers(self) -> None:
         self._killing = True
-        for pid in self._live_pids():
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)
+        self._pass_on(signal.SIGKILL)  # the reaper kills their children, after a moment to clean up
 
     def _pass_on(self, number: int) -> int:
         """Send a signal to the workers, but not to the processes that they started."""
@@ -103,35 +105,34 @@ class Agent(LocalElasticAgent):
         return len(pids)
 
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
-        start = worker_group.spec.max_restarts - self._restarts_left()
         if self.heartbeat is not None:
-            self.heartbeat.announce_restart(start)
+            self.heartbeat.announce_restart()
             self.heartbeat.stop()
         self._signals.check()
         self._signals.may_raise = True  # this waits for other nodes, and nothing else would notice a signal
+        handler: Any = worker_group.spec.rdzv_handler
+        handler._bootstrap_store_info = None  # torch would keep the first round's, which later nodes never see
         super()._rendezvous(worker_group)
-        self._renew_workers_store(worker_group, start)
         rank, nodes = worker_group.group_rank or 0, worker_group.group_world_size or 1
-        if nodes > 1:
-            callbacks = self._on_node_lost, self._on_restart
-            self.heartbeat = Heartbeat(worker_group.store, rank, nodes, start, *callbacks)
-        else:
-            self.heartbeat = None
+        if rank == 0:
+            prepare_keys(worker_group.store, nodes)
+        self._renew_workers_store(worker_group)
+        callbacks = self._on_node_lost, self._on_restart
+        self.heartbeat = Heartbeat(worker_group.store, rank, nodes, *callbacks) if nodes > 1 else None
 
-    def _renew_workers_store(self, worker_group: WorkerGroup, start: int) -> None:
-        """Give the workers a new store at each start.
+    def _renew_workers_store(self, worker_group: WorkerGroup) -> None:
+        """Give the workers a new store in each round.
 
         torch passes the same store again, where a worker may find the address of a dead peer.
         """
         group: Any = worker_group
         rendezvous_store = group.store
-        key = f"workers/{start}"
         if group.group_rank == 0:
-            self._workers_store = TCPStore(self._address, 0, is_master=True, wait_for_workers=False)
-            rendezvous_store.set(key, f"{self._workers_store.port} {self._address}")
-        while not rendezvous_store.check([key]):
+            self._workers_store = host_store(self._address)
+            rendezvous_store.set("workers", f"{self._workers_store.port} {self._address}")
+        while not rendezvous_store.check(["workers"]):
             time.sleep(0.05)
-        port, _, group.master_addr = rendezvous_store.get(key).decode().partition(" ")
+        port, _, group.master_addr = rendezvous_store.get("workers").decode().partition(" ")
         group.master_port = int(port)
 
     def _on_node_lost(self, message: str, exit_code: int) -> None:
@@ -139,8 +140,8 @@ class Agent(LocalElasticAgent):
         self._exit_timer = threading.Timer(_STORE_TIMEOUT, self._exit_now, (message, exit_code))
         self._exit_timer.daemon = True
         self._exit_timer.start()
-        self._lost_node = NodeLostError(message, exit_code)
         self._kill_workers()
+        self._lost_node = NodeLostError(message, exit_code)  # last: the main thread then closes the workers
 
     def _on_restart(self) -> None:
         log("another node restarts its workers, so this node does too")
@@ -172,14 +173,27 @@ class Agent(LocalElasticAgent):
         self._reaper.sweep()  # what failed workers left behind would hold their memory and ports
         self._killing = False
         pids: dict[int, Any] = super()._start_workers(worker_group)
+        if self._killing:  # a second signal came while they started
+            self._kill_workers()
         self._reaper.watch(pids.values())
         self._exit_order.watch(pids)
         workers = self._running_workers()
         if workers is not None:
-            # When one worker fails, torch gives the others 30 seconds and has no setting for it.
-            close = functools.partial(_close_with, workers, self._grace)
-            workers.close = close  # type: ignore[method-assign]
+            workers.close = functools.partial(self._close, workers)  # type: ignore[method-assign]
         return pids
+
+    def _close(self, workers: PContext, death_sig: signal.Signals | None = None, timeout: float = 0) -> None:
+        """Call torch's ``close``, but kill workers after ``--grace``, and not their children.
+
+        torch gives them 30 seconds, has no setting for it, and kills children that remove shared memory.
+        """
+        killer = threading.Timer(self._grace, self._pass_on, (signal.SIGKILL,))
+        killer.daemon = True
+        killer.start()
+        try:
+            type(workers).close(workers, death_sig, self._grace + _KILL_TIMEOUT)  # type: ignore[arg-type]
+        finally:
+            killer.cancel()
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         self._signals.check()
@@ -213,9 +227,4 @@ class Agent(LocalElasticAgent):
         self._signals.may_raise = False
         if received is not None and self._running_workers() is not None:
             log(f"{received.name}: workers get {self._grace:g} s to exit; a second signal kills them")
-        super()._shutdown(received or death_sig)  # _close_with sets the time
-
-
-def _close_with(context: PContext, grace: float, death_sig: signal.Signals | None = None, timeout: float = 0) -> None:
-    """Call torch's ``close`` with ``grace`` in place of the ``timeout`` that torch passes."""
-    type(context).close(context, death_sig, grace)  # type: ignore[arg-type]  # any real number works
+        super()._shutdown(received or death_sig)  # _close sets the time

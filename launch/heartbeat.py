@@ -1,4 +1,9 @@
-"""Heartbeats between the nodes, through the rendezvous store."""
+"""Heartbeats between the nodes, through the rendezvous store.
+
+Each node counts its beats, one a second. Node 0 watches all nodes, the others watch node 0, so that the store's work
+for a node does not grow with the number of nodes. The first news (a failure, a lost node or a restart) is under one
+key, which each node reads with every beat.
+"""
 
 import contextlib
 import threading
@@ -7,13 +12,23 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-__all__ = ["Heartbeat"]
+__all__ = ["Heartbeat", "prepare_keys"]
 
 _INTERVAL = 1.0
 _TIMEOUT = 20.0
 # A failing node that has missed this many seconds of beats probably failed first.
 _SILENCE = 3 * _INTERVAL
-_FAILURE = "heartbeat/failure"
+_NEWS = "heartbeat/news"
+_RESTART = "restart"
+
+
+def prepare_keys(store: Any, nodes: int) -> None:
+    """Create all keys. Only one node does this, before the others read them: to read a missing key is to wait."""
+    store.multi_set([_NEWS, *map(_beat_key, range(nodes))], ["", *["0"] * nodes])
+
+
+def _beat_key(node: int) -> str:
+    return f"heartbeat/{node}"
 
 
 class Heartbeat:
@@ -22,10 +37,9 @@ class Heartbeat:
     Each callback is called at most once, from a thread.
 
     Args:
-        store: the rendezvous store, shared by all nodes.
+        store: the store of this rendezvous, shared by all nodes, with the keys of ``prepare_keys``.
         rank: this node's rank.
         nodes: number of nodes.
-        start: how often the workers were restarted.
         on_loss: called with a message and the run's exit code when another node fails or stops responding.
         on_restart: called when another node restarts its workers.
     """
@@ -35,27 +49,27 @@ class Heartbeat:
         store: Any,
         rank: int,
         nodes: int,
-        start: int,
         on_loss: Callable[[str, int], None],
         on_restart: Callable[[], None],
     ) -> None:
         self._store = store.clone()  # its own connection: a wait of torch's would block the heartbeat
         self._store.set_timeout(timedelta(seconds=_TIMEOUT))
         self._rank = rank
-        self._next_start = f"heartbeat/start/{start + 1}"
+        self._nodes = nodes
+        self._own_news = ""
         self._on_loss = on_loss
         self._on_restart = on_restart
-        self._beats = [0] * nodes
-        self._last_seen = [time.monotonic()] * nodes
+        watched = range(nodes) if rank == 0 else (0,)
+        self._beats = dict.fromkeys(watched, b"")
+        self._last_seen = dict.fromkeys(watched, time.monotonic())
         self._last_answer = time.monotonic()
         self._stopped = threading.Event()
         for work in (self._exchange, self._watch):
             threading.Thread(target=work, daemon=True).start()
 
-    def announce_restart(self, start: int) -> None:
+    def announce_restart(self) -> None:
         """Tell the other nodes that this one restarts its workers, so theirs don't wait for dead peers."""
-        with contextlib.suppress(RuntimeError):
-            self._store.set(f"heartbeat/start/{start}", "")
+        self._publish(_RESTART)
 
     def stop(self) -> None:
         """Stop both threads: this node is done."""
@@ -66,55 +80,70 @@ class Heartbeat:
 
         Takes a few seconds, in which the others learn of it and a node that died silently misses its beats.
         """
-        own = first = f"{exit_code} node {self._rank}: {message}"
-        with contextlib.suppress(RuntimeError):
-            first = self._store.compare_set(_FAILURE, "", own).decode()
+        own = f"{exit_code} node {self._rank}: {message}"
+        first = self._publish(own)
+        before = self._read_beats() if first == own else []
         deadline = time.monotonic() + _SILENCE
         while time.monotonic() < deadline and not self._stopped.wait(_INTERVAL / 4):
             pass
         self.stop()
-        if first != own:
+        if first not in (own, _RESTART):
             code, _, description = first.partition(" ")
             return int(code), f"{description}; that was the first failure"
-        limit = time.monotonic() - _SILENCE + _INTERVAL / 2
-        silent = [f"node {node}" for node, last_seen in enumerate(self._last_seen) if last_seen < limit]
+        beats = enumerate(zip(before, self._read_beats(), strict=False))
+        silent = [f"node {node}" for node, (then, now) in beats if then == now and node != self._rank]
         return exit_code, f"{' and '.join(silent)} stopped responding before that" if silent else ""
 
+    def _publish(self, news: str) -> str:
+        """Publish ``news`` unless there is some already; return what stands there."""
+        self._own_news = news
+        with contextlib.suppress(RuntimeError):
+            return str(self._store.compare_set(_NEWS, "", news).decode())
+        return news
+
+    def _read_beats(self) -> list[bytes]:
+        with contextlib.suppress(RuntimeError):
+            return list(self._store.multi_get(list(map(_beat_key, range(self._nodes)))))
+        return []
+
     def _exchange(self) -> None:
-        """Beat and read the store, once a second."""
+        """Beat, and read the news and the watched nodes' beats, once a second."""
+        keys = [_NEWS, *map(_beat_key, self._beats)]
         while not self._stopped.wait(_INTERVAL):
             try:
-                self._beat()
-                self._check_failure()
-                if self._store.check([self._next_start]) and not self._stopped.is_set():
-                    self.stop()
-                    self._on_restart()
+                self._store.add(_beat_key(self._rank), 1)
+                news, *beats = self._store.multi_get(keys)
             except RuntimeError:
                 self._lose("lost the connection to the node that hosts the rendezvous")
                 return
             self._last_answer = time.monotonic()
+            self._act_on(news.decode())
+            self._check_beats(beats)
 
-    def _beat(self) -> None:
-        for node, before in enumerate(self._beats):
-            self._beats[node] = self._store.add(f"heartbeat/{node}", int(node == self._rank))
-            if self._beats[node] != before:
-                self._last_seen[node] = time.monotonic()
+    def _act_on(self, news: str) -> None:
+        if news in ("", self._own_news) or self._stopped.is_set():
+            return
+        if news == _RESTART:
+            self.stop()
+            self._on_restart()
+        else:
+            code, _, message = news.partition(" ")
+            self._lose(message, int(code))
 
-    def _check_failure(self) -> None:
-        if self._store.check([_FAILURE]):
-            code, _, message = self._store.get(_FAILURE).decode().partition(" ")
-            if not message.startswith(f"node {self._rank}: "):
-                self._lose(message, int(code))
+    def _check_beats(self, beats: list[bytes]) -> None:
+        for node, beat in zip(self._beats, beats, strict=True):
+            if beat != self._beats[node]:
+                self._beats[node], self._last_seen[node] = beat, self._last_answer
+            elif self._last_answer - self._last_seen[node] > _TIMEOUT and not self._stopped.is_set():
+                message = f"no heartbeat from node {node} for {_TIMEOUT:g} s"
+                self._publish(f"1 {message}")
+                self._lose(message)
 
     def _watch(self) -> None:
-        """Look for a timeout, even while ``_exchange`` waits for the store."""
+        """Notice that the store does not answer, while ``_exchange`` waits for it."""
         while not self._stopped.wait(_INTERVAL):
-            now = time.monotonic()
-            if now - self._last_answer > _TIMEOUT:
+            if time.monotonic() - self._last_answer > _TIMEOUT:
                 self._lose(f"the node that hosts the rendezvous has not answered for {_TIMEOUT:g} s")
-            for node, last_seen in enumerate(self._last_seen):
-                if now - last_seen > _TIMEOUT:
-                    self._lose(f"no heartbeat from node {node} for {_TIMEOUT:g} s")
 
     def _lose(self, message: str, exit_code: int = 1) -> None:
         if not self._stopped.is_set():

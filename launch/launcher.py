@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import sys
+import traceback
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -41,6 +42,9 @@ def run(plan: LaunchPlan) -> NoReturn:
         code = _supervise(plan)
     except LaunchError as error:
         code = log_error(error)
+    except Exception:  # an error of the launcher itself
+        traceback.print_exc()
+        code = 1
     # A normal exit would wait for threads that wait in C++ for another node's store.
     with contextlib.suppress(OSError):
         sys.stdout.flush()

@@ -2,14 +2,16 @@
 
 import contextlib
 import os
+import select
 import selectors
+import stat
 import threading
 import time
 from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs
 
-from .errors import UsageError
+from .errors import UsageError, log
 
 __all__ = ["RankLogs"]
 
@@ -22,31 +24,42 @@ _TIMEOUT = 5.0
 class _Stream:
     """One worker's output: passed on to the console at once, and to the file by whole lines."""
 
-    def __init__(self, file: int, console: int | None) -> None:
+    def __init__(self, file: int, path: Path, console: int | None) -> None:
         self.console = console
         self.tail = b""
         self._file: int | None = file
-        self._line = b""
+        self._path = path
+        self._line: list[bytes] = []  # the parts of a line that has not ended yet
 
     def write(self, data: bytes) -> None:
         self.tail = (self.tail + data)[-_TAIL_BYTES:]
-        self.console = _write_all(self.console, data)
-        lines = self._line + data
-        end = max(lines.rfind(b"\n"), lines.rfind(b"\r")) + 1
-        self._file, self._line = _write_all(self._file, lines[:end]), lines[end:]
+        if self.console is not None:
+            try:
+                _write_all(self.console, data)
+            except OSError:  # the console is gone
+                self.console = None
+        end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
+        if end:
+            self._line.append(data[:end])
+            self.flush()
+        self._line.append(data[end:])
 
     def flush(self) -> None:
-        self._file = _write_all(self._file, self._line)
+        if self._file is not None:
+            try:
+                _write_all(self._file, b"".join(self._line))
+            except OSError as error:  # a full disk must not stop a worker
+                log(f"--log-dir: cannot write {self._path}: {error.strerror}; this rank's further output is not logged")
+                self._file = None
+        self._line.clear()
 
 
-def _write_all(descriptor: int | None, data: bytes) -> int | None:
-    """Write to the descriptor and return it, or None if that fails: a full disk must not stop a worker."""
-    try:
-        while data and descriptor is not None:
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        try:
             data = data[os.write(descriptor, data) :]
-    except OSError:
-        return None
-    return descriptor
+        except BlockingIOError:  # a pipe that its reader made non-blocking
+            select.select([], [descriptor], [])
 
 
 class RankLogs(LogsSpecs):
@@ -78,12 +91,13 @@ class RankLogs(LogsSpecs):
         destinations = LogsDest(error_files=dict.fromkeys(envs, ""))
         for local_rank, environment in envs.items():
             environment["TORCHELASTIC_ERROR_FILE"] = ""
-            file = self._open(environment)
+            path = self._folder / f"rank_{environment['RANK']}.log"
+            file = self._open(path, environment)
             if environment["RANK"] == "0":
-                _stdout, out = self._pipe(file, _STDOUT)
-                stream, err = self._pipe(file, _STDERR)
+                _stdout, out = self._pipe(_Stream(file, path, _STDOUT))
+                stream, err = self._pipe(_Stream(file, path, _STDERR))
             else:
-                stream, out = self._pipe(file, None)
+                stream, out = self._pipe(_Stream(file, path, None))
                 err = out
             destinations.stdouts[local_rank], destinations.stderrs[local_rank] = out, err
             self._streams[local_rank] = stream
@@ -92,22 +106,24 @@ class RankLogs(LogsSpecs):
         self._thread.start()
         return destinations
 
-    def _open(self, environment: dict[str, str]) -> int:
+    def _open(self, path: Path, environment: dict[str, str]) -> int:
         rank, start = environment["RANK"], environment["TORCHELASTIC_RESTART_COUNT"]
-        path = self._folder / f"rank_{rank}.log"
         try:
-            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            # Not through a link that another user may have put there, and without waiting for a FIFO's reader.
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o640)
         except OSError as error:
             raise UsageError(f"--log-dir {self._folder}: cannot write {path.name}: {error.strerror}") from error
-        os.write(file, f"=== {time.strftime('%Y-%m-%d %H:%M:%S')} rank {rank}, restart {start}\n".encode())
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise UsageError(f"--log-dir {self._folder}: {path.name} must be a regular file")
+        with contextlib.suppress(OSError):  # a full disk, of which the first output tells
+            os.write(file, f"=== {time.strftime('%Y-%m-%d %H:%M:%S')} rank {rank}, restart {start}\n".encode())
         self._descriptors.append(file)
         return file
 
-    def _pipe(self, file: int, console: int | None) -> tuple[_Stream, str]:
+    def _pipe(self, stream: _Stream) -> tuple[_Stream, str]:
         """Return a stream, and the path at which torch opens its pipe."""
         read_end, write_end = os.pipe()
         os.set_blocking(read_end, False)
-        stream = _Stream(file, console)
         self._selector.register(read_end, selectors.EVENT_READ, stream)
         self._descriptors.append(write_end)
         return stream, f"/dev/fd/{write_end}"

@@ -43,20 +43,19 @@ class Reaper:
         return self
 
     def watch(self, pids: Iterable[int]) -> None:
-        """Tell the reaper process about workers, each of which leads a session."""
-        self._sessions |= {pid: reaper_process.start_time(pid) for pid in pids}
+        """Tell the reaper process about the workers of a start, each of which leads a session."""
+        self._sessions = {pid: reaper_process.start_time(pid) for pid in pids}
         if self._process is not None and self._process.stdin is not None:
             try:
-                self._process.stdin.writelines(f"{pid}\n" for pid in self._sessions)
-                self._process.stdin.flush()
-            except BrokenPipeError:  # someone killed it; the workers still get SIGKILL when the launcher dies
+                print(*self._sessions, file=self._process.stdin, flush=True)
+            except BrokenPipeError:  # someone killed it, and the launcher sweeps at its end
                 self._process = None
 
     def sweep(self) -> None:
         """Kill what the workers have left behind so far."""
         if self._sessions and sys.platform == "linux":
             reaper_process.sweep(self._run_id, self._sessions)
-            self._sessions.clear()
+            self._sessions = {}
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -68,3 +67,5 @@ class Reaper:
                 self._process.wait(_EXIT_TIMEOUT)
             except subprocess.TimeoutExpired:
                 self._process.kill()
+        if self._process is None or self._process.returncode:  # someone killed it
+            self.sweep()

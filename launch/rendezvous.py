@@ -1,13 +1,17 @@
 """Rendezvous of the nodes: torch's handlers, set up so that a signal can end every wait."""
 
 import socket
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # torch doesn't mark re-exports
 from torch.distributed.elastic.rendezvous import (
+    RendezvousError,
     RendezvousHandler,
     RendezvousInfo,
     RendezvousParameters,
@@ -20,11 +24,13 @@ from .errors import LaunchError, UsageError
 from .nodes import STATIC, RendezvousPlan
 from .preflight import check_host_name, check_interface, interface_addresses
 
-__all__ = ["Rendezvous", "prepare_rendezvous"]
+__all__ = ["Rendezvous", "host_store", "prepare_rendezvous"]
 
 # Launches with the same endpoint belong together.
 _RUN_ID = "ignite-launch"
 _TIMEOUT = 900
+_ANSWER_TIMEOUT = 60
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,17 @@ class Rendezvous:
     handler: RendezvousHandler
     address: str
     is_host: bool
+
+
+def host_store(address: str) -> TCPStore:
+    """Return a new store that listens on a free port of this address alone."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        server = socket.create_server((address, 0), family=family)
+    except OSError as error:
+        raise LaunchError(f"cannot listen on {address}: {error.strerror}") from error
+    port = server.getsockname()[1]
+    return TCPStore(address, port, is_master=True, wait_for_workers=False, master_listen_fd=server.detach())
 
 
 def prepare_rendezvous(plan: RendezvousPlan) -> Rendezvous:
@@ -58,12 +75,13 @@ def prepare_rendezvous(plan: RendezvousPlan) -> Rendezvous:
         _check_port_is_free(plan.host, plan.port)
     else:
         _wait_for_port(plan.host, plan.port)
-    handler = _static_handler(plan) if plan.kind == STATIC else _c10d_handler(plan, address, is_host)
+    if plan.kind == STATIC:
+        rank = plan.node_rank or 0
+        static = _StaticRendezvous(plan.host, plan.port, rank, plan.max_nodes, _RUN_ID, _TIMEOUT)
+        return Rendezvous(static, address, is_host)
+    handler = _call_in_thread(lambda: _c10d_handler(plan, address, is_host), plan.host, plan.port)
+    _check_node_counts(_connect(plan.host, plan.port), f"{plan.min_nodes}:{plan.max_nodes}")
     return Rendezvous(handler, address, is_host)
-
-
-def _static_handler(plan: RendezvousPlan) -> RendezvousHandler:
-    return _StaticRendezvous(plan.host, plan.port, plan.node_rank or 0, plan.max_nodes, _RUN_ID, _TIMEOUT)
 
 
 def _c10d_handler(plan: RendezvousPlan, address: str, is_host: bool) -> RendezvousHandler:
@@ -81,40 +99,77 @@ def _c10d_handler(plan: RendezvousPlan, address: str, is_host: bool) -> Rendezvo
 
 
 class _StaticRendezvous(StaticTCPRendezvous):
-    """torch's static rendezvous, but waiting for the other nodes in Python: a signal can't end a wait in C++."""
+    """torch's static rendezvous, but waiting for the other nodes in Python: a signal can't end a wait in C++.
+
+    Each round has its own keys in the store, as in torch's elastic rendezvous.
+    """
 
     _joined: TCPStore | None = None
+    _rounds = 0
 
     def next_rendezvous(self) -> RendezvousInfo:
         if self._joined is None:
-            store = TCPStore(
-                self.master_addr,
-                self.master_port,
-                is_master=self.rank == 0,
-                timeout=timedelta(seconds=60),
-                wait_for_workers=False,
-                multi_tenant=True,
-            )
-            self._join(PrefixStore("ignite-launch/join", store))
-            self._joined = store
+            self._joined = self._join() if self.world_size > 1 else host_store(self.master_addr)
+        self._rounds += 1
         return RendezvousInfo(
-            PrefixStore(self.run_id, self._joined),
+            PrefixStore(f"{self.run_id}/{self._rounds}", self._joined),
             self.rank,
             self.world_size,
             RendezvousStoreInfo(self.master_addr, self.master_port),
         )
 
-    def _join(self, store: PrefixStore) -> None:
+    def _join(self) -> TCPStore:
+        tcp_store = _connect(self.master_addr, self.master_port, is_host=self.rank == 0)
+        _check_node_counts(tcp_store, str(self.world_size))
+        store = PrefixStore("ignite-launch/join", tcp_store)
         if store.add(f"node {self.rank}", 1) > 1:
             raise UsageError(f"--node-rank {self.rank} was given to two nodes")
+        store.add("joined", 1)
         deadline = time.monotonic() + _TIMEOUT
-        while missing := [node for node in range(self.world_size) if not store.add(f"node {node}", 0)]:
+        while store.add("joined", 0) < self.world_size:
             if time.monotonic() > deadline:
-                nodes = ", ".join(map(str, missing))
+                nodes = ", ".join(str(node) for node in range(self.world_size) if not store.add(f"node {node}", 0))
                 raise LaunchError(
                     f"these nodes did not join at {self.master_addr}:{self.master_port} within {_TIMEOUT} s: {nodes}"
                 )
             time.sleep(0.1)
+        return tcp_store
+
+
+def _connect(host: str, port: int, *, is_host: bool = False) -> TCPStore:
+    """Return a connection to the rendezvous store, or the store itself on the node that hosts it."""
+
+    def connect() -> TCPStore:
+        timeout = timedelta(seconds=_ANSWER_TIMEOUT)
+        return TCPStore(host, port, is_master=is_host, timeout=timeout, wait_for_workers=False, multi_tenant=True)
+
+    return _call_in_thread(connect, host, port)
+
+
+def _check_node_counts(store: TCPStore, nodes: str) -> None:
+    """Raise UsageError if the node that joined first was given another ``--nnodes``: one of the two would wait."""
+    first = store.compare_set("ignite-launch/nodes", "", nodes).decode()
+    if first != nodes:
+        raise UsageError(f"--nnodes must be the same on all nodes, got {nodes} here and {first} on the first to join")
+
+
+def _call_in_thread(function: Callable[[], _T], host: str, port: int) -> _T:
+    """Call what waits in C++ for an answer in a thread: in the main thread no signal could end the wait."""
+    answer: Future[_T] = Future()
+
+    def call() -> None:
+        try:
+            answer.set_result(function())
+        except Exception as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    try:
+        return answer.result(_ANSWER_TIMEOUT)
+    except (RuntimeError, TimeoutError, RendezvousError) as error:
+        raise LaunchError(
+            f"what listens at {host}:{port} does not answer as a launcher; choose a free port in --rdzv-endpoint"
+        ) from error
 
 
 def _own_address(host: str, port: int, interface: str | None) -> str:

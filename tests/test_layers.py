@@ -26,6 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "freezing": CORE,
     "tensorboard": CORE,
     "summary": {*CORE, "tensorboard"},  # the one feature that imports another: it writes text through it
+    "report": CORE,  # what the features know comes to it through the roles
     "plot": {"tensorboard"},  # python -m ignite_tips.plot
 }
 WITHOUT_IGNITE = {"_checks", "_figures", "_tables", "_version", "_warnings", "parameters"}

@@ -3,23 +3,28 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from math import inf
 from types import NoneType
 from typing import Any, Self
 
 import torch
 import torch.distributed as dist
-from ignite.engine import Engine, Events
+from ignite.engine import Engine, Events, State
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_choice, check_instance, check_integer, check_keys, check_tag
+from ignite_tips.clipping.clip_record import ClipRecord
 from ignite_tips.clipping.gradients import Gradients, check_parameters
 from ignite_tips.clipping.nonfinite import NonfinitePolicy
 from ignite_tips.clipping.norms import to_device, total_norm
 from ignite_tips.core.conflicts import add_checked_role, describe_no_gradients, warn_after_first_epoch
 from ignite_tips.core.events import OptimizerEvents, check_optimizer, current_step
+from ignite_tips.core.findings import HandlerReport
+from ignite_tips.core.handler import Handler
 from ignite_tips.core.optimizer_step import OptimizerStep
-from ignite_tips.core.wiring import Attachment, ClipsGradients, runs_last
+from ignite_tips.core.roles import ClipsGradients
+from ignite_tips.core.wiring import Attachment, runs_last
 from ignite_tips.parameters.selection import check_belongs
 
 __all__ = ["ClippingMethod", "GradientClipper", "Update"]
@@ -66,6 +71,7 @@ class ClippingMethod(ABC):
 
     norm_type = 2.0  # of the norm that is the metric
     reads_norm = False  # whether the host needs the norm before it can clip
+    limit = inf  # the norm above which it always clips, if there is one
 
     def __init__(self, settings: str) -> None:
         """Keep the settings, for messages."""
@@ -91,7 +97,7 @@ class ClippingMethod(ABC):
         """Take up what another learned."""
 
 
-class GradientClipper:
+class GradientClipper(Handler):
     """Acts on final gradients, before every update of one optimizer."""
 
     def __init__(
@@ -118,11 +124,13 @@ class GradientClipper:
         check_parameters(optimizer)
         self._optimizer = optimizer
         self._method = method
+        self._model = model
         self._policy = NonfinitePolicy(on_nonfinite, optimizer, model, process_group)
         self._per_group = per_group
         prefix = "" if tag is None else f"{tag}/"
         self._norm_name, self._coefficient_name = f"{prefix}grad_norm", f"{prefix}grad_clip_coef"
         self._had_gradients = False  # in any update of the run
+        self._record = ClipRecord()
         self._attachment = Attachment(type(self).__name__)
 
     def attach(self, trainer: Engine) -> Self:
@@ -136,9 +144,17 @@ class GradientClipper:
         Raises:
             TypeError: if ``trainer`` is no Engine.
         """
-        with self._attachment.renew():
+        with self._attachment.renew(self):
             self._attachment.add_step_handler(trainer, self._optimizer, OptimizerEvents.STEP_STARTED, self._clip)
-            role = ClipsGradients(self, self._optimizer, metric=self._norm_name, threshold=self._method.settings)
+            role = ClipsGradients(
+                self,
+                self._optimizer,
+                metric=self._norm_name,
+                factor=self._coefficient_name,
+                threshold=self._method.settings,
+                model=self._model,
+                report=self._report,
+            )
             add_checked_role(self._attachment, trainer, role)
             self._attachment.add_handler(trainer, Events.STARTED, self._start_run)
             for ending in (Events.EPOCH_COMPLETED, Events.COMPLETED):
@@ -175,6 +191,7 @@ class GradientClipper:
 
     def _start_run(self, engine: Engine) -> None:
         self._had_gradients = False
+        self._record.start_run(self._policy.skipped)
         self._policy.start_run(engine)
 
     def _clip(self, engine: Engine) -> None:
@@ -186,6 +203,7 @@ class GradientClipper:
         norm, factor = self._measure_and_clip(engine, update) if done is None else done
         metrics = engine.state.metrics
         metrics[self._norm_name], metrics[self._coefficient_name] = norm, factor
+        self._record.keep(norm, factor)
 
     @torch.no_grad()
     def _measure_and_clip(self, engine: Engine, update: Update) -> tuple[Tensor | float, Tensor | float]:
@@ -201,6 +219,10 @@ class GradientClipper:
         self._policy.admit(engine, update.step, gradients, each, update.norm)
         factor = self._method.clip(update)
         return update.norm if gradients.on_host else norm, factor
+
+    def _report(self, trainer: Engine, plan: State) -> HandlerReport:
+        name = f"{type(self).__name__} of {type(self._optimizer).__name__}"
+        return self._record.report(name, self._method.settings, self._method.limit, self._policy.skipped)
 
     def _describe_no_gradients(self, engine: Engine) -> str | None:
         what = describe_no_gradients(engine, self._optimizer, had_gradients=self._had_gradients)

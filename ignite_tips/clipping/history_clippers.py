@@ -22,6 +22,7 @@ class HistoryScaling(NormScaling):
 
     def __init__(self, settings: str, rule: PercentileRule | ZScoreRule, max_norm: float = inf) -> None:
         super().__init__(settings, max_norm)
+        self.limit = inf  # the rule's thresholds follow the norms
         self._rule = rule
 
     def threshold(self, norm: Tensor | float) -> float:

@@ -38,7 +38,7 @@ class NormScaling(ClippingMethod):
     def __init__(self, settings: str, max_norm: float, norm_type: float = 2.0) -> None:
         super().__init__(settings)
         self.norm_type = norm_type
-        self._max_norm = max_norm
+        self.limit = self._max_norm = max_norm
 
     def threshold(self, norm: Tensor | float) -> float:
         """Return the threshold for an update of this norm."""
@@ -199,7 +199,7 @@ class ValueClamping(ClippingMethod):
 
     def __init__(self, clip_value: float) -> None:
         super().__init__(f"clip_value={clip_value}")
-        self._clip_value = clip_value
+        self.limit = self._clip_value = clip_value
 
     def measure(self, gradients: Gradients) -> list[Sequence[Tensor]]:
         """Return the largest magnitude of each gradient."""

@@ -20,18 +20,10 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from ignite_tips._warnings import warn_user
 from ignite_tips.core.events import completed_updates, was_stepped
 from ignite_tips.core.ignite_internals import event_handlers, has_open_run
-from ignite_tips.core.wiring import (
-    Attachment,
-    ClipsGradients,
-    FreezesParameters,
-    Role,
-    SetsLearningRates,
-    WritesNames,
-    add_role,
-    roles_of,
-)
+from ignite_tips.core.roles import ClipsGradients, FreezesParameters, Role, SetsLearningRates, WritesNames
+from ignite_tips.core.wiring import Attachment, add_role, roles_of
 
-__all__ = ["add_checked_role", "describe_no_gradients", "never_stepped", "warn_after_first_epoch"]
+__all__ = ["add_checked_role", "conflicts_in", "describe_no_gradients", "never_stepped", "warn_after_first_epoch"]
 
 
 def add_checked_role(attachment: Attachment, engine: Engine, role: Role) -> None:
@@ -52,6 +44,17 @@ def add_checked_role(attachment: Attachment, engine: Engine, role: Role) -> None
             other.handler().detach()  # type: ignore[attr-defined]  # every handler with a role has it
     attachment.add_undo(add_role(engine, role))
     attachment.add_handler(engine, Events.STARTED, functools.partial(_check_start, role))
+
+
+def conflicts_in(engine: Engine) -> list[str]:
+    """Return a sentence for each conflict that the start of a run would refuse or warn about."""
+    sentences: list[str | None] = []
+    for role in roles_of(Role, engine):
+        sentences += [rule(role, engine) for rule in _REFUSED_AT_START.get(type(role), ())]
+        sentences += [
+            rule(role, other) for other in _before(role, engine) for rule in _WARNED_AT_START.get(type(role), ())
+        ]
+    return [sentence for sentence in sentences if sentence is not None]
 
 
 def warn_after_first_epoch(attachment: Attachment, engine: Engine, describe: Callable[[Engine], str | None]) -> None:
@@ -176,7 +179,7 @@ def _set_by_ignite(role: SetsLearningRates, engine: Engine) -> str | None:
 
 def _frozen_elsewhere(role: FreezesParameters, engine: Engine) -> str | None:
     for other in roles_of(FreezesParameters):  # parameters outlive an engine and may be used by another
-        trainer = other.engine()
+        trainer = other.trainer()
         if trainer is not None and trainer is not engine and has_open_run(trainer):
             sentence = _frozen_twice(role, other)
             if sentence is not None:

@@ -41,6 +41,7 @@ from ignite_tips.core.step_tracker import (
 __all__ = [
     "OptimizerEvents",
     "attach_optimizer_events",
+    "attached_optimizers",
     "check_events",
     "check_optimizer",
     "completed_updates",
@@ -180,11 +181,17 @@ def for_optimizer(optimizer: Optimizer, event: Any) -> Any:
     return CallableEventWithFilter(event.value, is_of_optimizer, event.name)
 
 
+def attached_optimizers(engine: Engine) -> list[Optimizer]:
+    """Return the optimizers whose updates ``engine`` counts, in the order of attachment."""
+    return list(trackers[engine].attached) if engine in trackers else []
+
+
 def completed_updates(engine: Engine, optimizer: Optimizer) -> int:
     """Return how many updates ``optimizer`` completed in the run of ``engine``. Its events must be attached."""
     tracker = trackers[engine]
-    count: int = tracker.state.optimizer_steps[tracker.attached[optimizer].index]
-    return count
+    counts: list[int] = tracker.state.optimizer_steps
+    index = tracker.attached[optimizer].index
+    return counts[index] if index < len(counts) else 0  # a loaded state may have fewer, with which no run starts
 
 
 def was_stepped(engine: Engine, optimizer: Optimizer) -> bool:

@@ -1,120 +1,35 @@
 """How handlers are attached, and a record per engine: what each acts on (roles), and who listens to annotations.
 
-Roles hold weak references only: a discarded handler, optimizer or engine is not kept alive, and never counts as a
-conflict. A listener stays until the function that ``on_annotation`` returns is called.
+Roles hold weak references only (see roles.py). A listener stays until the function that ``on_annotation`` returns is
+called.
 """
 
 import functools
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ignite.engine import Engine, EventsList
-from torch import nn
+from ignite.engine import Engine
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from ignite_tips.core.events import OptimizerEvents, check_events, for_optimizer, hold_optimizer_events
 from ignite_tips.core.ignite_internals import event_handlers, remove_handler
+from ignite_tips.core.roles import Role
 from ignite_tips.core.step_tracker import trackers
 
 __all__ = [
     "Annotation",
     "Attachment",
-    "ClipsGradients",
-    "FreezesParameters",
-    "Role",
-    "SetsLearningRates",
-    "WritesNames",
     "add_role",
     "annotate",
     "observes_only",
     "on_annotation",
+    "owner_of",
     "roles_of",
     "runs_last",
 ]
-
-
-class Role:
-    """What an attached handler acts on, so that conflicts.py can find two that clash.
-
-    Attributes:
-        handler: a weak reference to the handler.
-        engine: a weak reference to the engine that it is attached to, once the role is recorded.
-        events: the names of the events at which it acts.
-        is_filtered: whether each of the events has a filter: it may then end before another handler begins.
-        was_warned: whether a warning about one of its conflicts was given.
-        was_run: whether a run of the engine has started with it.
-    """
-
-    engine: "weakref.ref[Engine]"
-
-    def __init__(self, handler: object, *events: Any) -> None:
-        self.handler: weakref.ref[object] = weakref.ref(handler)
-        # Names, not the events: a user's filter may hold the engine and would keep it alive.
-        members = [member for event in events for member in (event if isinstance(event, EventsList) else [event])]
-        self.events = tuple(str(member.name) for member in members)
-        self.is_filtered = all(getattr(member, "filter", None) is not None for member in members)
-        self.was_warned = False
-        self.was_run = False
-
-    @property
-    def handler_name(self) -> str:
-        """The class of the handler, for messages."""
-        return type(self.handler()).__name__
-
-
-class ClipsGradients(Role):
-    """Clips an optimizer's gradients to a threshold, and writes a metric."""
-
-    def __init__(self, handler: object, optimizer: Optimizer, *, metric: str, threshold: str) -> None:
-        super().__init__(handler, OptimizerEvents.STEP_STARTED)
-        self.optimizer = weakref.ref(optimizer)
-        self.metric = metric
-        self.threshold = threshold
-
-
-class SetsLearningRates(Role):
-    """Steps a scheduler, which sets an optimizer's learning rates.
-
-    Attributes:
-        closed_form: the class of the scheduler, or of a part of it, that computes each learning rate from the initial
-            one and ignores the current one; None if it continues from the current one.
-        metric: the metric that the scheduler is given, if it takes one.
-    """
-
-    def __init__(
-        self, handler: object, scheduler: LRScheduler, event: Any, *, closed_form: str | None, metric: object = None
-    ) -> None:
-        super().__init__(handler, event)
-        self.scheduler = weakref.ref(scheduler)
-        self.optimizer = weakref.ref(scheduler.optimizer)
-        self.kind = type(scheduler)
-        self.closed_form = closed_form
-        self.metric = metric if isinstance(metric, str) else None if metric is None else id(metric)
-
-
-class FreezesParameters(Role):
-    """Freezes and unfreezes parameters, by name."""
-
-    def __init__(self, handler: object, parameters: Mapping[str, nn.Parameter], *events: Any) -> None:
-        super().__init__(handler, *events)
-        self.parameters = {name: weakref.ref(parameter) for name, parameter in parameters.items()}
-
-
-class WritesNames(Role):
-    """Writes values under names to a logger, or to the trainer's metrics where ``logger`` is None.
-
-    Attributes:
-        names: a weak reference to a bound method that returns the names, which may change during a run.
-    """
-
-    def __init__(self, handler: object, logger: object | None, names: Callable[[], list[str]], event: Any) -> None:
-        super().__init__(handler, event)
-        self.logger = None if logger is None else weakref.ref(logger)
-        self.names = weakref.WeakMethod(names)
 
 
 @dataclass(frozen=True)
@@ -148,7 +63,7 @@ def add_role(engine: Engine, role: Role) -> Callable[[], None]:
     """Record what a handler does to ``engine``; call the returned function to remove the record."""
     roles = _wirings.setdefault(engine, _Wiring()).roles
     roles.append(role)
-    role.engine = weakref.ref(engine)
+    role.trainer = weakref.ref(engine)
     return lambda: roles.remove(role)
 
 
@@ -187,6 +102,7 @@ class Attachment:
 
     def __init__(self, name: str = "Attachment") -> None:
         self._name = name
+        self._owner: object = None  # while renewed
         self._undo: list[Callable[[], None]] = []
 
     def __bool__(self) -> bool:
@@ -202,15 +118,20 @@ class Attachment:
         return self.__dict__
 
     @contextmanager
-    def renew(self) -> Iterator[None]:
-        """Replace what is attached with what the block adds. If the block raises, nothing changes."""
-        before, self._undo = self._undo, []
+    def renew(self, owner: object = None) -> Iterator[None]:
+        """Replace what is attached with what the block adds, for the handler ``owner``.
+
+        If the block raises, nothing changes.
+        """
+        before, self._undo, self._owner = self._undo, [], owner
         try:
             yield
         except BaseException:
             self.clear()
             self._undo = before
             raise
+        finally:
+            self._owner = None
         _undo_all(before)
 
     def add_handler(self, engine: Engine, event: Any, function: Callable[[Engine], None]) -> None:
@@ -262,6 +183,7 @@ class Attachment:
 
     def _register(self, engine: Engine, event: Any, handler: Any, silence: Callable[[], None]) -> None:
         handler.__name__ = handler.__qualname__ = self._name
+        handler.owner = None if self._owner is None else weakref.ref(self._owner)  # for owner_of
         engine.add_event_handler(event, handler)
         engine_ref = weakref.ref(engine)
 
@@ -297,6 +219,12 @@ def runs_last(engine: Engine, optimizer: Optimizer, function: Callable[[Engine],
         if getattr(handler, "optimizer", optimizer) is optimizer:
             return False
     return False
+
+
+def owner_of(function: Callable[..., Any]) -> object | None:
+    """Return the handler for which ``Attachment`` registered this function; None for any other function."""
+    owner = getattr(function, "owner", None)
+    return owner() if isinstance(owner, weakref.ref) else None
 
 
 def observes_only(function: Callable[[Engine], None]) -> Callable[[Engine], None]:

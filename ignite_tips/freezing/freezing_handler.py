@@ -5,12 +5,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Engine, Events, State
 from torch import nn
 from torch.optim import Optimizer
 
 from ignite_tips.core.conflicts import add_checked_role
-from ignite_tips.core.wiring import Attachment, FreezesParameters, annotate
+from ignite_tips.core.findings import Finding, HandlerReport, is_over
+from ignite_tips.core.handler import Handler
+from ignite_tips.core.roles import FreezesParameters
+from ignite_tips.core.wiring import Attachment, annotate
 from ignite_tips.freezing.ddp_reducer import check_rewrappable, find_wrappers, rewrap_model
 from ignite_tips.freezing.frozen_buffers import FrozenBuffers
 from ignite_tips.freezing.frozen_parameters import FreezableParameters
@@ -19,10 +22,10 @@ from ignite_tips.freezing.wrapper_watch import WrapperWatch
 from ignite_tips.parameters.selection import check_belongs, trainable_fraction
 from ignite_tips.parameters.sharding import check_has_whole_parameters
 
-__all__ = ["FreezingHandler"]
+__all__ = ["FreezingHandler", "patterns_of"]
 
 
-class FreezingHandler:
+class FreezingHandler(Handler):
     """Base of the handlers that freeze parts of a model while a trainer runs.
 
     A subclass registers on the trainer with ``_register``, returns from ``_frozen_at_start`` what is frozen when a run
@@ -61,6 +64,18 @@ class FreezingHandler:
         """Return for each part whether it is frozen when the run starts; ``loaded`` is the state from a checkpoint."""
         raise NotImplementedError
 
+    def _planned(self) -> dict[str, str]:
+        """Return in words when it freezes and unfreezes, for a report."""
+        raise NotImplementedError
+
+    def _to_unfreeze(self) -> list[FreezableParameters]:
+        """Return the parts that it unfreezes at some time."""
+        raise NotImplementedError
+
+    def _frozen_at_end(self, plan: State) -> list[FreezableParameters]:
+        """Return those of ``_to_unfreeze`` that a run of these lengths ends before."""
+        raise NotImplementedError
+
     def _register(self, trainer: Engine, *events: Any) -> None:
         """Add what both handlers need to ``trainer``, within ``self._attachment.renew()``.
 
@@ -70,13 +85,32 @@ class FreezingHandler:
         """
         parameters = self._named_parameters()
         _check_freezable(self._model, parameters)
-        add_checked_role(self._attachment, trainer, FreezesParameters(self, parameters, *events))
+        role = FreezesParameters(self, parameters, *events, model=self._model, report=self._report)
+        add_checked_role(self._attachment, trainer, role)
         self._attachment.add_undo(self._put_back)
         self._attachment.add_handler(trainer, Events.STARTED, self._start)
         self._attachment.add_handler(trainer, Events.ITERATION_STARTED, self._follow)
         self._attachment.add_handler(trainer, Events.ITERATION_COMPLETED, self._end_iteration)
         self._engine = weakref.ref(trainer)
         self._take_over(trainer)
+
+    def _report(self, trainer: Engine, plan: State) -> HandlerReport:
+        facts = {**self._planned(), "frozen now": f"{len(self.frozen)} of {len(self._named_parameters())} parameters"}
+        findings = []
+        is_of_next_run = is_over(plan) and not self._is_started
+        if not is_of_next_run and (late := self._frozen_at_end(plan)):
+            text = (
+                f"{type(self).__name__} unfreezes {patterns_of(late)} after the end of the run of {plan.max_epochs} "
+                "epochs, so it never trains; unfreeze it earlier, or train for longer"
+            )
+            findings.append(Finding("never unfrozen", text))
+        if by_hand := [part for part in self._to_unfreeze() if part.is_frozen_by_hand]:
+            text = (
+                f"{type(self).__name__} does not unfreeze {patterns_of(by_hand)}, because other code froze it before; "
+                "call requires_grad_(True) on it before the run"
+            )
+            findings.append(Finding("never unfrozen", text))
+        return HandlerReport(facts=facts, findings=findings)
 
     def _set_frozen(self, engine: Engine, frozen: Sequence[bool], *, is_annotated: bool = True) -> None:
         """Freeze or unfreeze each part, and annotate the run if that changed anything."""
@@ -86,8 +120,7 @@ class FreezingHandler:
         engine.state.metrics["trainable_fraction"] = share = trainable_fraction(self._model)
         if is_annotated:
             kind = "freeze" if changed[-1].is_frozen else "unfreeze"
-            patterns = ", ".join(pattern for part in changed for pattern in part.patterns)
-            annotate(engine, kind, f"{kind} {patterns}: {share:.1%} of the parameters train")
+            annotate(engine, kind, f"{kind} {patterns_of(changed)}: {share:.1%} of the parameters train")
 
     def _start(self, engine: Engine) -> None:
         self._is_started = True
@@ -156,6 +189,11 @@ class FreezingHandler:
 
     def _named_parameters(self) -> dict[str, nn.Parameter]:
         return {name: p for part in self._parts for name, p in zip(part.names, part.parameters, strict=True)}
+
+
+def patterns_of(parts: Sequence[FreezableParameters]) -> str:
+    """Return the patterns of several parts as text."""
+    return ", ".join(pattern for part in parts for pattern in part.patterns)
 
 
 def _check_freezable(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:

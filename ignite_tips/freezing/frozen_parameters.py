@@ -40,6 +40,11 @@ class FrozenParameters:
             parameter.grad = None
         self._holds = hold_statistics(model, wanted, selected.values())
 
+    @property
+    def changed_nothing(self) -> bool:
+        """Whether all of the parameters were frozen before, so that they stay frozen."""
+        return not self._trained
+
     def unfreeze(self) -> None:
         """Restore everything. A second call does nothing."""
         trained, self._trained = self._trained, []
@@ -136,6 +141,13 @@ class FreezableParameters:
         """The parameters that are in the model now; ``fully_shard`` may have replaced earlier ones."""
         lay_out_shards(self.model)
         return list(select_parameters(self.model, self.patterns).values())
+
+    @property
+    def is_frozen_by_hand(self) -> bool:
+        """Whether other code has frozen all of the part, so that unfreezing changes nothing."""
+        if self.held is not None and not self.held.is_over:
+            return self.held.changed_nothing
+        return not any(parameter.requires_grad for parameter in self.parameters)
 
     def set_frozen(self, frozen: bool) -> bool:
         """Freeze or unfreeze the part; return whether that changed anything."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
-from ignite.engine import Engine, Events
+from ignite.engine import Engine, Events, State
 from torch import nn
 from torch.optim import Optimizer
 
@@ -84,7 +84,7 @@ class GradualUnfreezer(FreezingHandler):
         """
         check_instance("trainer", trainer, Engine, "an ignite Engine")
         every = check_integer("every", every, ge=1)
-        with self._attachment.renew():
+        with self._attachment.renew(self):
             self._register(trainer, Events.EPOCH_STARTED)
             self._attachment.add_handler(trainer, Events.EPOCH_STARTED, self._open_stages)
         self._every = every
@@ -125,6 +125,18 @@ class GradualUnfreezer(FreezingHandler):
                 "stages of the run that saved it"
             )
         self._loaded = dict(state)
+
+    def _planned(self) -> dict[str, str]:
+        return {"stages": f"{len(self._parts)}, one more every {self._every} epochs"}
+
+    def _to_unfreeze(self) -> list[FreezableParameters]:
+        return list(self._parts)
+
+    def _frozen_at_end(self, plan: State) -> list[FreezableParameters]:
+        if plan.max_epochs is None:
+            return []
+        frozen = self._frozen_in(plan.max_epochs)
+        return [part for part, is_frozen in zip(self._parts, frozen, strict=True) if is_frozen]
 
     def _frozen_at_start(self, engine: Engine, loaded: Mapping[str, Any] | None) -> list[bool]:
         if loaded is not None and loaded["every"] != self._every:

@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
-from ignite.engine import Engine, Events
+from ignite.engine import Engine, Events, State
 from torch import nn
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_instance, check_integer, check_keys, check_names
-from ignite_tips.freezing.freezing_handler import FreezingHandler
+from ignite_tips.core.findings import Finding, HandlerReport
+from ignite_tips.freezing.freezing_handler import FreezingHandler, patterns_of
 from ignite_tips.freezing.frozen_parameters import FreezableParameters
 from ignite_tips.freezing.resumable_event import (
     ResumableEvent,
@@ -94,7 +95,7 @@ class ParameterFreezer(FreezingHandler):
             found += later
             if self._optimizer is not None:
                 self._part.check_optimizer(self._optimizer)
-        with self._attachment.renew():
+        with self._attachment.renew(self):
             for event in found:
                 event.hold_counts(self._attachment, trainer)  # first, to have them ready when a resumed run starts
             self._register(trainer, *([freeze] if unfreeze is None else [freeze, unfreeze]))
@@ -134,6 +135,33 @@ class ParameterFreezer(FreezingHandler):
                 f"{', '.join(self._part.names)}, got {', '.join(names)}"
             )
         self._loaded = {**state, "seen": dict(state["seen"])}
+
+    def _report(self, trainer: Engine, plan: State) -> HandlerReport:
+        report = super()._report(trainer, plan)
+        needs_optimizer = self._unfreezing() or any(event.axis == "updates" for event in self._events.values())
+        if self._optimizer is not None and not needs_optimizer:
+            text = (
+                f"ParameterFreezer has an optimizer to check that {patterns_of([self._part])} can be unfrozen, but no "
+                "event that unfreezes it; give attach() unfreeze=..., or leave out optimizer=..."
+            )
+            report.findings.append(Finding("never unfrozen", text))
+        return report
+
+    def _planned(self) -> dict[str, str]:
+        freeze, unfreeze = (
+            " | ".join(event.describe() for event in self._events.values() if event.action == action)
+            for action in (self._freeze, self._unfreeze)
+        )
+        return {"freezes at": freeze, "unfreezes at": unfreeze or "no event"}
+
+    def _to_unfreeze(self) -> list[FreezableParameters]:
+        return [self._part] if self._unfreezing() else []
+
+    def _frozen_at_end(self, plan: State) -> list[FreezableParameters]:
+        return self._to_unfreeze() if all(event.is_after_end(plan) for event in self._unfreezing()) else []
+
+    def _unfreezing(self) -> list[ResumableEvent]:
+        return [event for event in self._events.values() if event.action == self._unfreeze]
 
     def _frozen_at_start(self, engine: Engine, loaded: Mapping[str, Any] | None) -> list[bool]:
         if loaded is not None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any, NamedTuple
 
-from ignite.engine import CallableEventWithFilter, Engine, Events
+from ignite.engine import CallableEventWithFilter, Engine, Events, State
 from torch.optim import Optimizer
 
 from ignite_tips.core.events import (
@@ -21,6 +21,7 @@ from ignite_tips.core.events import (
     hold_optimizer_events,
     is_optimizer_event,
 )
+from ignite_tips.core.findings import iterations_in
 from ignite_tips.core.ignite_internals import counts_of_once, depends_on_count_alone
 from ignite_tips.core.wiring import Attachment
 from ignite_tips.distributed import same_on_all_ranks
@@ -81,6 +82,18 @@ class ResumableEvent:
     def times(self) -> list[int]:
         """The counts of ``once=``; empty for any other event."""
         return counts_of_once(self._event)
+
+    def describe(self) -> str:
+        """Return the event's name with the counts of ``once=``, or a word for any other filter."""
+        if self.times:
+            return f"{self.event_name}(once={', '.join(map(str, self.times))})"
+        return self.event_name if self.is_bare else f"{self.event_name} with a filter"
+
+    def is_after_end(self, plan: State) -> bool:
+        """Whether the first count of ``once=`` is after the end of a run of these lengths, as far as that is known."""
+        unit, _ = _PLACES.get(self._event, ("", 0.0))
+        last = {"epoch": plan.max_epochs, "iteration": iterations_in(plan)}.get(unit)
+        return last is not None and min(self.times, default=last) > last
 
     def is_at_event_of(self, other: "ResumableEvent") -> bool:
         """Whether both listen to one event, whatever their filters are."""

@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ignite_tips._checks import check_instance
-from ignite_tips.schedules.run_length import check_reaches
+from ignite_tips.schedules.run_length import check_reaches, steps_done
 from ignite_tips.schedules.state import (
     check_scheduler_state,
     load_scheduler,
@@ -33,6 +33,7 @@ class BuiltSchedule:
     def __init__(self, scheduler: LRScheduler) -> None:
         self._scheduler = scheduler
         self._options = _own_options(scheduler.optimizer)
+        self._was_new = steps_done(scheduler) == 0
         self._state: dict[str, Any] = {}  # of the scheduler before the first load
         self._resumed: list[dict[str, Any]] = []
 
@@ -61,6 +62,10 @@ class BuiltSchedule:
             load_scheduler(self._scheduler, checked)
         else:
             self._replay(steps_in(state))
+
+    def first_learning_rates(self) -> list[float | None]:
+        """Return the learning rates with which the schedule starts; None for each if the scheduler was not new."""
+        return [float(options["lr"]) if self._was_new else None for options in self._options]
 
     def restore_learning_rates(self) -> None:
         """Set the learning rates of ``keep_settings`` again, if an optimizer's state was loaded after them."""

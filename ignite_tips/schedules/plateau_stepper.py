@@ -6,14 +6,17 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
-from ignite.engine import Engine, Events
+from ignite.engine import Engine, Events, State
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ignite_tips._checks import check_callable, check_instance, check_integer, check_keys, describe
 from ignite_tips._warnings import warn_user
 from ignite_tips.core.conflicts import add_checked_role
+from ignite_tips.core.findings import Finding, HandlerReport
+from ignite_tips.core.handler import Handler
 from ignite_tips.core.ignite_internals import is_running
-from ignite_tips.core.wiring import Attachment, SetsLearningRates, annotate
+from ignite_tips.core.roles import SetsLearningRates
+from ignite_tips.core.wiring import Attachment, annotate
 from ignite_tips.schedules.built_schedule import BuiltSchedule
 from ignite_tips.schedules.run_length import check_is_resumed
 from ignite_tips.schedules.state import check_scheduler_state, save_scheduler
@@ -23,7 +26,7 @@ from ignite_tips.schedules.validation_metric import common_metric, metric_name
 __all__ = ["PlateauStepper"]
 
 
-class PlateauStepper:
+class PlateauStepper(Handler):
     """Steps torch's ReduceLROnPlateau with a metric of each validation.
 
     It acts when the evaluator completes a run that the trainer started: the metrics are final then, and the learning
@@ -78,6 +81,7 @@ class PlateauStepper:
         self._can_resume = False  # after a run in this process, or once a state was loaded
         self._validations = 0  # counted in the current run
         self._validated_on: Any = None
+        self._has_data = False  # whether the validation data are given
         self._attachment = Attachment(type(self).__name__)
 
     def attach(self, trainer: Engine, evaluator: Engine, *, data: Any = None) -> Self:
@@ -101,18 +105,21 @@ class PlateauStepper:
             raise ValueError("evaluator must be another engine than the trainer, got the trainer")
         validated = functools.partial(self._validated, weakref.ref(trainer), data)
         self._can_resume = self._can_resume or trainer.last_event_name is not None
-        with self._attachment.renew():
+        with self._attachment.renew(self):
             role = SetsLearningRates(
                 self,
                 self.scheduler,
-                Events.COMPLETED,  # of the evaluator
+                Events.COMPLETED,
                 closed_form=closed_form_in(self.scheduler),
                 metric=self.metric,
+                engine=evaluator,
+                report=self._report,
             )
             add_checked_role(self._attachment, trainer, role)
             self._attachment.add_handler(trainer, Events.STARTED, self._start)
             self._attachment.add_handler(evaluator, Events.COMPLETED, validated)
-            self._attachment.add_handler(trainer, Events.COMPLETED, functools.partial(self._end, data))
+            self._attachment.add_handler(trainer, Events.COMPLETED, self._end)
+        self._has_data = data is not None
         return self
 
     def detach(self) -> None:
@@ -153,13 +160,22 @@ class PlateauStepper:
             check_is_resumed("PlateauStepper", self.scheduler, trainer.state)
         self._can_resume = True
 
-    def _end(self, data: Any, trainer: Engine) -> None:
+    def _end(self, trainer: Engine) -> None:
         if self._validations == 0 and not trainer.should_terminate:
-            what = "other data than the training data" if data is None else "the very object given as data"
-            warn_user(
-                "PlateauStepper counted no validation in this run; run the evaluator in a handler of the trainer, "
-                f"over {what}, and attach(trainer, evaluator) in this order"
-            )
+            warn_user(self._describe_no_validation())
+
+    def _describe_no_validation(self) -> str:
+        what = "the very object given as data" if self._has_data else "other data than the training data"
+        return (
+            "PlateauStepper counted no validation in this run; run the evaluator in a handler of the trainer, "
+            f"over {what}, and attach(trainer, evaluator) in this order"
+        )
+
+    def _report(self, trainer: Engine, plan: State) -> HandlerReport:
+        found = []
+        if self._validations == 0 and trainer.last_event_name == Events.COMPLETED:
+            found.append(Finding("no validation", self._describe_no_validation()))
+        return HandlerReport(facts={"validations": str(self._validations)}, findings=found)
 
     def _validated(self, trainer_ref: Callable[[], Engine | None], data: Any, evaluator: Engine) -> None:
         trainer = trainer_ref()

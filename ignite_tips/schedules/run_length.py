@@ -26,10 +26,12 @@ __all__ = [
     "check_reaches",
     "check_run",
     "explain_failure",
+    "explain_mismatch",
     "find_mismatches",
     "may_have_stepped",
     "members_of",
     "steps_done",
+    "steps_in_run",
     "steps_missing",
 ]
 
@@ -141,7 +143,7 @@ def check_run(scheduler: LRScheduler, event: Any, state: State) -> None:
     Raises:
         ValueError: if the scheduler would raise in the run.
     """
-    steps = _steps_in_run(event, state)
+    steps = steps_in_run(event, state)
     if steps is not None:
         resumed = state.iteration > 0
         _check(scheduler, event, steps, 0 if resumed else steps_done(scheduler), certain=True, resumed=resumed)
@@ -149,7 +151,7 @@ def check_run(scheduler: LRScheduler, event: Any, state: State) -> None:
 
 def check_first_epoch(scheduler: LRScheduler, event: Any, state: State, steps: int) -> None:
     """After a run's first epoch, which made ``steps`` steps, warn if their number was not known before."""
-    if steps > 0 and _steps_in_run(event, state) is None and not _is_per_epoch(event):
+    if steps > 0 and steps_in_run(event, state) is None and not _is_per_epoch(event):
         before = steps_done(scheduler) - steps if state.epoch == 1 else 0
         _check(scheduler, event, round(steps * _epochs_left(state)), before, certain=False)
 
@@ -235,25 +237,33 @@ def _leaf(scheduler: LRScheduler) -> LRScheduler:
 def _check(
     scheduler: LRScheduler, event: Any, steps: int, before: int, *, certain: bool, resumed: bool = False
 ) -> None:
-    per_epoch = _is_per_epoch(event)
     rebuild = _REBUILD + _KEEP * resumed
     if before:  # a scheduler of an earlier run, as in a notebook
         rebuild = f", {before} of them before this run; build the scheduler and its optimizer anew"
     for mismatch in find_mismatches(scheduler, steps):
         if mismatch.fails and certain:
             raise ValueError(mismatch.describe() + rebuild)
-        remedy = ""
-        if mismatch.too_short and (resumed or before):
-            remedy = rebuild
-        elif mismatch.too_short and not per_epoch:
-            remedy = "; if it counts epochs, attach(trainer) steps it after each"
-        elif not mismatch.too_short and per_epoch:
-            remedy = "; if it counts updates, attach(trainer, OptimizerEvents.STEP_COMPLETED) steps it after each"
+        remedy = rebuild if mismatch.too_short and (resumed or before) else _other_event(mismatch, event)
         pace = "" if certain else ", going by its first epoch"
         warn_user(mismatch.describe("" if certain else "about ") + pace + remedy)
 
 
-def _steps_in_run(event: Any, state: State) -> int | None:
+def explain_mismatch(mismatch: LengthMismatch, event: Any) -> str:
+    """Return a sentence about a mismatch of a scheduler that is stepped at ``event``, with the remedy."""
+    return mismatch.describe() + (_REBUILD if mismatch.fails else _other_event(mismatch, event) or _REBUILD)
+
+
+def _other_event(mismatch: LengthMismatch, event: Any) -> str:
+    """Return the remedy of attaching the handler to another event, if the mismatch looks like it; else nothing."""
+    per_epoch = _is_per_epoch(event)
+    if mismatch.too_short and not per_epoch:
+        return "; if it counts epochs, attach(trainer) steps it after each"
+    if not mismatch.too_short and per_epoch:
+        return "; if it counts updates, attach(trainer, OptimizerEvents.STEP_COMPLETED) steps it after each"
+    return ""
+
+
+def steps_in_run(event: Any, state: State) -> int | None:
     """Return how many more times the event fires, if that is known in advance."""
     counts = [_firings_in_run(member, state) for member in members_of(event)]
     return None if None in counts else sum(count for count in counts if count is not None)

@@ -4,8 +4,9 @@ import functools
 from collections.abc import Mapping
 from typing import Any, Self
 
-from ignite.engine import Engine, Events
+from ignite.engine import Engine, Events, State
 from ignite.handlers.param_scheduler import ParamScheduler
+from torch import Tensor
 from torch.optim import LBFGS
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -19,7 +20,10 @@ from ignite_tips.core.events import (
     is_optimizer_event,
     times_loaded,
 )
-from ignite_tips.core.wiring import Attachment, SetsLearningRates
+from ignite_tips.core.findings import HandlerReport
+from ignite_tips.core.handler import Handler
+from ignite_tips.core.roles import SetsLearningRates
+from ignite_tips.core.wiring import Attachment
 from ignite_tips.schedules.built_schedule import BuiltSchedule
 from ignite_tips.schedules.run_length import (
     check_first_epoch,
@@ -30,13 +34,14 @@ from ignite_tips.schedules.run_length import (
     steps_done,
     steps_missing,
 )
+from ignite_tips.schedules.schedule_report import report_schedule
 from ignite_tips.schedules.state import save_scheduler
 from ignite_tips.schedules.torch_internals import closed_form_in, without_step_warnings
 
 __all__ = ["SchedulerStepper"]
 
 
-class SchedulerStepper:
+class SchedulerStepper(Handler):
     """Steps a torch learning-rate scheduler as the hand-written loop does.
 
     It acts after each epoch, as is usual, or on the event given to ``attach``. For a schedule that counts updates, give
@@ -79,6 +84,7 @@ class SchedulerStepper:
         self.scheduler = scheduler
         self._built = BuiltSchedule(scheduler)
         self._steps = 0  # in the current run
+        self._has_changed = False  # whether one of them changed a learning rate
         self._is_early = False  # whether the first of them came before any update
         self._iteration: int | None = None  # of the last step or of the run's start, if known
         self._updates = 0  # completed then
@@ -86,6 +92,7 @@ class SchedulerStepper:
         self._trainer_loads: int | None = None  # at the latest start; None once a state of our own was loaded
         self._made_elsewhere: int | None = None  # steps of the scheduler that this handler did not make
         self._epoch_is_whole = False  # whether the run started at the beginning of its first epoch
+        self._event: Any = None
         self._attachment = Attachment(type(self).__name__)
 
     def attach(self, trainer: Engine, event: Any = Events.EPOCH_COMPLETED) -> Self:
@@ -111,8 +118,10 @@ class SchedulerStepper:
         optimizer = self.scheduler.optimizer
         self._can_resume = self._can_resume or trainer.last_event_name is not None
         self._trainer_loads = None
-        with self._attachment.renew():
-            role = SetsLearningRates(self, self.scheduler, event, closed_form=closed_form_in(self.scheduler))
+        with self._attachment.renew(self):
+            role = SetsLearningRates(
+                self, self.scheduler, event, closed_form=closed_form_in(self.scheduler), report=self._report
+            )
             add_checked_role(self._attachment, trainer, role)
             has_updates = is_per_update or not isinstance(optimizer, LBFGS)  # which has no OptimizerEvents
             if has_updates:  # first, to have the counts ready when a resumed run starts
@@ -124,11 +133,13 @@ class SchedulerStepper:
             else:
                 self._attachment.add_handler(trainer, event, self._step)
             self._attachment.add_handler(trainer, Events.EPOCH_COMPLETED, functools.partial(self._end_epoch, event))
+        self._event = event
         return self
 
     def detach(self) -> None:
         """Stop stepping the scheduler."""
         self._attachment.clear()
+        self._event = None
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain values, for a checkpoint."""
@@ -166,6 +177,7 @@ class SchedulerStepper:
         self._check_not_left_behind(trainer)
         self._built.restore_learning_rates()
         self._steps, self._is_early = 0, False
+        self._has_changed = any(isinstance(lr, Tensor) for lr in self._learning_rates())  # compared on the host only
         self._epoch_is_whole = state.iteration == state.epoch * (state.epoch_length or 0)
         if state.iteration == 0:  # a new run, not a resumed one
             self._iteration, self._updates = 0, 0
@@ -203,6 +215,7 @@ class SchedulerStepper:
     def _step(self, trainer: Engine) -> None:
         self._steps += 1
         self._iteration, self._updates = trainer.state.iteration, self._updates_in(trainer)
+        before = [] if self._has_changed else self._learning_rates()
         try:
             self.scheduler.step()
         except (KeyError, ValueError) as error:
@@ -210,6 +223,21 @@ class SchedulerStepper:
             if reason is None:
                 raise
             raise ValueError(reason) from error
+        self._has_changed = self._has_changed or self._learning_rates() != before
+
+    def _learning_rates(self) -> list[Any]:
+        return [group["lr"] for group in self.scheduler.optimizer.param_groups]
+
+    def _report(self, trainer: Engine, plan: State) -> HandlerReport:
+        return report_schedule(
+            self.scheduler,
+            self._event,
+            trainer,
+            plan,
+            made=self._steps,
+            has_changed=self._has_changed,
+            first=self._built.first_learning_rates(),
+        )
 
     def _steps_missing(self, event: Any, trainer: Engine) -> int:
         return steps_missing(event, trainer, self._iteration or 0, self._updates_in(trainer), self._updates)

@@ -1,7 +1,7 @@
 """Preview a schedule without training."""
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from ignite_tips._checks import check_instance, check_integer, check_iterable, c
 from ignite_tips.parameters.groups import group_names
 from ignite_tips.schedules.torch_internals import without_step_warnings
 
-__all__ = ["simulate_schedule"]
+__all__ = ["simulate", "simulate_schedule"]
 
 
 def simulate_schedule(
@@ -61,17 +61,19 @@ def simulate_schedule(
             raise TypeError(f"steps must be given instead of metrics for {type(scheduler).__name__}, got {got}")
         inputs = [()] * (check_integer("steps", steps, ge=1) - 1)
     names = group_names(scheduler.optimizer)
-    return {name: [*lrs] for name, lrs in zip(names, _simulate(_copy(scheduler), inputs), strict=True)}
+    return dict(zip(names, simulate(scheduler, inputs), strict=True))
 
 
-def _simulate(scheduler: LRScheduler, inputs: list[tuple[float, ...]]) -> Iterable[tuple[float, ...]]:
+def simulate(scheduler: LRScheduler, inputs: Sequence[tuple[float, ...]]) -> list[list[float]]:
+    """Return each param group's learning rates, now and after each step of a copy with the next of the arguments."""
+    scheduler = _copy(scheduler)
     step: Callable[..., None] = scheduler.step
     lrs = [_current(scheduler.optimizer)]
     with without_step_warnings():
         for arguments in inputs:
             step(*arguments)
             lrs.append(_current(scheduler.optimizer))
-    return zip(*lrs, strict=True)
+    return [list(group) for group in zip(*lrs, strict=True)]
 
 
 def _copy(scheduler: LRScheduler) -> LRScheduler:

@@ -12,7 +12,9 @@ from torch.optim import Optimizer
 
 from ignite_tips._checks import check_callable, check_instance, check_integer
 from ignite_tips._warnings import warn_user
-from ignite_tips.core.wiring import Attachment
+from ignite_tips.core.handler import Handler
+from ignite_tips.core.roles import Role
+from ignite_tips.core.wiring import Attachment, add_role
 from ignite_tips.parameters.sharding import lay_out_shards
 from ignite_tips.summary.model import check_request, summarize_model
 from ignite_tips.summary.table import ModelSummary
@@ -25,7 +27,7 @@ def _first_of_batch(batch: Any) -> Any:
     return batch[0] if isinstance(batch, tuple | list) else batch
 
 
-class ModelSummarizer:
+class ModelSummarizer(Handler):
     """Shows a table of the model's layers before the first batch is trained on; rank 0 prints it.
 
     Acts on the first ITERATION_STARTED after ``attach``: the batch is available, and handlers that freeze parameters at
@@ -109,8 +111,9 @@ class ModelSummarizer:
         check_instance("tb_logger", tb_logger, (TensorboardLogger, type(None)), "an ignite TensorboardLogger or None")
         if tb_logger is not None:
             check_open(tb_logger.writer)
-        with self._attachment.renew():
+        with self._attachment.renew(self):
             self.summary, self._is_due = None, True
+            self._attachment.add_undo(add_role(trainer, Role(self, Events.ITERATION_STARTED, model=self._model)))
             self._attachment.add_handler(trainer, Events.ITERATION_STARTED, partial(self._show, tb_logger=tb_logger))
         return self
 

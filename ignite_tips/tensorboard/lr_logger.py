@@ -13,7 +13,9 @@ from torch.optim import Optimizer
 from ignite_tips._checks import check_callable, check_instance
 from ignite_tips.core.conflicts import add_checked_role, never_stepped, warn_after_first_epoch
 from ignite_tips.core.events import OptimizerEvents, check_events, check_optimizer, current_step, is_optimizer_event
-from ignite_tips.core.wiring import Attachment, WritesNames, observes_only
+from ignite_tips.core.handler import Handler
+from ignite_tips.core.roles import WritesNames
+from ignite_tips.core.wiring import Attachment, observes_only
 from ignite_tips.tensorboard.group_options import GroupOptions
 from ignite_tips.tensorboard.scalar_writer import ScalarWriter
 from ignite_tips.tensorboard.summary_writer import add_chart
@@ -21,7 +23,7 @@ from ignite_tips.tensorboard.summary_writer import add_chart
 __all__ = ["LearningRateLogger"]
 
 
-class LearningRateLogger(BaseHandler):
+class LearningRateLogger(Handler, BaseHandler):
     """Writes each param group's learning rate under the group's name, with all groups in one TensorBoard chart.
 
     Acts on STEP_STARTED, after all other handlers of that event: it writes the learning rate that the update uses,
@@ -108,7 +110,7 @@ class LearningRateLogger(BaseHandler):
                     "use an event of updates, iterations or epochs"
                 )
         scalars = self._scalar_writer(logger)
-        with self._attachment.renew():
+        with self._attachment.renew(self):
             role = WritesNames(self, logger, self._options.names, event)
             add_checked_role(self._attachment, trainer, role)
             for member in members:

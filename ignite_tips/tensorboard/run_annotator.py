@@ -4,14 +4,17 @@ import re
 from typing import Any, Self
 
 import ignite.distributed as idist
-from ignite.engine import Engine, Events
+from ignite.engine import Engine, Events, State
 from ignite.handlers import TensorboardLogger
 from torch import nn
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_instance, check_tag
 from ignite_tips.core.events import OptimizerEvents, check_events, check_optimizer
-from ignite_tips.core.wiring import Annotation, Attachment, on_annotation
+from ignite_tips.core.findings import Finding, HandlerReport
+from ignite_tips.core.handler import Handler
+from ignite_tips.core.roles import ClipsGradients, Role
+from ignite_tips.core.wiring import Annotation, Attachment, add_role, on_annotation, roles_of
 from ignite_tips.parameters.selection import check_belongs, trainable_fraction
 from ignite_tips.tensorboard.scalar_writer import ScalarWriter
 from ignite_tips.tensorboard.summary_writer import add_chart, check_open, write_text
@@ -23,7 +26,7 @@ _FRACTION, _SKIPPED = "trainable_fraction", "skipped_steps"
 _KEPT = 100
 
 
-class RunAnnotator:
+class RunAnnotator(Handler):
     """Writes freezing and unfreezing, plateau reductions and skipped updates as text, and gradient norms as scalars.
 
     Each annotation is a text entry under ``annotations``, at the update at which it was made. An entry repeats the
@@ -80,7 +83,7 @@ class RunAnnotator:
         check_events("event", event, trainer)
         check_instance("tb_logger", tb_logger, TensorboardLogger, "an ignite TensorboardLogger")
         check_open(tb_logger.writer)
-        with self._attachment.renew():
+        with self._attachment.renew(self):
             if idist.get_rank() > 0:
                 return self
             self._annotations: list[str] = []
@@ -90,6 +93,7 @@ class RunAnnotator:
             self._counts = {name: ScalarWriter(tb_logger, only_changes=True) for name in (_FRACTION, _SKIPPED)}
             for name in _NORMS:
                 add_chart(tb_logger.writer, f"{self._prefix}gradients", name, [f"^{re.escape(self._prefix)}{name}$"])
+            self._attachment.add_undo(add_role(trainer, Role(self, event, model=self._model, report=self._report)))
             self._attachment.add_undo(
                 on_annotation(trainer, lambda engine, annotation: self._annotate(tb_logger.writer, annotation))
             )
@@ -111,6 +115,17 @@ class RunAnnotator:
         if self._is_over():
             self.detach()
         self._was_run = True
+
+    def _report(self, trainer: Engine, plan: State) -> HandlerReport:
+        clippers = [role for role in roles_of(ClipsGradients, trainer) if role.optimizer() is self._optimizer]
+        name, names = f"{self._prefix}grad_norm", [role.metric for role in clippers]
+        if not names or name in names:
+            return HandlerReport()
+        text = (
+            f"RunAnnotator looks for the metric {name!r}, but the clipper of its {type(self._optimizer).__name__} "
+            f"writes {names[0]!r}; give both the same tag"
+        )
+        return HandlerReport(findings=[Finding("other tag", text)])
 
     def _annotate(self, writer: Any, annotation: Annotation) -> None:
         if self._is_over():  # a freezer's handler of STARTED may come first

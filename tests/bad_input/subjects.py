@@ -307,6 +307,15 @@ SUBJECTS = {
         },
         lambda tb_logger: tb_logger.close(),
     ),
+    "describe_trainer": _public(
+        "describe_trainer",
+        {"trainer": _trainer},
+        trainer=_engine,
+        to_save=optional(Domain(lambda value: isinstance(value, dict), st.just({"model": _model}))),
+        model=optional(Domain(lambda value: isinstance(value, nn.Module), st.just(_model))),
+        max_epochs=optional(integer(1)),
+        epoch_length=optional(integer(1)),
+    ),
     "ModelSummarizer": _public(
         "ModelSummarizer",
         {"model": _model},

@@ -11,6 +11,7 @@ from nbclient import NotebookClient
 NOTEBOOK = Path(__file__).parents[2] / "examples" / "finetune_digits.ipynb"
 # What a cell shows, by the last name it calls.
 SHOWN = {
+    "describe_trainer": ("text/html", "<"),
     "summarize_model": ("text/html", "<table"),
     "param_group_table": ("text/html", "<table"),
     "plot_schedule": ("image/png", "iVBOR"),

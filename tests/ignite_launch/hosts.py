@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.ignite_launch.support import Launch, wait_until
 
-__all__ = ["WAIT", "Host", "start_on_both", "wait_ready_on_both"]
+__all__ = ["WAIT", "Host", "start_on", "start_on_both", "wait_ready_on_both"]
 
 WAIT = """
 import os, pathlib, sys, time
@@ -30,13 +30,16 @@ class Host:
 
 def start_on_both(stack: ExitStack, tmp_path: Path, hosts: tuple[Host, Host], *arguments: str) -> list[Launch]:
     """Start a launcher with two processes on each host. Only rank and interface differ."""
-    endpoint = ["--rdzv-endpoint", f"{hosts[0].address}:29511"]
-    runs = []
-    for rank, host in enumerate(hosts):
-        (tmp_path / f"host{rank}").mkdir(exist_ok=True)
-        own = ["--nproc", "2", "--node-rank", f"{rank}", "--interface", host.interface, *endpoint]
-        runs.append(stack.enter_context(Launch(tmp_path / f"host{rank}", *own, *arguments, prefix=host.prefix)))
-    return runs
+    return [start_on(stack, tmp_path, hosts, rank, *arguments) for rank in range(len(hosts))]
+
+
+def start_on(stack: ExitStack, tmp_path: Path, hosts: tuple[Host, Host], rank: int, *arguments: str) -> Launch:
+    """Start a launcher with two processes on one of the hosts."""
+    folder = tmp_path / f"host{rank}"
+    folder.mkdir(exist_ok=True)
+    own = ["--nproc", "2", "--node-rank", f"{rank}", "--interface", hosts[rank].interface]
+    own += ["--rdzv-endpoint", f"{hosts[0].address}:29511"]
+    return stack.enter_context(Launch(folder, *own, *arguments, prefix=hosts[rank].prefix))
 
 
 def wait_ready_on_both(runs: list[Launch]) -> None:

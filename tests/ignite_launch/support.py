@@ -16,7 +16,16 @@ _MARK = "IGNITE_LAUNCH_TEST_MARK"
 
 def environment(tmp_path: Path, **variables: str) -> dict[str, str]:
     """Return this environment without the variables that a launcher reads, with a mark and its own temporary folder."""
-    inherited = ("CUDA_", "SLURM_", "IGNITE_LAUNCH_", "TORCHELASTIC_", "OMP_NUM_THREADS", "GLOO_", "NCCL_")
+    inherited = (
+        "PYTHONUNBUFFERED",
+        "CUDA_",
+        "SLURM_",
+        "IGNITE_LAUNCH_",
+        "TORCHELASTIC_",
+        "OMP_NUM_THREADS",
+        "GLOO_",
+        "NCCL_",
+    )
     scratch = tmp_path / "tmp"
     scratch.mkdir(exist_ok=True)
     kept = {name: value for name, value in os.environ.items() if not name.startswith(inherited)}

@@ -12,6 +12,7 @@ from ignite_launch.agent import Agent
 from torch.distributed.elastic.agent.server.api import WorkerSpec
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs
+from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler
 from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import StaticTCPRendezvous
 
 _OVERRIDDEN = {
@@ -46,6 +47,13 @@ def test_torch_still_has_what_the_agent_reads(name: str) -> None:
     """Each private attribute that Agent reads is there in torch's agent."""
     sentence = f"torch {torch.__version__} has no LocalElasticAgent.{name}, which ignite_launch.agent reads"
     assert hasattr(_torch_agent(), name), sentence
+
+
+def test_torch_still_has_what_the_agent_resets() -> None:
+    """The elastic rendezvous handler keeps the first round's address in the attribute that Agent resets."""
+    source = inspect.getsource(DynamicRendezvousHandler.next_rendezvous)
+    sentence = f"torch {torch.__version__}: DynamicRendezvousHandler has no _bootstrap_store_info, which Agent resets"
+    assert "if self._bootstrap_store_info is None" in source, sentence
 
 
 def test_the_agent_overrides_nothing_else_of_torch() -> None:

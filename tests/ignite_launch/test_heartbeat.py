@@ -1,13 +1,17 @@
 """Nodes learn that another node failed, restarted or stopped responding."""
 
 import subprocess
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ignite_launch import heartbeat
+from ignite_launch.rendezvous import host_store
 
 from tests.ignite_launch.hosts import WAIT, Host, start_on_both, wait_ready_on_both
-from tests.ignite_launch.support import Result
+from tests.ignite_launch.support import Result, wait_until
 
 
 @pytest.mark.distributed
@@ -68,6 +72,50 @@ def test_a_restart_restarts_all_nodes(tmp_path: Path, hosts: tuple[Host, Host]) 
     assert [result.code for result in results] == [0, 0]
     assert "another node restarts its workers" in results[0].err
     assert "exited with code 17; restart 1 of 1" in results[1].err
+
+
+class _CountingStore:
+    """The store's own methods, counted by name."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self.requests: Counter[str] = Counter()
+
+    def clone(self) -> "_CountingStore":
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        self.requests[name] += 1
+        return getattr(self._store, name)
+
+
+@pytest.mark.parametrize("rank", [0, 63])
+def test_a_beat_is_two_requests(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 64 nodes, the one that watches them all and one that watches one make the same two requests for each beat."""
+    monkeypatch.setattr(heartbeat, "_INTERVAL", 0.01)
+    store = _CountingStore(host_store("127.0.0.1"))
+    heartbeat.prepare_keys(store, 64)
+    store.requests.clear()
+    node = heartbeat.Heartbeat(store, rank, 64, lambda message, code: None, lambda: None)
+    wait_until(lambda: store.requests["add"] > 5, "five beats")
+    node.stop()
+    assert set(store.requests) == {"set_timeout", "add", "multi_get"}
+    assert abs(store.requests["add"] - store.requests["multi_get"]) <= 1  # one may be under way
+
+
+def test_the_node_that_died_before_a_failure_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first node to report a failure names the node that had stopped sending heartbeats, and no other."""
+    monkeypatch.setattr(heartbeat, "_INTERVAL", 0.05)
+    monkeypatch.setattr(heartbeat, "_SILENCE", 0.5)
+    store = host_store("127.0.0.1")
+    heartbeat.prepare_keys(store, 4)
+    losses: list[tuple[str, int]] = []
+    nodes = [heartbeat.Heartbeat(store, rank, 4, lambda *loss: losses.append(loss), lambda: None) for rank in range(4)]
+    nodes[3].stop()
+    assert nodes[1].report_failure(7, "rank 2 failed") == (7, "node 3 stopped responding before that")
+    assert nodes[2].report_failure(9, "rank 4 failed") == (7, "node 1: rank 2 failed; that was the first failure")
+    wait_until(lambda: losses, "the news on node 0")
+    assert losses[0] == ("node 1: rank 2 failed", 7)
 
 
 def _check_message(result: Result, message: str) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from tests.ignite_launch.scripts import STUBBORN, write_script
 from tests.ignite_launch.support import launch
+from tests.support import run_script
 
 
 @pytest.mark.parametrize("nproc", ["1", "2"])
@@ -38,3 +39,16 @@ def test_a_failure_ends_the_others_within_the_grace_time(tmp_path: Path) -> None
     result = launch(tmp_path, "--nproc", "2", "--grace", "1", script)
     assert result.code == 9
     assert result.seconds < 15
+
+
+def test_an_error_of_the_launcher_itself_ends_it(tmp_path: Path) -> None:
+    """The launcher prints the traceback and exits with 1, and does not wait for threads that wait for ever."""
+    script = tmp_path / "broken.py"
+    script.write_text(
+        "import sys, threading\nfrom ignite_launch import cli, launcher\n"
+        "def fail(*_):\n    threading.Thread(target=threading.Event().wait).start()\n    raise KeyError('injected')\n"
+        "launcher._run_agent = fail\ncli.main(sys.argv[1:])"
+    )
+    (ended,) = run_script(script, "--nproc", "2", write_script(tmp_path), folder=tmp_path)
+    assert ended.code == 1
+    assert ended.err.endswith("KeyError: 'injected'\n")

@@ -1,8 +1,13 @@
 """--log-dir: the log file of each rank, and what the console shows."""
 
+import os
+import threading
 from pathlib import Path
 
-from tests.ignite_launch.support import launch
+import pytest
+from ignite_launch import rank_logs
+
+from tests.ignite_launch.support import Launch, launch
 
 _TALK = """
 import os, sys
@@ -62,3 +67,45 @@ def test_a_file_as_log_folder_is_an_error(tmp_path: Path) -> None:
     assert result.err.splitlines()[-1].startswith(
         "ignite-launch: error: --log-dir must be a folder to write to, got 'talk.py'"
     )
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "link"])
+def test_a_log_file_must_be_a_regular_file(tmp_path: Path, kind: str) -> None:
+    """A FIFO or a link in the file's place is refused in a sentence: no wait for a reader, no write elsewhere."""
+    (tmp_path / "talk.py").write_text(_TALK)
+    (tmp_path / "logs").mkdir()
+    path, elsewhere = tmp_path / "logs" / "rank_1.log", tmp_path / "elsewhere"
+    elsewhere.touch()
+    if kind == "FIFO":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(elsewhere)
+    result = launch(tmp_path, "--nproc", "2", "--log-dir", "logs", "talk.py")
+    assert result.code == 2
+    assert "error: --log-dir logs: cannot write rank_1.log: " in result.err
+    assert not elsewhere.read_bytes()
+
+
+def test_a_full_disk_is_told_and_stops_no_worker(tmp_path: Path) -> None:
+    """The launcher says which file can't be written, once; the run and the console go on."""
+    (tmp_path / "talk.py").write_text(_TALK)
+    limit = ("sh", "-c", 'ulimit -f 4; exec "$@"', "sh")  # as on a full disk, a write to a file fails
+    with Launch(tmp_path, "--nproc", "2", "--log-dir", "logs", "talk.py", prefix=limit) as running:
+        result = running.result()
+    assert result.code == 0
+    assert result.err.count("cannot write logs/rank_1.log: File too large; this rank's further output is not") == 1
+
+
+def test_a_console_that_does_not_block_gets_everything() -> None:
+    """A pipe that its reader has made non-blocking is waited for when it is full."""
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    data = bytes(range(256)) * 4000
+    received: list[bytes] = []
+    reader = threading.Thread(target=lambda: received.extend(iter(lambda: os.read(read_end, 5000), b"")))
+    reader.start()
+    rank_logs._write_all(write_end, data)
+    os.close(write_end)
+    reader.join(30)
+    os.close(read_end)
+    assert b"".join(received) == data

@@ -41,16 +41,41 @@ def test_workers_die_with_the_launcher_without_the_reaper_too(tmp_path: Path) ->
     """If the reaper process was killed, the kernel still kills the workers of a killed launcher."""
     with Launch(tmp_path, "--nproc", "2", write_script(tmp_path, STUBBORN, SLEEP)) as running:
         wait_ready(tmp_path)
-        reapers = [
-            pid
-            for pid in marked_processes(tmp_path)
-            if b"reaper_process.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        ]
-        assert len(reapers) == 1
-        os.kill(reapers[0], signal.SIGKILL)
-        wait_until(lambda: reapers[0] not in marked_processes(tmp_path), "the reaper's end")
+        _kill_reaper(tmp_path)
         running.process.kill()
         running.result()
+
+
+def test_the_launcher_sweeps_without_the_reaper_too(tmp_path: Path) -> None:
+    """If the reaper process was killed, a launcher that ends normally still leaves no child of a worker."""
+    wait = "ready()\nwhile not pathlib.Path('go').exists(): time.sleep(0.02)\n"
+    with Launch(tmp_path, "--nproc", "2", write_script(tmp_path, _GRANDCHILDREN, wait)) as running:
+        wait_ready(tmp_path)
+        _kill_reaper(tmp_path)
+        (tmp_path / "go").touch()
+        assert running.result().code == 0
+
+
+def test_a_killed_workers_shared_memory_is_removed(tmp_path: Path) -> None:
+    """Python's own process that removes shared memory gets the time to do so."""
+    share = "from multiprocessing import shared_memory\nmemory = shared_memory.SharedMemory(create=True, size=1000)\n"
+    share += "pathlib.Path(f'memory{RANK}').write_text(memory.name)\n"
+    with Launch(tmp_path, "--nproc", "2", "--grace", "0", write_script(tmp_path, STUBBORN, share, SLEEP)) as running:
+        pids = wait_ready(tmp_path)
+        memory = [Path("/dev/shm", (tmp_path / f"memory{rank}").read_text()) for rank in range(2)]
+        assert [path.exists() for path in memory] == [True, True]
+        os.kill(pids[0], signal.SIGKILL)
+        running.result()
+    assert [path.exists() for path in memory] == [False, False]
+
+
+def _kill_reaper(tmp_path: Path) -> None:
+    reapers = [
+        pid for pid in marked_processes(tmp_path) if b"reaper_process.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    assert len(reapers) == 1
+    os.kill(reapers[0], signal.SIGKILL)
+    wait_until(lambda: reapers[0] not in marked_processes(tmp_path), "the reaper's end")
 
 
 def test_a_launch_within_a_launch_ends_with_it(tmp_path: Path) -> None:

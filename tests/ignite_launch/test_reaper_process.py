@@ -1,11 +1,13 @@
 """The sweep that kills a run's processes, among processes of any name."""
 
+import io
 import os
 import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 from ignite_launch import reaper_process
@@ -90,3 +92,27 @@ def test_a_launch_beside_a_process_whose_name_is_not_utf8(tmp_path: Path, start:
         running.process.kill()
         running.result()
     assert _state(foreign) == b"S"
+
+
+def test_a_session_counts_where_the_environment_cannot_be_read(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process of a worker's session that the kernel lets nobody look into is killed all the same."""
+    pid = start(b"worker", "unreadable")
+
+    def refuse(path: str, mode: str) -> IO[bytes]:
+        if path.endswith("environ"):
+            raise PermissionError
+        return open(path, mode)
+
+    monkeypatch.setattr(reaper_process, "open", refuse, raising=False)
+    reaper_process.sweep("run", {pid: reaper_process.start_time(pid)})
+    assert _state(pid) == b"Z"
+
+
+def test_sessions_of_earlier_starts_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a restart only the new workers' sessions count: the kernel may give the old numbers to other processes."""
+    swept: list[dict[int, str]] = []
+    monkeypatch.setattr(reaper_process, "sweep", lambda run_id, sessions: swept.append(sessions))
+    monkeypatch.setattr(reaper_process.signal, "signal", lambda number, handler: None)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{os.getppid()} 1\n{os.getpid()}\n"))
+    reaper_process.main("run")
+    assert swept == [{os.getpid(): reaper_process.start_time(os.getpid())}]

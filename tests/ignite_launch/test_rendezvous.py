@@ -4,10 +4,11 @@ import socket
 from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
-from tests.ignite_launch.hosts import WAIT, Host, start_on_both
+from tests.ignite_launch.hosts import WAIT, Host, start_on, start_on_both
 from tests.ignite_launch.support import Launch, launch, wait_until
 from tests.settings import seeded
 from tests.support import run_script
@@ -125,3 +126,85 @@ def test_ctrl_c_ends_the_wait_for_other_nodes(tmp_path: Path) -> None:
             result = running.result(20)
         assert result.code == 130
         assert "Traceback" not in result.err
+
+
+@pytest.mark.parametrize("nnodes", ["2", "1:2"])
+def test_ctrl_c_ends_the_wait_for_a_service_that_is_silent(tmp_path: Path, nnodes: str) -> None:
+    """A launcher whose endpoint is another service, which accepts and never answers, exits at once on Ctrl-C."""
+    (tmp_path / "wait.py").write_text(WAIT)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(60)
+        endpoint = f"127.0.0.1:{server.getsockname()[1]}"
+        options = ["--nnodes", nnodes, "--node-rank", "1", "--nproc", "2", "--rdzv-endpoint", endpoint]
+        with Launch(tmp_path, *options, "wait.py") as running:
+            server.accept()[0].close()  # a look at the port
+            with server.accept()[0]:  # the store's client
+                running.process.send_signal(2)
+                result = running.result(20)
+    assert result.code == 130
+    assert "Traceback" not in result.err
+
+
+@pytest.mark.parametrize("nnodes", ["2", "1:2"])
+def test_a_service_that_is_silent_is_an_error(tmp_path: Path, nnodes: str) -> None:
+    """The wait for an answer at the endpoint ends with a sentence, here after 0.3 s instead of 60."""
+    script = tmp_path / "impatient.py"
+    script.write_text(
+        "import sys\nfrom ignite_launch import cli, rendezvous\n"
+        "rendezvous._ANSWER_TIMEOUT = 0.3\ncli.main(sys.argv[1:])"
+    )
+    (tmp_path / "wait.py").write_text(WAIT)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        endpoint = f"127.0.0.1:{server.getsockname()[1]}"
+        options = ["--nnodes", nnodes, "--node-rank", "1", "--nproc", "2", "--rdzv-endpoint", endpoint]
+        (ended,) = run_script(script, *options, str(tmp_path / "wait.py"), folder=tmp_path)
+    assert ended.code == 1, ended.err
+    assert f"error: what listens at {endpoint} does not answer as a launcher; choose a free port" in ended.err
+
+
+def test_node_counts_that_differ_are_an_error(tmp_path: Path) -> None:
+    """A node that is given another --nnodes than the first exits with a sentence, instead of waiting for more nodes."""
+    (tmp_path / "wait.py").write_text(WAIT)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        endpoint = f"127.0.0.1:{server.getsockname()[1]}"
+    for rank in ("0", "1"):
+        (tmp_path / rank).mkdir()
+    options = ["--nproc", "2", "--rdzv-endpoint", endpoint, str(tmp_path / "wait.py")]
+    with (
+        Launch(tmp_path / "0", "--nnodes", "3", "--node-rank", "0", *options) as first,
+        Launch(tmp_path / "1", "--nnodes", "2", "--node-rank", "1", *options) as second,
+    ):
+        result = second.result()
+        first.process.kill()
+        first.result()
+    assert result.code == 2
+    assert "--nnodes must be the same on all nodes, got 2 here and 3 on the first to join" in result.err
+
+
+@pytest.mark.distributed
+def test_a_node_may_join_an_elastic_run_later(tmp_path: Path, hosts: tuple[Host, Host]) -> None:
+    """With --nnodes 1:2 the run begins on one host and goes on with four workers once the second host joins."""
+    script = tmp_path / "elastic.py"
+    script.write_text(
+        "import os, pathlib, time\npathlib.Path(f\"size{os.environ['WORLD_SIZE']}\").touch()\n"
+        "while os.environ['WORLD_SIZE'] != '4': time.sleep(0.1)"
+    )
+    with ExitStack() as stack:
+        first = start_on(stack, tmp_path, hosts, 0, "--nnodes", "1:2", str(script))
+        wait_until((tmp_path / "host0" / "size2").exists, "the start of two workers", 90)  # torch waits 30 s for more
+        second = start_on(stack, tmp_path, hosts, 1, "--nnodes", "1:2", str(script))
+        results = [run.result() for run in (first, second)]
+    assert [result.code for result in results] == [0, 0], results
+    assert (tmp_path / "host1" / "size4").exists()
+
+
+def test_a_single_node_listens_on_loopback_only(tmp_path: Path) -> None:
+    """Nothing outside the host reaches a port of a launcher that runs on one node."""
+    (tmp_path / "wait.py").write_text(WAIT)
+    with Launch(tmp_path, "--nproc", "2", "wait.py") as running:
+        wait_until((tmp_path / "ready1").exists, "the start of the workers")
+        sockets = psutil.Process(running.process.pid).net_connections("tcp")
+        listening = {connection.laddr.ip for connection in sockets if connection.status == psutil.CONN_LISTEN}
+        running.process.kill()
+        running.result()
+    assert listening == {"127.0.0.1"}

@@ -32,7 +32,7 @@ CASES: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, float], type[Ex
     (check_number, ("p", 101), {"gt": 0, "le": 100}, ValueError, "p must be > 0 and <= 100, got 101"),
     (check_number, ("p", float("inf")), {"gt": 0, "lt": inf}, ValueError, "p must be finite and > 0, got inf"),
     (check_number, ("p", np.float32(0)), {"gt": 0}, ValueError, "p must be > 0, got np.float32(0.0)"),
-    (check_number, ("p", Decimal("NaN")), {"gt": 0}, ValueError, "p must be > 0, got Decimal('NaN') (Decimal)"),
+    (check_number, ("p", Decimal("NaN")), {"gt": 0}, ValueError, "p must be > 0, got Decimal('NaN')"),
     (check_number, ("p", np.True_), {}, TypeError, "p must be a number, got np.True_ (bool)"),
     (check_number, ("p", torch.tensor(True)), {}, TypeError, "p must be a number, got tensor(True) (Tensor)"),
     (check_number, ("p", torch.ones(2)), {}, TypeError, "p must be a number, got tensor([1., 1.]) (Tensor)"),

@@ -12,6 +12,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, ReduceLROnPlateau, StepLR
 
 from ignite_tips import GradientNormClipper, LearningRateLogger, ParameterFreezer, PlateauStepper, SchedulerStepper
+from ignite_tips.core.conflicts import conflicts_in
 from ignite_tips.core.events import OptimizerEvents
 
 
@@ -285,3 +286,18 @@ def test_an_optimizer_that_is_not_stepped_is_told_of_in_each_run(length: dict[st
     with pytest.warns(UserWarning, match=f"no update of its SGD in {iterations} iterations; if the trainer") as caught:
         trainer.run(range(4), **length)
     assert len(caught) == 1
+
+
+def test_conflicts_are_known_before_the_run() -> None:
+    """Both those that its start refuses and those that it warns about, and however often they are asked for."""
+    optimizer = _optimizer()
+    trainer = _trainer(optimizer)
+    SchedulerStepper(StepLR(optimizer, 3)).attach(trainer)
+    assert conflicts_in(trainer) == []
+    SchedulerStepper(StepLR(optimizer, 3)).attach(trainer)
+    trainer.add_event_handler(Events.EPOCH_STARTED, CosineAnnealingScheduler(optimizer, "lr", 1.0, 0.0, 5))
+    found = conflicts_in(trainer)
+    assert len(found) == 3
+    assert sum("steps a second StepLR" in sentence for sentence in found) == 1
+    assert sum("CosineAnnealingScheduler, which overwrites them" in sentence for sentence in found) == 2
+    assert conflicts_in(trainer) == found

@@ -2,9 +2,11 @@
 
 import copy
 import gc
+import inspect
 import pickle
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +17,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
 from ignite_tips import GradientNormClipper, LearningRateLogger, PlateauStepper, SchedulerStepper, current_step
 from ignite_tips.core.events import OptimizerEvents
-from ignite_tips.core.wiring import Annotation, Attachment, SetsLearningRates, annotate, on_annotation, roles_of
+from ignite_tips.core.roles import SetsLearningRates
+from ignite_tips.core.wiring import Annotation, Attachment, annotate, on_annotation, owner_of, roles_of
 
 
 class _Counter:
@@ -250,3 +253,17 @@ def test_the_record_of_what_is_attached_keeps_nothing_alive() -> None:
     gc.collect()
     assert [reference() for reference in references] == [None, None, None]
     assert all(role.handler() is None and role.scheduler() is None for role in roles)
+
+
+def test_a_registered_function_knows_its_handler_weakly() -> None:
+    """Within renew(handler), also behind a filter; any other function has none."""
+    engine, counter, attachment = _engine(), _Counter(), Attachment()
+    owner: Any = _Counter()
+    with attachment.renew(owner):
+        attachment.add_handler(engine, Events.EPOCH_COMPLETED(every=2), counter.add)
+    attachment.add_handler(engine, Events.EPOCH_COMPLETED, counter.add)
+    functions = [inspect.unwrap(entry[0]) for entry in engine._event_handlers[Events.EPOCH_COMPLETED]]
+    assert [owner_of(function) for function in functions] == [owner, None]
+    assert owner_of(counter.add) is None
+    del owner
+    assert owner_of(functions[0]) is None

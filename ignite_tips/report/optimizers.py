@@ -1,0 +1,87 @@
+"""The optimizers that a trainer's handlers know, and their param groups."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ignite.engine import Engine
+from torch.optim import Optimizer
+
+from ignite_tips.core.events import attached_optimizers, completed_updates
+from ignite_tips.core.roles import ClipsGradients, SetsLearningRates
+from ignite_tips.core.wiring import roles_of
+
+__all__ = ["GroupReport", "OptimizerReport", "group_name", "known_optimizers", "report_optimizer"]
+
+
+@dataclass(frozen=True)
+class GroupReport:
+    """One param group.
+
+    Attributes:
+        name: its ``"name"``, or its index.
+        lr: its learning rate now.
+        parameters: how many numbers its tensors have.
+        tensors: how many tensors.
+        frozen: the fraction of the numbers that is frozen, 0 to 1.
+        dtypes: of its tensors.
+        devices: of its tensors.
+    """
+
+    name: str
+    lr: float
+    parameters: int
+    tensors: int
+    frozen: float
+    dtypes: tuple[str, ...]
+    devices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class OptimizerReport:
+    """One optimizer.
+
+    Attributes:
+        name: its class.
+        updates: those completed in the run; None if no handler counts them.
+        groups: its param groups.
+    """
+
+    name: str
+    updates: int | None
+    groups: tuple[GroupReport, ...]
+
+
+def known_optimizers(trainer: Engine, more: Iterable[Any]) -> list[Optimizer]:
+    """Return the optimizers of the trainer's handlers, and those among ``more``."""
+    clipped = [role.optimizer() for role in roles_of(ClipsGradients, trainer)]
+    scheduled = [role.optimizer() for role in roles_of(SetsLearningRates, trainer)]
+    found = [*attached_optimizers(trainer), *clipped, *scheduled, *more]
+    return list({id(each): each for each in found if isinstance(each, Optimizer)}.values())
+
+
+def report_optimizer(trainer: Engine, optimizer: Optimizer) -> OptimizerReport:
+    """Describe one optimizer."""
+    updates = completed_updates(trainer, optimizer) if optimizer in attached_optimizers(trainer) else None
+    groups = [_report_group(group_name(optimizer, index), group) for index, group in enumerate(optimizer.param_groups)]
+    return OptimizerReport(type(optimizer).__name__, updates, tuple(groups))
+
+
+def group_name(optimizer: Optimizer, index: int) -> str:
+    """Return the name of a param group, which another group may have too: its ``"name"``, or its index."""
+    return str(optimizer.param_groups[index].get("name", index))
+
+
+def _report_group(name: str, group: dict[str, Any]) -> GroupReport:
+    parameters = group["params"]
+    total = sum(parameter.numel() for parameter in parameters)
+    frozen = sum(parameter.numel() for parameter in parameters if not parameter.requires_grad)
+    return GroupReport(
+        name=name,
+        lr=float(group["lr"]),
+        parameters=total,
+        tensors=len(parameters),
+        frozen=frozen / max(total, 1),
+        dtypes=tuple(sorted({str(parameter.dtype).removeprefix("torch.") for parameter in parameters})),
+        devices=tuple(sorted({str(parameter.device) for parameter in parameters})),
+    )
