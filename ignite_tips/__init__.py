@@ -17,7 +17,8 @@ from ignite_tips.freezing.ddp_reducer import rewrap_model
 from ignite_tips.freezing.frozen_parameters import freeze_parameters, unfreeze_parameters
 from ignite_tips.freezing.gradual_unfreezer import GradualUnfreezer
 from ignite_tips.freezing.parameter_freezer import ParameterFreezer
-from ignite_tips.parameters.groups import layerwise_lr_groups, param_group_table, param_groups
+from ignite_tips.parameters.group_table import ParameterRow, ParamGroupTable, param_group_table
+from ignite_tips.parameters.groups import layerwise_lr_groups, param_groups
 from ignite_tips.parameters.selection import select_parameters
 from ignite_tips.report.describe import describe_trainer
 from ignite_tips.report.trainer_report import TrainerReport
@@ -45,7 +46,9 @@ __all__ = [
     "ModelSummarizer",
     "ModelSummary",
     "OptimizerEvents",
+    "ParamGroupTable",
     "ParameterFreezer",
+    "ParameterRow",
     "PlateauStepper",
     "ResumableTensorboardLogger",
     "RunAnnotator",

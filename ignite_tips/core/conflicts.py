@@ -3,6 +3,9 @@
 One policy for all of them. What is surely wrong is refused when the second handler is attached or, if only the run can
 tell, when the run starts. What may be intended is warned about once, when the run starts or after its first epoch. A
 rule is a function of two roles, or of a role and the engine. It returns the sentence to raise or warn with, or None.
+
+A handler whose run has ended yields to a later one: it is detached, as if a notebook cell that is run again had
+detached it. So a conflict is one of handlers that are attached for the same run, or of runs that are under way.
 """
 
 import functools
@@ -16,7 +19,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ignite_tips._warnings import warn_user
 from ignite_tips.core.events import completed_updates, was_stepped
-from ignite_tips.core.ignite_internals import event_handlers
+from ignite_tips.core.ignite_internals import event_handlers, has_open_run
 from ignite_tips.core.roles import ClipsGradients, FreezesParameters, Role, SetsLearningRates, WritesNames
 from ignite_tips.core.wiring import Attachment, add_role, roles_of
 
@@ -26,13 +29,19 @@ __all__ = ["add_checked_role", "conflicts_in", "describe_no_gradients", "never_s
 def add_checked_role(attachment: Attachment, engine: Engine, role: Role) -> None:
     """Record the role of a handler that is being attached to ``engine``, unless it conflicts with another handler.
 
+    If the other one was attached for an earlier run, which has ended, it is detached.
+
     Raises:
         ValueError: if a rule refuses the role together with that of a handler already attached.
     """
-    everywhere = isinstance(role, FreezesParameters)  # parameters outlive an engine and may be used by another
-    for other in roles_of(type(role), None if everywhere else engine):
-        if other.handler() is not role.handler():
+    others = [other for other in roles_of(type(role), engine) if other.handler() is not role.handler()]
+    ended = [other for other in others if other.was_run and not has_open_run(engine)]
+    for other in others:
+        if other not in ended:
             _refuse(rule(role, other) for rule in _REFUSED_AT_ATTACH.get(type(role), ()))
+    for other in ended:
+        if any(rule(role, other) for rule in _YIELDED.get(type(role), ())):
+            other.handler().detach()  # type: ignore[attr-defined]  # every handler with a role has it
     attachment.add_undo(add_role(engine, role))
     attachment.add_handler(engine, Events.STARTED, functools.partial(_check_start, role))
 
@@ -114,17 +123,22 @@ def _written_twice(role: WritesNames, other: WritesNames) -> str | None:
     )
 
 
-def _clipped_or_written_twice(role: ClipsGradients, other: ClipsGradients) -> str | None:
-    if role.metric != other.metric:  # by tags of their own: both are intended
+def _metric_written_twice(role: ClipsGradients, other: ClipsGradients) -> str | None:
+    if role.metric != other.metric or other.optimizer() is role.optimizer():
+        return None
+    return (
+        f"{role.handler_name} of one {type(role.optimizer()).__name__} writes the metric {role.metric!r}, as does "
+        f"another optimizer's {other.handler_name}; give each a tag=..."
+    )
+
+
+def _clipped_twice(role: ClipsGradients, other: ClipsGradients) -> str | None:
+    # Metrics of their own, by tags, and two ways of clipping may be intended.
+    if role.metric != other.metric or type(other.handler()) is not type(role.handler()):
+        return None
+    if other.optimizer() is not role.optimizer():
         return None
     kind = type(role.optimizer()).__name__
-    if other.optimizer() is not role.optimizer():
-        return (
-            f"{role.handler_name} of one {kind} writes the metric {role.metric!r}, as does another optimizer's "
-            f"{other.handler_name}; give each a tag=..."
-        )
-    if type(other.handler()) is not type(role.handler()):  # two ways of clipping may be intended
-        return None
     thresholds = f"with {other.threshold} and then with {role.threshold}, " if role.threshold else ""
     return (
         f"{role.handler_name} clips the trainer's {kind} twice, {thresholds}and the smaller threshold wins; detach() "
@@ -163,6 +177,16 @@ def _set_by_ignite(role: SetsLearningRates, engine: Engine) -> str | None:
     return None
 
 
+def _frozen_elsewhere(role: FreezesParameters, engine: Engine) -> str | None:
+    for other in roles_of(FreezesParameters):  # parameters outlive an engine and may be used by another
+        trainer = other.trainer()
+        if trainer is not None and trainer is not engine and has_open_run(trainer):
+            sentence = _frozen_twice(role, other)
+            if sentence is not None:
+                return sentence
+    return None
+
+
 # What a handler may find missing after the first epoch.
 
 
@@ -196,12 +220,21 @@ _REFUSED_AT_ATTACH: _Rules = {
     FreezesParameters: (_frozen_twice,),
     WritesNames: (_written_twice,),
 }
-_REFUSED_AT_START: _Rules = {SetsLearningRates: (_set_by_ignite,)}
-_WARNED_AT_START: _Rules = {ClipsGradients: (_clipped_or_written_twice,), SetsLearningRates: (_scheduled_twice,)}
+_REFUSED_AT_START: _Rules = {SetsLearningRates: (_set_by_ignite,), FreezesParameters: (_frozen_elsewhere,)}
+_WARNED_AT_START: _Rules = {
+    ClipsGradients: (_metric_written_twice, _clipped_twice),
+    SetsLearningRates: (_scheduled_twice,),
+}
+_YIELDED: _Rules = {
+    **_REFUSED_AT_ATTACH,
+    ClipsGradients: (_clipped_twice,),
+    SetsLearningRates: (*_REFUSED_AT_ATTACH[SetsLearningRates], _scheduled_twice),
+}
 
 
 def _check_start(role: Role, engine: Engine) -> None:
     _refuse(rule(role, engine) for rule in _REFUSED_AT_START.get(type(role), ()))
+    role.was_run = True
     for other in _before(role, engine):
         for rule in _WARNED_AT_START.get(type(role), ()):
             sentence = rule(role, other)

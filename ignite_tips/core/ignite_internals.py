@@ -16,6 +16,7 @@ __all__ = [
     "depends_on_count_alone",
     "event_handlers",
     "fire_event",
+    "has_open_run",
     "is_running",
     "make_output_handler",
     "remove_handler",
@@ -48,6 +49,17 @@ def is_running(engine: Engine) -> bool:
     if not is_inside or engine.state.times[_TOTAL_TIME]:  # which Ignite sets just before it fires COMPLETED
         return False
     return not engine.should_terminate or not _is_on_stack(fire_event, self=engine, event_name=_TERMINATE)
+
+
+def has_open_run(engine: Engine) -> bool:
+    """Whether ``engine`` is anywhere in a run, or in one that it interrupted and can go on with.
+
+    A run that raised has ended; Ignite then keeps its generator, which is exhausted.
+    """
+    run: Any = engine._internal_run_generator
+    if run is None:
+        return not engine.interrupt_resume_enabled and _is_on_stack(Engine._internal_run_legacy, self=engine)
+    return run.gi_frame is not None
 
 
 def _is_on_stack(method: Any, **arguments: Any) -> bool:

@@ -37,7 +37,11 @@ class Role:
         model: a weak reference to the model; None if it is not known.
         is_filtered: whether each of the events has a filter: it may then end before another handler begins.
         was_warned: whether a warning about one of its conflicts was given.
+        was_run: whether a run of the trainer has started with it.
+        trainer: a weak reference to the trainer, once the role is recorded.
     """
+
+    trainer: "weakref.ref[Engine]"
 
     def __init__(
         self,
@@ -57,6 +61,7 @@ class Role:
         self.is_filtered = all(getattr(member, "filter", None) is not None for member in members)
         self.is_deferred = False
         self.was_warned = False
+        self.was_run = False
 
     @property
     def handler_name(self) -> str:

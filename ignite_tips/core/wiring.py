@@ -63,6 +63,7 @@ def add_role(engine: Engine, role: Role) -> Callable[[], None]:
     """Record what a handler does to ``engine``; call the returned function to remove the record."""
     roles = _wirings.setdefault(engine, _Wiring()).roles
     roles.append(role)
+    role.trainer = weakref.ref(engine)
     return lambda: roles.remove(role)
 
 

@@ -17,6 +17,7 @@ from ignite_tips.core.wiring import Attachment, annotate
 from ignite_tips.freezing.ddp_reducer import check_rewrappable, find_wrappers, rewrap_model
 from ignite_tips.freezing.frozen_buffers import FrozenBuffers
 from ignite_tips.freezing.frozen_parameters import FreezableParameters
+from ignite_tips.freezing.left_frozen import release_left_frozen, remember_frozen
 from ignite_tips.freezing.wrapper_watch import WrapperWatch
 from ignite_tips.parameters.selection import check_belongs, trainable_fraction
 from ignite_tips.parameters.sharding import check_has_whole_parameters
@@ -91,6 +92,7 @@ class FreezingHandler(Handler):
         self._attachment.add_handler(trainer, Events.ITERATION_STARTED, self._follow)
         self._attachment.add_handler(trainer, Events.ITERATION_COMPLETED, self._end_iteration)
         self._engine = weakref.ref(trainer)
+        self._take_over(trainer)
 
     def _report(self, trainer: Engine, plan: State) -> HandlerReport:
         facts = {**self._planned(), "frozen now": f"{len(self.frozen)} of {len(self._named_parameters())} parameters"}
@@ -123,6 +125,8 @@ class FreezingHandler(Handler):
     def _start(self, engine: Engine) -> None:
         self._is_started = True
         loaded, self._loaded = self._loaded, None
+        self._take_over(engine)
+        self._change([part.held is not None for part in self._parts])  # if another trainer has taken over since
         is_resumed = engine.state.iteration > 0  # then it was annotated before the checkpoint
         frozen = self._frozen_at_start(engine, loaded)
         self._iteration = engine.state.iteration
@@ -148,9 +152,12 @@ class FreezingHandler(Handler):
         if any(wanted):
             _check_freezable(self._model, self._named_parameters())  # it may have been wrapped after attach
         changed = [part for part, frozen in zip(self._parts, wanted, strict=True) if part.set_frozen(frozen)]
+        trainer = None if self._engine is None else self._engine()
+        for part in changed:
+            if trainer is not None and part.held is not None:
+                remember_frozen(trainer, self._model, part.held)
         if changed:
-            for wrapper in find_wrappers(self._model, self._named_parameters().values()):
-                rewrap_model(wrapper)
+            self._rewrap()
             self._watch_next_forward()
             frozen = [part for part in self._parts if part.is_frozen]
             patterns = tuple(pattern for part in frozen for pattern in part.patterns)
@@ -159,6 +166,15 @@ class FreezingHandler(Handler):
             self._buffers = FrozenBuffers(self._model, patterns, parameters)
             self._buffers.save()
         return changed
+
+    def _take_over(self, trainer: Engine) -> None:
+        """Release what the run of another trainer has left frozen: a freeze ends with the run that it was for."""
+        if release_left_frozen(trainer, self._named_parameters().values()):
+            self._rewrap()
+
+    def _rewrap(self) -> None:
+        for wrapper in find_wrappers(self._model, self._named_parameters().values()):
+            rewrap_model(wrapper)
 
     def _watch_next_forward(self) -> None:
         if self._watch is not None:

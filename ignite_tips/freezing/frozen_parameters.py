@@ -1,5 +1,6 @@
 """Freeze a part of a model, and restore it."""
 
+import weakref
 from collections.abc import Iterable
 
 from torch import nn
@@ -7,7 +8,7 @@ from torch.optim import Optimizer
 
 from ignite_tips._checks import check_instance
 from ignite_tips.freezing.held_statistics import hold_statistics
-from ignite_tips.parameters.selection import as_patterns, named_parameters, select_parameters
+from ignite_tips.parameters.selection import as_patterns, named_parameters, select_parameters, unwrap_model
 from ignite_tips.parameters.sharding import lay_out_shards
 
 __all__ = [
@@ -23,13 +24,15 @@ class FrozenParameters:
 
     Attributes:
         names: all selected parameters, including those that were frozen before.
+        is_over: whether they were unfrozen.
     """
 
     def __init__(self, model: nn.Module, patterns: str | Iterable[str]) -> None:
         wanted = as_patterns(patterns)
         selected = select_parameters(model, wanted)
         self.names = tuple(selected)
-        self._model = model
+        self.is_over = False
+        self._model = weakref.ref(unwrap_model(model))  # left_frozen.py keeps this as long as there is a model
         self._trained = [name for name, parameter in selected.items() if parameter.requires_grad]
         for parameter in selected.values():
             parameter.requires_grad_(False)
@@ -46,11 +49,19 @@ class FrozenParameters:
         """Restore everything. A second call does nothing."""
         trained, self._trained = self._trained, []
         holds, self._holds = self._holds, []
+        self.is_over = True
         for hold in holds:
             hold.release()
-        named = named_parameters(self._model)  # fully_shard may have replaced the parameters
+        named = self.parameters
         for name in trained:
             named[name].requires_grad_(True)
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters that are in the model now, by name; none if it is gone."""
+        model = self._model()
+        named = {} if model is None else named_parameters(model)  # fully_shard may have replaced the parameters
+        return {name: named[name] for name in self.names if name in named}
 
 
 def freeze_parameters(model: nn.Module, patterns: str | Iterable[str]) -> FrozenParameters:
@@ -103,6 +114,7 @@ class FreezableParameters:
         model: the model as given.
         patterns: the patterns, as a tuple.
         names: the names of the parameters that they select.
+        held: what this part has frozen; None if it has not. Another trainer's handler may have unfrozen it since.
 
     Args:
         model: bare or wrapped.
@@ -117,12 +129,12 @@ class FreezableParameters:
         self.patterns = as_patterns(patterns, argument)
         self.names = tuple(select_parameters(model, self.patterns))
         self.model = model
-        self._frozen: FrozenParameters | None = None
+        self.held: FrozenParameters | None = None
 
     @property
     def is_frozen(self) -> bool:
         """Whether the part is frozen now."""
-        return self._frozen is not None
+        return self.held is not None and not self.held.is_over
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -133,21 +145,21 @@ class FreezableParameters:
     @property
     def is_frozen_by_hand(self) -> bool:
         """Whether other code has frozen all of the part, so that unfreezing changes nothing."""
-        if self._frozen is not None:
-            return self._frozen.changed_nothing
+        if self.held is not None and not self.held.is_over:
+            return self.held.changed_nothing
         return not any(parameter.requires_grad for parameter in self.parameters)
 
     def set_frozen(self, frozen: bool) -> bool:
         """Freeze or unfreeze the part; return whether that changed anything."""
-        if frozen == self.is_frozen:
-            return False
-        lay_out_shards(self.model)
-        if self._frozen is None:
-            self._frozen = freeze_parameters(self.model, self.patterns)
-        else:
-            self._frozen.unfreeze()
-            self._frozen = None
-        return True
+        is_change = frozen != self.is_frozen
+        if is_change:
+            lay_out_shards(self.model)
+        if not frozen and self.held is not None:
+            self.held.unfreeze()
+            self.held = None
+        elif is_change:
+            self.held = freeze_parameters(self.model, self.patterns)
+        return is_change
 
     def check_optimizer(self, optimizer: Optimizer) -> None:
         """Raise ValueError if a parameter is in none of the optimizer's groups."""

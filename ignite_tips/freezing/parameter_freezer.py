@@ -110,7 +110,7 @@ class ParameterFreezer(FreezingHandler):
             return dict(self._loaded)
         engine = self._engine() if self._engine is not None else None
         return {
-            "frozen": self._part.is_frozen,
+            "frozen": self._part.held is not None,
             "iteration": self._iteration if engine is None else engine.state.iteration,
             "names": list(self._part.names),
             "seen": {name: event.seen for name, event in self._events.items()},

@@ -12,12 +12,11 @@ from ignite_tips._checks import check_names, check_number, describe
 from ignite_tips.parameters.selection import (
     ParameterNames,
     as_patterns,
-    check_belongs,
     named_parameters,
 )
 from ignite_tips.parameters.weight_decay import undecayed_names
 
-__all__ = ["group_names", "layerwise_lr_groups", "param_group_table", "param_groups"]
+__all__ = ["group_names", "layerwise_lr_groups", "learning_rates", "param_groups"]
 
 
 def param_groups(
@@ -154,45 +153,14 @@ def group_names(optimizer: Optimizer) -> list[str]:
     return names
 
 
-def param_group_table(model: nn.Module, optimizer: Optimizer | None = None) -> str:
-    """Return a table of all parameters: name, shape, group, learning rate, and whether each is frozen.
-
-    Args:
-        model: any module; the names are those of the module inside a wrapper.
-        optimizer: its groups and learning rates are shown; without one, the table leaves out these columns.
-
-    Raises:
-        TypeError: if an argument has the wrong type.
-        ValueError: if the model has no parameters, the optimizer has none of them, or two groups have the same name.
+def learning_rates(group: Mapping[str, Any]) -> tuple[float, float]:
+    """Return a param group's learning rate, and the one from which its schedule started; equal without a schedule.
 
     Example:
-        >>> net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
-        >>> _ = net[0].requires_grad_(False)
-        >>> sgd = torch.optim.SGD(param_groups(net, {"0.*": {"lr": 0.01}}, default={}), lr=0.1)
-        >>> print(param_group_table(net, sgd))
-        name      shape  group    lr    frozen
-        0.weight  3 x 2  0        0.01  yes
-        0.bias    3      0        0.01  yes
-        1.weight  1 x 3  default  0.1
-        1.bias    1      default  0.1
+        >>> learning_rates({"lr": 0.001, "initial_lr": 0.1}), learning_rates({"lr": 0.1})
+        ((0.001, 0.1), (0.1, 0.1))
     """
-    named = named_parameters(model)
-    placed: dict[int, tuple[str, str]] = {}
-    if optimizer is not None:
-        check_belongs(optimizer, model)
-        for group_name, group in zip(group_names(optimizer), optimizer.param_groups, strict=True):
-            for parameter in group["params"]:
-                placed[id(parameter)] = (group_name, f"{float(group['lr']):g}")
-    rows = [("name", "shape", *(("group", "lr") if optimizer is not None else ()), "frozen")]
-    for name, parameter in named.items():
-        lazy = isinstance(parameter, nn.UninitializedParameter)
-        shape = "not yet known" if lazy else " x ".join(map(str, parameter.shape)) or "scalar"
-        place = placed.get(id(parameter), ("(none)", "")) if optimizer is not None else ()
-        rows.append((name, shape, *place, "" if parameter.requires_grad else "yes"))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    return float(group["lr"]), float(group.get("initial_lr", group["lr"]))
 
 
 def _options_by_group(

@@ -24,8 +24,8 @@ def plot_schedule(
 ) -> "Figure":
     """Draw learning rates by step, one line per name, as ``simulate_schedule`` returns them.
 
-    Needs matplotlib: ``pip install ignite-tips[plot]``. No window opens: save the figure with ``savefig``, or show it
-    in a notebook.
+    Needs matplotlib: ``pip install ignite-tips[plot]``. No window opens: save the figure with ``savefig``. A notebook
+    shows it as a cell's last expression.
 
     Args:
         learning_rates: for each name in the legend, the learning rate in use at each step, at least one.
@@ -89,7 +89,7 @@ def _checked_axes(axes: object) -> "Axes":
 
 def _new_axes() -> "Axes":
     try:
-        from matplotlib.figure import Figure
+        from ignite_tips._figures import NotebookFigure
     except ImportError as error:
         raise ImportError("plot_schedule() needs matplotlib; install it with: pip install ignite-tips[plot]") from error
-    return Figure(figsize=(7, 4), layout="constrained").subplots()
+    return NotebookFigure(figsize=(7, 4), layout="constrained").subplots()

@@ -145,13 +145,15 @@ def check_run(scheduler: LRScheduler, event: Any, state: State) -> None:
     """
     steps = steps_in_run(event, state)
     if steps is not None:
-        _check(scheduler, event, steps, certain=True, resumed=state.iteration > 0)
+        resumed = state.iteration > 0
+        _check(scheduler, event, steps, 0 if resumed else steps_done(scheduler), certain=True, resumed=resumed)
 
 
 def check_first_epoch(scheduler: LRScheduler, event: Any, state: State, steps: int) -> None:
     """After a run's first epoch, which made ``steps`` steps, warn if their number was not known before."""
     if steps > 0 and steps_in_run(event, state) is None and not _is_per_epoch(event):
-        _check(scheduler, event, round(steps * _epochs_left(state)), certain=False)
+        before = steps_done(scheduler) - steps if state.epoch == 1 else 0
+        _check(scheduler, event, round(steps * _epochs_left(state)), before, certain=False)
 
 
 def members_of(event: Any) -> list[CallableEventWithFilter]:
@@ -232,12 +234,16 @@ def _leaf(scheduler: LRScheduler) -> LRScheduler:
     return _leaf(parts[0]) if parts else scheduler
 
 
-def _check(scheduler: LRScheduler, event: Any, steps: int, *, certain: bool, resumed: bool = False) -> None:
+def _check(
+    scheduler: LRScheduler, event: Any, steps: int, before: int, *, certain: bool, resumed: bool = False
+) -> None:
     rebuild = _REBUILD + _KEEP * resumed
+    if before:  # a scheduler of an earlier run, as in a notebook
+        rebuild = f", {before} of them before this run; build the scheduler and its optimizer anew"
     for mismatch in find_mismatches(scheduler, steps):
         if mismatch.fails and certain:
             raise ValueError(mismatch.describe() + rebuild)
-        remedy = rebuild if mismatch.too_short and resumed else _other_event(mismatch, event)
+        remedy = rebuild if mismatch.too_short and (resumed or before) else _other_event(mismatch, event)
         pace = "" if certain else ", going by its first epoch"
         warn_user(mismatch.describe("" if certain else "about ") + pace + remedy)
 

@@ -4,7 +4,7 @@ import contextlib
 import copy
 from collections.abc import Iterable, Mapping
 from types import NoneType
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -12,8 +12,8 @@ from torch.nn.parameter import UninitializedBuffer, is_lazy
 from torch.nn.utils.rnn import PackedSequence
 from torch.optim import Optimizer
 
-from ignite_tips._checks import as_number, check_choice, check_instance, check_names, describe
-from ignite_tips.parameters.groups import group_names
+from ignite_tips._checks import as_number, check_choice, check_instance, check_integer, check_names, describe
+from ignite_tips.parameters.groups import group_names, learning_rates
 from ignite_tips.parameters.selection import check_belongs, unwrap_model
 from ignite_tips.parameters.sharding import check_has_whole_parameters
 from ignite_tips.summary.backends import BACKENDS, backend_table
@@ -31,7 +31,13 @@ from ignite_tips.summary.table import LayerSummary, ModelSummary
 
 __all__ = ["check_request", "summarize_model"]
 
-_Groups = dict[nn.Parameter, tuple[str, float]]
+_Groups = dict[nn.Parameter, "_Group"]
+
+
+class _Group(NamedTuple):
+    name: str
+    lr: float
+    base_lr: float
 
 
 def summarize_model(
@@ -42,6 +48,7 @@ def summarize_model(
     input_size: Iterable[Any] | None = None,
     optimizer: Optimizer | None = None,
     backend: str | None = None,
+    depth: int | None = 3,
 ) -> ModelSummary:
     """Run ``model`` once, in eval mode and without gradients, and return a summary of its layers.
 
@@ -61,6 +68,8 @@ def summarize_model(
         optimizer: if given, each layer shows its param group and learning rate.
         backend: ``"torchinfo"`` or ``"torchsummary"`` for that library's own table as the text; None for this
             toolkit's. The data are the same with all.
+        depth: print and show layers nested in at most this many modules, ≥ 1; deeper ones count in the layer that
+            contains them. None shows all.
 
     Raises:
         TypeError: if an argument has the wrong type, or the model is wrapped in FullyShardedDataParallel.
@@ -79,6 +88,7 @@ def summarize_model(
     )
     if sizes is None and example is None and not keywords:
         raise ValueError("input_size must be given, or an example of the input; got neither")
+    depth = None if depth is None else check_integer("depth", depth, ge=1)
     check_has_whole_parameters(model)
     model = unwrap_model(model)
     device = _device(model)
@@ -105,6 +115,7 @@ def summarize_model(
         mult_adds=mult_adds,
         has_groups=optimizer is not None,
         text="" if backend is None else backend_table(backend, model, args, named, device),
+        depth=depth,
     )
 
 
@@ -173,7 +184,8 @@ def _groups(optimizer: Optimizer | None) -> _Groups:
     if optimizer is None:
         return {}
     named = zip(group_names(optimizer), optimizer.param_groups, strict=True)
-    return {parameter: (name, float(group["lr"])) for name, group in named for parameter in group["params"]}
+    groups = [(_Group(name, *learning_rates(group)), group["params"]) for name, group in named]
+    return {parameter: group for group, members in groups for parameter in members}
 
 
 def _copy_lazy(model: nn.Module, groups: _Groups) -> tuple[nn.Module, _Groups]:
@@ -220,12 +232,17 @@ def _run(model: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any], call
 
 def _layers(model: nn.Module, calls: ModuleCalls, groups: _Groups) -> Iterable[LayerSummary]:
     owners: dict[Any, str] = {}
+    repeated: tuple[str, ...] = ()  # the path of the latest module that was at an earlier place too
     for name, module in model.named_modules(remove_duplicate=False):
+        if name.startswith(repeated):
+            continue
+        if module in owners:
+            repeated = (f"{name}.",)
         call = calls.first.get(module, ModuleCall("", "", 0))
         own = list(module.parameters(recurse=False))
         new = [parameter for parameter in own if parameter not in owners]
         shared = [owners[item] for item in (module, *own) if item in owners]
-        lrs = dict(groups[parameter] for parameter in own if parameter in groups)
+        members = dict.fromkeys(groups[parameter] for parameter in new if parameter in groups)
         owners |= {item: name for item in (module, *own) if item not in owners}
         yield LayerSummary(
             name=name,
@@ -235,6 +252,7 @@ def _layers(model: nn.Module, calls: ModuleCalls, groups: _Groups) -> Iterable[L
             parameters=sum(parameter.numel() for parameter in new),
             trainable_parameters=sum(parameter.numel() for parameter in new if parameter.requires_grad),
             shared_with=shared[0] if shared else "",
-            groups=tuple(lrs),
-            lrs=tuple(lrs.values()),
+            groups=tuple(group.name for group in members),
+            lrs=tuple(group.lr for group in members),
+            base_lrs=tuple(group.base_lr for group in members),
         )

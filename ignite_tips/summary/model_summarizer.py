@@ -88,7 +88,13 @@ class ModelSummarizer(Handler):
             depth = check_integer("depth", depth, ge=1)
         check_callable("output", output, "a function of the text")
         self._summarize = partial(
-            summarize_model, model, keywords=keywords, input_size=input_size, optimizer=optimizer, backend=backend
+            summarize_model,
+            model,
+            keywords=keywords,
+            input_size=input_size,
+            optimizer=optimizer,
+            backend=backend,
+            depth=depth,
         )
         self._model = model
         self._example = example
@@ -129,7 +135,7 @@ class ModelSummarizer(Handler):
             return
         if idist.get_rank() > 0:
             return
-        self._output(self.summary.text or self.summary.table(depth=self._depth))
+        self._output(str(self.summary))
         if tb_logger is not None:
             # The number of completed iterations: this one is just starting.
             write_text(tb_logger.writer, "model", self.summary.markdown(depth=self._depth), engine.state.iteration - 1)

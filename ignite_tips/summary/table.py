@@ -1,17 +1,19 @@
-"""A model's layers and totals, and their table as text."""
+"""A model's layers and totals, and their table as text, HTML and Markdown."""
 
 import re
-import shutil
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from html import escape
 
 from ignite_tips._checks import check_integer
+from ignite_tips._tables import Column, Row, draw_html, draw_text, line_width, show_lrs, show_size
 
 __all__ = ["LayerSummary", "ModelSummary"]
 
-_RIGHT_ALIGNED = ("Params", "LR")
-_NO_TERMINAL = (120, 24)
+_COLUMNS = [Column(title, is_number=title == "Params") for title in ("Layer", "Type", "Input", "Output", "Params")]
+_COLUMNS += [Column("Trainable")]
+_GROUP_COLUMNS = [Column("Group"), Column("LR", is_number=True)]
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,11 @@ class LayerSummary:
         parameters: how many numbers its own parameters have, without its children's and without those that an earlier
             layer shares.
         trainable_parameters: how many of them require gradients.
-        shared_with: the earlier layer with the same parameters, or with this same module; empty if there is none.
-        groups: the names of the optimizer's param groups with its parameters.
+        shared_with: the earlier layer with the same parameters, or with some of them, or with this same module; empty
+            if there is none.
+        groups: the names of the optimizer's param groups with the parameters that are counted here.
         lrs: the learning rates of these groups.
+        base_lrs: their learning rates before any schedule changed them, as during a warm-up.
     """
 
     name: str
@@ -40,6 +44,7 @@ class LayerSummary:
     shared_with: str = ""
     groups: tuple[str, ...] = ()
     lrs: tuple[float, ...] = ()
+    base_lrs: tuple[float, ...] = ()
 
     @property
     def depth(self) -> int:
@@ -49,10 +54,11 @@ class LayerSummary:
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """A model's layers and totals; its text is a table.
+    """A model's layers and totals. It prints as a table, and a notebook shows it as one.
 
     Attributes:
-        layers: every module, the model itself first, in the order of definition.
+        layers: every module, the model itself first, in the order of definition. A module that is used at several
+            places has its own layers at the first one only.
         total_parameters: ``sum(p.numel())`` over the model's parameters, each counted once.
         trainable_parameters: how many of them require gradients.
         parameter_bytes: the memory of the parameters.
@@ -64,6 +70,7 @@ class ModelSummary:
             run, as ``torch.utils.flop_counter`` counts them; None if it counts none or fails.
         has_groups: whether an optimizer's groups are shown.
         text: another library's table, shown instead of this one.
+        depth: the depth at which it is printed and shown, as for ``table``.
     """
 
     layers: tuple[LayerSummary, ...]
@@ -77,9 +84,17 @@ class ModelSummary:
     mult_adds: int | None = None
     has_groups: bool = False
     text: str = ""
+    depth: int | None = 3
 
     def __str__(self) -> str:
-        return self.text or self.table()
+        return self.text or self.table(depth=self.depth)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        if self.text:
+            return f"<pre>{escape(self.text)}</pre>"
+        return draw_html(self._columns, self._rows(self.depth, _last_name), self.totals())
 
     def table(self, *, depth: int | None = 3, width: int | None = None) -> str:
         """Return the table as text.
@@ -92,22 +107,19 @@ class ModelSummary:
         Raises:
             TypeError, ValueError: if an argument is not as above.
         """
-        width = check_integer(
-            "width", shutil.get_terminal_size(_NO_TERMINAL).columns if width is None else width, ge=60
-        )
-        rows = self._rows(depth, lambda layer: "  " * layer.depth + (layer.name.rpartition(".")[2] or "(model)"))
-        widths = _fit([max(map(len, column)) for column in zip(*rows, strict=True)], [*map(len, rows[0])], width)
-        lines = ["  ".join(_cell(*cell) for cell in zip(row, widths, rows[0], strict=True)).rstrip() for row in rows]
-        rule = "-" * max(map(len, lines))
+        width = line_width() if width is None else check_integer("width", width, ge=60)
+        header, *lines = draw_text(self._columns, self._rows(depth, _last_name), width)
+        rule = "-" * max(map(len, [header, *lines]))
         totals = [line for total in self.totals() for line in textwrap.wrap(total, width)]
-        return "\n".join([lines[0], rule, *lines[1:], rule, *totals])
+        return "\n".join([header, rule, *lines, rule, *totals])
 
     def markdown(self, *, depth: int | None = 3) -> str:
         """Return the table in Markdown, for TensorBoard."""
         if self.text:
             return "\n".join(f"    {line}" for line in self.text.splitlines())
-        header, *rows = self._rows(depth, lambda layer: f"`{layer.name or '(model)'}`", group="`{}`")
-        rules = ["---:" if title in _RIGHT_ALIGNED else "---" for title in header]
+        header = [column.title for column in self._columns]
+        rules = ["---:" if column.is_number else "---" for column in self._columns]
+        rows = [row.cells for row in self._rows(depth, lambda layer: f"`{layer.name or '(model)'}`", group="`{}`")]
         lines = ["| " + " | ".join(row) + " |" for row in (header, rules, *rows)]
         return "\n".join(lines) + "\n\n" + "\n\n".join(self.totals())
 
@@ -123,17 +135,19 @@ class ModelSummary:
             f"{_memory(self.input_bytes)} input; about {_memory(training + self.activation_bytes)} with gradients",
         ]
 
-    def _rows(self, depth: int | None, name: Callable[[LayerSummary], str], group: str = "{}") -> list[list[str]]:
-        groups = ["Group", "LR"] if self.has_groups else []
-        rows = [["Layer", "Type", "Input", "Output", "Params", "Trainable", *groups]]
+    @property
+    def _columns(self) -> list[Column]:
+        return _COLUMNS + _GROUP_COLUMNS * self.has_groups
+
+    def _rows(self, depth: int | None, name: Callable[[LayerSummary], str], group: str = "{}") -> list[Row]:
+        rows = []
         for layer in self._visible(depth):
-            groups = [
-                ", ".join(map(group.format, layer.groups)) or _no_group(layer),
-                ", ".join(f"{lr:g}" for lr in layer.lrs),
-            ]
             shapes = [_compact(layer.input_shape), _compact(layer.output_shape)]
-            columns = [name(layer), layer.type, *shapes, _parameters(layer), _trainable(layer), *groups]
-            rows.append(columns[: len(rows[0])])
+            cells = [name(layer), layer.type, *shapes, _parameters(layer), _trainable(layer)]
+            if self.has_groups:
+                cells.append(", ".join(map(group.format, layer.groups)) or _no_group(layer))
+                cells.append(show_lrs(layer.lrs, layer.base_lrs))
+            rows.append(Row(cells, layer.depth, is_dimmed=_trainable(layer) == "frozen"))
         return rows
 
     def _visible(self, depth: int | None) -> list[LayerSummary]:
@@ -149,14 +163,20 @@ class ModelSummary:
         return visible
 
 
+def _last_name(layer: LayerSummary) -> str:
+    return layer.name.rpartition(".")[2] or "(model)"
+
+
 def _merge(outer: LayerSummary, inner: LayerSummary) -> LayerSummary:
     lrs = dict(zip(outer.groups + inner.groups, outer.lrs + inner.lrs, strict=True))
+    base_lrs = dict(zip(outer.groups + inner.groups, outer.base_lrs + inner.base_lrs, strict=True))
     return replace(
         outer,
         parameters=outer.parameters + inner.parameters,
         trainable_parameters=outer.trainable_parameters + inner.trainable_parameters,
         groups=tuple(lrs),
         lrs=tuple(lrs.values()),
+        base_lrs=tuple(base_lrs.values()),
     )
 
 
@@ -169,9 +189,9 @@ def _trainable(layer: LayerSummary) -> str:
 
 
 def _parameters(layer: LayerSummary) -> str:
-    if layer.parameters:
-        return f"{layer.parameters:,}"
-    return f"= {layer.shared_with}" if layer.shared_with else ""
+    if not layer.parameters:
+        return f"= {layer.shared_with}" if layer.shared_with else ""
+    return f"{layer.parameters:,}" + (f" + {layer.shared_with}" if layer.shared_with else "")
 
 
 def _no_group(layer: LayerSummary) -> str:
@@ -179,23 +199,7 @@ def _no_group(layer: LayerSummary) -> str:
 
 
 def _compact(shapes: str) -> str:
-    return re.sub(r"\[([\d, ]+)\]", lambda match: match[1].replace(", ", "\u00d7"), shapes)  # 64x32, with a real sign
-
-
-def _fit(widths: list[int], least: Sequence[int], width: int) -> list[int]:
-    """Shrink the widest columns, to their titles at least, until all fit into ``width``."""
-    excess = sum(widths) + 2 * (len(widths) - 1) - width
-    while excess > 0 and widths != list(least):
-        widest = max(range(len(widths)), key=lambda column: (widths[column] > least[column], widths[column]))
-        widths[widest] -= 1
-        excess -= 1
-    return widths
-
-
-def _cell(text: str, width: int, title: str) -> str:
-    if len(text) > width:
-        text = text[: width - 1] + "…"
-    return text.rjust(width) if title in _RIGHT_ALIGNED else text.ljust(width)
+    return re.sub(r"\[([\d, ]+)\]", lambda match: show_size(map(int, match[1].split(", "))), shapes)
 
 
 def _short(number: float) -> str:

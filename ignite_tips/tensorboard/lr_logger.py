@@ -83,6 +83,7 @@ class LearningRateLogger(Handler, BaseHandler):
         self._scalars: ScalarWriter | None = None
         self._in_use: dict[str, float] | None = None  # the values in the latest update
         self._due: Callable[[], None] | None = None  # writes at the next update
+        self._was_run = False  # whether the trainer had a run before the one that starts
 
     def attach(
         self, trainer: Engine, logger: BaseLogger | None = None, event: Any = OptimizerEvents.STEP_STARTED
@@ -90,7 +91,8 @@ class LearningRateLogger(Handler, BaseHandler):
         """Log to ``logger`` at ``event``, or at each in a list of events.
 
         Without a logger the values go to ``trainer.state.metrics``, where any Ignite logger finds them. After the first
-        epoch it warns if the optimizer has parameters to train but was not stepped.
+        epoch it warns if the optimizer has parameters to train but was not stepped. If a TensorBoard logger is closed
+        after a run, the next run is not logged there.
 
         Raises:
             TypeError: if an argument has the wrong type, or the optimizer computes its gradients several times in one
@@ -117,11 +119,13 @@ class LearningRateLogger(Handler, BaseHandler):
             if any(member != OptimizerEvents.STEP_STARTED for member in members):
                 handler = observes_only(self._on_update)
                 self._attachment.add_step_handler(trainer, self._optimizer, OptimizerEvents.STEP_STARTED, handler)
+            self._attachment.add_handler(trainer, Events.STARTED, lambda engine: self._start(scalars))
             warn_after_first_epoch(self._attachment, trainer, self._describe_no_update)
             for ending in (Events.COMPLETED, Events.TERMINATE) if self._only_changes else ():
                 self._attachment.add_handler(trainer, ending, lambda engine: scalars.flush())
         self._add_charts(logger)
         self._scalars, self._in_use, self._due = scalars, None, None
+        self._was_run = trainer.last_event_name is not None
         return self
 
     def detach(self) -> None:
@@ -143,6 +147,11 @@ class LearningRateLogger(Handler, BaseHandler):
         elif current_step(engine).optimizer is self._optimizer:
             self._in_use = self._options.read()
             self._on_event(engine, scalars, event_name)
+
+    def _start(self, scalars: ScalarWriter) -> None:
+        if self._was_run and scalars.was_closed():  # after the run that it was for
+            self.detach()
+        self._was_run = True
 
     def _scalar_writer(self, logger: BaseLogger | None) -> ScalarWriter:
         return ScalarWriter(logger, only_changes=self._only_changes, has_own_axis=self._is_counter_needed)

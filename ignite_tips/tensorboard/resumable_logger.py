@@ -15,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ignite_tips._checks import check_instance
 from ignite_tips._warnings import warn_user
+from ignite_tips.core.ignite_internals import has_open_run
 from ignite_tips.tensorboard.event_files import RecordFile, event_files, position_event, truncate_after
 
 __all__ = ["ResumableTensorboardLogger"]
@@ -25,7 +26,9 @@ class ResumableTensorboardLogger(TensorboardLogger):
 
     When ``trainer`` starts with a loaded state, whatever an earlier process logged after the resumed iteration is
     removed from the files, on every x axis. (``SummaryWriter(purge_step=...)`` handles one axis only.) The original
-    files are kept as ``events.out.superseded-...``. When a new run starts, the folder must not contain another run.
+    files are kept as ``events.out.superseded-...``. When a new run starts, the folder must not contain the run of
+    another process. One of this process that has ended, as in a notebook whose cells are run again, is set aside under
+    such a name, with a warning. After ``close()`` later runs of the trainer write nothing.
 
     Every record goes to the operating system at once: a killed run loses nothing that it wrote, and a record costs a
     fraction of what it costs with TensorBoard's own writer. Ranks other than 0 write nothing, so every rank can attach
@@ -38,7 +41,8 @@ class ResumableTensorboardLogger(TensorboardLogger):
     Raises:
         TypeError: if ``log_dir`` is not a path, or ``trainer`` not an Engine.
         ValueError: if the path is empty, or the folder is not writable.
-        RuntimeError: when a new run starts in a folder with another run's event files.
+        RuntimeError: when a new run starts in a folder with another run's event files, unless this process wrote them
+            in a run that has ended.
 
     State saved: none. The trainer's own state says where the run resumes.
 
@@ -65,6 +69,7 @@ class ResumableTensorboardLogger(TensorboardLogger):
             self._earlier = _wait_for_later_name(log_dir)
             self.writer = SummaryWriter(str(log_dir))
             self._events = _EventWriter(self.writer.file_writer.event_writer, self._earlier, trainer)
+            _begun[self._events.path.resolve()] = weakref.ref(trainer)
         except (OSError, ValueError) as error:  # ValueError: a null byte in the path
             raise ValueError(
                 f"log_dir must be a folder that can be written to, got {str(log_dir)!r}: {error}"
@@ -72,6 +77,13 @@ class ResumableTensorboardLogger(TensorboardLogger):
         self.writer.file_writer.event_writer = self._events
         self._has_started = False
         trainer.add_event_handler(Events.STARTED, _start, weakref.ref(self))
+
+    def close(self) -> None:
+        """Close the file. What is attached to this logger writes nothing from then on."""
+        super().close()
+        # In place of torch's writer, which starts another file when it is written to.
+        self.writer = _SilentWriter(str(self.writer.log_dir))
+        self.writer.file_writer = None
 
     def _start(self, trainer: Engine) -> None:
         if self._has_started:
@@ -88,17 +100,41 @@ class ResumableTensorboardLogger(TensorboardLogger):
                     )
             if iteration % epoch_length:
                 self._events.restart = (epoch, iteration)
-        elif self._earlier:
+            return
+        other = next((path for path in self._earlier if not _is_over(path, trainer)), None)
+        if other is not None:
             self._leave_folder()
             raise RuntimeError(
                 f"log_dir must be a new folder for a new run, got {self.writer.log_dir!r}, which contains "
-                f"{self._earlier[0].name}; choose another, or load the trainer's state to resume the run"
+                f"{other.name}; choose another, or load the trainer's state to resume the run"
+            )
+        self._set_aside_earlier()
+
+    def _set_aside_earlier(self) -> None:
+        for path in filter(Path.exists, self._earlier):  # another logger of the trainer may have done so
+            aside = path.rename(path.with_name(path.name.replace("tfevents", "superseded")))
+            warn_user(
+                f"log_dir {self.writer.log_dir!r} has an earlier run of this process, which TensorBoard will not show "
+                f"beside the new one; it is kept as {aside.name}; choose another folder to see both"
             )
 
     def _leave_folder(self) -> None:
         self.writer.close()
         for path in set(event_files(self.writer.log_dir)) - set(self._earlier):
             path.unlink()
+
+
+# The event files that this process began, each with its trainer: a run of another process may be under way.
+_begun: dict[Path, weakref.ref[Engine]] = {}
+
+
+def _is_over(path: Path, trainer: Engine) -> bool:
+    """Whether an event file is of a run of this process that has ended, seen from the start of a run of ``trainer``."""
+    reference = _begun.get(path.resolve())
+    if reference is None:
+        return False
+    owner = reference()
+    return owner is None or owner is trainer or not has_open_run(owner)
 
 
 def _wait_for_later_name(folder: str | os.PathLike[str]) -> list[Path]:
@@ -125,6 +161,7 @@ class _EventWriter:
     It records the trainer's position before the events that are written there.
 
     Attributes:
+        path: the file.
         restart: the position of a trainer that resumes within an epoch and so starts that epoch again. Scalars written
             at this position are in the file already, from the first start, and are left out.
     """
@@ -133,8 +170,8 @@ class _EventWriter:
         self.restart: tuple[int, int] | None = None
         self._folder = begun.get_logdir()
         begun.close()
-        (path,) = set(event_files(self._folder)) - set(earlier)
-        self._file = RecordFile(path)
+        (self.path,) = set(event_files(self._folder)) - set(earlier)
+        self._file = RecordFile(self.path)
         self._trainer = weakref.ref(trainer)
         self._position = (0, 0)
 
@@ -162,7 +199,7 @@ class _EventWriter:
 
 
 class _SilentWriter:
-    """The writer on ranks other than 0, which drops everything."""
+    """The writer on ranks other than 0, and of a closed logger, which drops everything."""
 
     def __init__(self, log_dir: str) -> None:
         self.log_dir = log_dir

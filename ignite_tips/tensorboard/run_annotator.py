@@ -73,6 +73,8 @@ class RunAnnotator(Handler):
     ) -> Self:
         """Write what happens in the run of ``trainer``; scalars at ``event``, less often with ``every=``.
 
+        If the logger is closed after a run, the next run is not written.
+
         Raises:
             TypeError: if an argument has the wrong type.
             ValueError: if the trainer does not know the event.
@@ -86,6 +88,7 @@ class RunAnnotator(Handler):
                 return self
             self._annotations: list[str] = []
             self._trainable_fraction: float | None = None
+            self._was_run = trainer.last_event_name is not None
             self._norms = ScalarWriter(tb_logger)
             self._counts = {name: ScalarWriter(tb_logger, only_changes=True) for name in (_FRACTION, _SKIPPED)}
             for name in _NORMS:
@@ -94,6 +97,7 @@ class RunAnnotator(Handler):
             self._attachment.add_undo(
                 on_annotation(trainer, lambda engine, annotation: self._annotate(tb_logger.writer, annotation))
             )
+            self._attachment.add_handler(trainer, Events.STARTED, self._start)
             self._attachment.add_handler(trainer, Events.EPOCH_STARTED, self._forget_fraction)
             self._attachment.add_step_handler(trainer, self._optimizer, event, self._write_scalars)
             for ending in (Events.COMPLETED, Events.TERMINATE):
@@ -103,6 +107,14 @@ class RunAnnotator(Handler):
     def detach(self) -> None:
         """Stop writing."""
         self._attachment.clear()
+
+    def _is_over(self) -> bool:
+        return self._was_run and self._norms.was_closed()  # after the run that it was for
+
+    def _start(self, engine: Engine) -> None:
+        if self._is_over():
+            self.detach()
+        self._was_run = True
 
     def _report(self, trainer: Engine, plan: State) -> HandlerReport:
         clippers = [role for role in roles_of(ClipsGradients, trainer) if role.optimizer() is self._optimizer]
@@ -116,6 +128,8 @@ class RunAnnotator(Handler):
         return HandlerReport(findings=[Finding("other tag", text)])
 
     def _annotate(self, writer: Any, annotation: Annotation) -> None:
+        if self._is_over():  # a freezer's handler of STARTED may come first
+            return
         self._trainable_fraction = None
         kind, text = (
             annotation.kind.replace("_", " "),

@@ -45,8 +45,8 @@ def plot_runs(runs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *
 
     Vertical lines show freezing, unfreezing, plateau reductions and skipped updates, as RunAnnotator wrote them. All
     panels use the x axis of the learning rates; a point from another axis is placed by the time at which it was
-    written. Several runs differ by line style. Needs matplotlib: ``pip install ignite-tips[plot]``. As a command:
-    ``python -m ignite_tips.plot RUN... -o runs.png``.
+    written. Several runs differ by line style. Needs matplotlib: ``pip install ignite-tips[plot]``. A notebook shows
+    the figure as a cell's last expression. As a command: ``python -m ignite_tips.plot RUN... -o runs.png``.
 
     Args:
         runs: the folder of one run, or the folders of several.
@@ -116,10 +116,10 @@ def _sort_into_panels(records: Sequence[RunRecord]) -> dict[str, list[str]]:
 
 def _new_figure(count: int) -> tuple["Figure", Sequence["Axes"]]:
     try:
-        from matplotlib.figure import Figure
+        from ignite_tips._figures import NotebookFigure
     except ImportError as error:
         raise ImportError("plot_runs() needs matplotlib; install it with: pip install ignite-tips[plot]") from error
-    figure = Figure(figsize=(10, 0.9 + 2.0 * count), dpi=120, layout="constrained")
+    figure = NotebookFigure(figsize=(10, 0.9 + 2.0 * count), dpi=120, layout="constrained")
     return figure, list(figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0])
 
 

@@ -11,7 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ignite_tips.tensorboard.event_files import event_files, last_layout
 
-__all__ = ["ScalarRecord", "add_chart", "check_open", "write_charts", "write_text"]
+__all__ = ["ScalarRecord", "add_chart", "check_open", "is_closed", "write_charts", "write_text"]
 
 
 class ScalarRecord:
@@ -58,9 +58,14 @@ def write_text(writer: Any, tag: str, text: str, step: int) -> None:
     writer.add_text(tag, text, step)
 
 
+def is_closed(writer: Any) -> bool:
+    """Whether the writer is closed."""
+    return getattr(writer, "file_writer", writer) is None
+
+
 def check_open(writer: Any) -> None:
     """Raise RuntimeError if the writer is closed; torch's own would silently start another file."""
-    if getattr(writer, "file_writer", writer) is None:
+    if is_closed(writer):
         raise RuntimeError(
             f"the TensorBoard writer must be open, got a closed one: {_folder(writer)}; close it after the run"
         )

@@ -197,7 +197,11 @@ SUBJECTS = {
         options=_names_in_table,
     ),
     "param_group_table": _public(
-        "param_group_table", {"model": _model}, model=just(_model, nn.ReLU()), optimizer=optional(_own)
+        "param_group_table",
+        {"model": _model},
+        model=just(_model, nn.ReLU()),
+        optimizer=optional(_own),
+        depth=optional(_depth),
     ),
     "rewrap_model": _public("rewrap_model", {}, ddp_model=Domain(lambda value: False, st.nothing())),
     "wrap_model": _public(
@@ -335,6 +339,7 @@ SUBJECTS = {
         keywords=_keywords,
         optimizer=optional(_own),
         backend=optional(one_of("torchinfo", "torchsummary")),
+        depth=optional(_depth),
     ),
     "ModelSummary.table": Subject(_summary.table, dict, {"depth": optional(_depth), "width": optional(integer(60))}),
     "ModelSummary.markdown": Subject(_summary.markdown, dict, {"depth": optional(_depth)}),

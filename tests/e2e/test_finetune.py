@@ -25,5 +25,5 @@ def test_fine_tuning_learns_faster_than_from_scratch(world_size: int, tmp_path: 
     tuned, from_scratch = ([float(row[column]) for row in rows] for column in (3, 4))
     assert tuned[0] > from_scratch[0]
     assert tuned[-1] > 0.9
-    assert re.search(r"^stem\.0\.weight +16 x 1 x 3 x 3 +stem +\S+ +yes$", done.out, re.MULTILINE)
-    assert re.search(r"^head\.weight +5 x 512 +rest +0\.003$", done.out, re.MULTILINE)
+    assert re.search(r"^stem\.0\.weight +16.1.3.3 +stem +\S+ +yes$", done.out, re.MULTILINE)
+    assert re.search(r"^head\.weight +5.512 +rest +0\.003$", done.out, re.MULTILINE)

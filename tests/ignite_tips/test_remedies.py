@@ -238,6 +238,8 @@ def test_a_folder_of_another_run_is_resumed_as_the_message_says(tmp_path: Path) 
     first, logger = trainer_in(tmp_path)
     with logger:
         first.run(range(2), max_epochs=1)
+    (path,) = tmp_path.iterdir()
+    path.rename(path.with_name(f"{path.name}.copied"))  # not a file that this process began
     second, logger = trainer_in(tmp_path)
     with logger, pytest.raises(RuntimeError, match="choose another, or load the trainer's state to resume the run"):
         second.run(range(2))

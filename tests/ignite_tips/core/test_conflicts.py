@@ -1,6 +1,6 @@
 """Handlers that conflict: refused if surely wrong, warned about if possibly intended."""
 
-import gc
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +22,11 @@ def _optimizer() -> SGD:
 
 def _trainer(optimizer: SGD) -> Engine:
     return Engine(lambda engine, batch: optimizer.step())
+
+
+def _run_after_error(trainer: Engine) -> None:
+    if trainer.run([0]) is None:  # Ignite's first run after one that raised does nothing
+        trainer.run([0])
 
 
 CLOSED_FORM: list[Callable[[SGD], LRScheduler]] = [
@@ -110,19 +115,69 @@ def test_two_schedulers_do_not_warn_if_a_filter_ends_one() -> None:
     assert trainer.state.epoch == 2
 
 
-def test_parameters_have_one_freezer_on_any_trainer() -> None:
-    """Parameters outlive a trainer; a handler that is detached, or whose trainer is gone, does not count."""
+def test_parameters_have_one_freezer_in_a_run() -> None:
+    """On one trainer, and on one that is run while another runs; one that does not run is in nobody's way."""
     model = torch.nn.Linear(2, 2)
     first, second = ParameterFreezer(model, "weight"), ParameterFreezer(model, "*")
-    trainer, later = (Engine(lambda engine, batch: None) for _ in range(2))
+    trainer, inner = (Engine(lambda engine, batch: None) for _ in range(2))
     first.attach(trainer).attach(trainer)
-    with pytest.raises(ValueError, match="'weight' must be frozen by one handler, but an attached Parameter"):
-        second.attach(later)
-    first.detach()
-    second.attach(later)
-    del later
-    gc.collect()
+    message = "'weight' must be frozen by one handler, but an attached Parameter"
+    with pytest.raises(ValueError, match=message):
+        second.attach(trainer)
+    second.attach(inner)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: inner.run([0]))
+    with pytest.raises(ValueError, match=message):
+        trainer.run([0])
+    _run_after_error(inner)
+    assert second.frozen == ("weight", "bias")
+
+
+def test_a_trainer_that_is_interrupted_has_not_ended() -> None:
+    """Its run goes on without a new start, so what it has frozen stays."""
+    model = torch.nn.Linear(2, 2)
+    trainer, later = (Engine(lambda engine, batch: None) for _ in range(2))
+    freezer = ParameterFreezer(model, "weight").attach(trainer)
+    trainer.add_event_handler(Events.ITERATION_COMPLETED(once=1), Engine.interrupt)
+    trainer.run(range(2))
+    ParameterFreezer(model, "*").attach(later)
+    assert freezer.frozen == ("weight",)
+    with pytest.raises(ValueError, match="'weight' must be frozen by one handler"):
+        later.run([0])
+    trainer.run(range(2))
+    _run_after_error(later)
+    assert freezer.frozen == ()
+
+
+_AGAIN: dict[str, Callable[[torch.nn.Module, SGD], Any]] = {
+    "clipper": lambda model, sgd: GradientNormClipper(sgd, max_norm=1.0),
+    "scheduler": lambda model, sgd: SchedulerStepper(StepLR(sgd, 2)),
+    "freezer": lambda model, sgd: ParameterFreezer(model, "weight"),
+    "logger": lambda model, sgd: LearningRateLogger(sgd),
+}
+
+
+@pytest.mark.parametrize("kind", _AGAIN)
+@pytest.mark.parametrize("ending", [None, ValueError, KeyboardInterrupt])
+def test_a_handler_of_an_ended_run_yields(kind: str, ending: type[BaseException] | None) -> None:
+    """A cell that attaches another to the same trainer replaces it, without a warning."""
+    model = torch.nn.Linear(2, 2)
+    optimizer = SGD(model.parameters(), lr=0.1)
+    endings = [ending] * (ending is not None)
+
+    def update(engine: Engine, batch: int) -> None:
+        model(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+        if endings:
+            raise endings.pop()
+
+    trainer = Engine(update)
+    first, second = (_AGAIN[kind](model, optimizer) for _ in range(2))
     first.attach(trainer)
+    with contextlib.suppress(ValueError, KeyboardInterrupt):
+        trainer.run(range(2))
+    second.attach(trainer)
+    assert not first._attachment
+    _run_after_error(trainer)
 
 
 @pytest.mark.parametrize("kind", ["SchedulerStepper", "PlateauStepper"])

@@ -183,3 +183,26 @@ def test_random_scripts_keep_the_ranks_equal(world_size: int) -> None:
                 assert torch.equal(first, expected)
             else:  # gloo adds four ranks' gradients in an order of its own
                 assert torch.allclose(first, expected, rtol=0, atol=TRAINED_IN_DOUBLE)
+
+
+def _train_after_a_frozen_run(rank: int, world_size: int) -> torch.Tensor:
+    torch.manual_seed(seeded())
+    model = DistributedDataParallel(TiedNet())
+    optimizer = make_optimizer(model)
+
+    def update(engine: Engine, batch: torch.Tensor) -> None:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(batch), batch).backward()
+        optimizer.step()
+
+    for freeze in (Events.STARTED, Events.EPOCH_STARTED(once=3)):
+        trainer = Engine(update)
+        ParameterFreezer(model, "first.*").attach(trainer, freeze=freeze)
+        trainer.run(make_tokens(rank), max_epochs=2)
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+def test_what_an_earlier_trainer_left_frozen_trains_alike_on_all_ranks() -> None:
+    """The freezer of a new trainer that freezes later unfreezes it, and the wrapper averages its gradients."""
+    first, second = run_distributed(_train_after_a_frozen_run, 2)
+    assert torch.equal(first, second)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.optim import Optimizer
 
-from ignite_tips.parameters.groups import group_names, layerwise_lr_groups, param_group_table, param_groups
+from ignite_tips.parameters.groups import group_names, layerwise_lr_groups, param_groups
 
 OPTIMIZERS: list[Callable[..., Optimizer]] = [
     torch.optim.SGD,
@@ -197,25 +197,6 @@ def test_bad_layers_are_errors(layers: Any, options: dict[str, Any], error: type
     """Rates out of bounds and layers that are no list of patterns are refused."""
     with pytest.raises(error, match=message):
         layerwise_lr_groups(make_net(), layers, **{"lr": 0.1, "decay": 0.5, **options})
-
-
-def test_the_table_lists_what_patterns_can_match() -> None:
-    """Name, shape, group, rate and frozen, for parameters in no group and of no shape too."""
-    net = nn.Sequential(nn.Linear(2, 3), nn.LazyLinear(1))
-    net.scale = nn.Parameter(torch.tensor(1.0), requires_grad=False)
-    optimizer = torch.optim.SGD([{"params": [net[0].weight], "name": "first"}], lr=0.25)
-    assert param_group_table(net, optimizer).splitlines() == [
-        "name      shape          group   lr    frozen",
-        "scale     scalar         (none)        yes",
-        "0.weight  3 x 2          first   0.25",
-        "0.bias    3              (none)",
-        "1.weight  not yet known  (none)",
-        "1.bias    not yet known  (none)",
-    ]
-    assert param_group_table(net).splitlines()[:2] == [
-        "name      shape          frozen",
-        "scale     scalar         yes",
-    ]
 
 
 def test_two_groups_of_one_name_are_an_error() -> None:

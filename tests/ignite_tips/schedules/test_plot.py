@@ -66,5 +66,14 @@ def test_nothing_to_draw(lrs: Any, error: type[Exception], message: str) -> None
 def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     """If matplotlib is missing, the error says how to install it."""
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.delitem(sys.modules, "ignite_tips._figures", raising=False)
     with pytest.raises(ImportError, match=r"pip install ignite-tips\[plot\]"):
         plot_schedule({"a": [1.0]})
+
+
+def test_a_figure_shows_itself_in_a_notebook_without_pyplot() -> None:
+    """It has a picture for IPython, with the size to show it in, and pyplot knows nothing of it."""
+    data, size = plot_schedule({"a": [1.0, 0.1]})._repr_png_()
+    assert data.startswith(b"\x89PNG")
+    assert size == {"width": 672, "height": 384}
+    assert int.from_bytes(data[16:20]) == 2 * size["width"]

@@ -236,6 +236,17 @@ def test_a_schedule_that_fits_is_silent(scheduler: LRScheduler, event: Any, accu
     assert _run(scheduler, event, length=4, epochs=5, accumulation=accumulation) == []
 
 
+@pytest.mark.parametrize("event", [PER_EPOCH, PER_UPDATE])
+def test_a_scheduler_of_an_earlier_run_says_so(event: Any) -> None:
+    """A second run that goes past its end is told how many of the steps were made before, and what to do."""
+    length = {PER_EPOCH: 5, PER_UPDATE: 20}[event]
+    scheduler = _cosine(length)
+    assert _run(scheduler, event, length=4, epochs=5) == []
+    (warning,) = _run(scheduler, event, length=4, epochs=5)
+    remedy = "before this run; build the scheduler and its optimizer anew"
+    assert re.search(f"steps it (about )?{2 * length} times.*, {length} of them {remedy}", warning)
+
+
 @pytest.mark.parametrize(("event", "steps"), [(PER_EPOCH, 5), (PER_BATCH, 20)])
 def test_one_cycle_too_short_is_an_error_at_the_start(event: Any, steps: int) -> None:
     """If the run's length is known at its start, a OneCycleLR that would raise later stops the run there."""

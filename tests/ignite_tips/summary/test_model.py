@@ -45,7 +45,8 @@ def test_totals_count_each_parameter_once(name: str) -> None:
     assert summary.trainable_parameters == trainable
     assert sum(layer.parameters for layer in summary.layers) == _parameter_count(model)
     assert sum(layer.trainable_parameters for layer in summary.layers) == trainable
-    assert [layer.name for layer in summary.layers] == [path for path, _ in model.named_modules(remove_duplicate=False)]
+    paths = [path for path, _ in model.named_modules(remove_duplicate=False)]
+    assert [layer.name for layer in summary.layers] == [path for path in paths if not path.startswith("again.")]
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -156,7 +157,7 @@ def test_shared_parameters_are_counted_once_and_named() -> None:
     """A module used under two names, and a parameter in two modules."""
     layers = {layer.name: layer for layer in summarize_model(Residual(), input_size=(1, 3, 8, 8)).layers}
     assert (layers["again"].parameters, layers["again"].shared_with) == (0, "block")
-    assert (layers["again.0"].parameters, layers["again.0"].shared_with) == (0, "block.0")
+    assert "again.0" not in layers
     tied = {layer.name: layer for layer in summarize_model(Tied(), torch.zeros(1, 3, dtype=torch.long)).layers}
     assert (tied["out"].parameters, tied["out"].shared_with) == (0, "embed")
     assert tied["embed"].parameters == 800

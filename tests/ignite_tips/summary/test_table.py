@@ -1,12 +1,16 @@
 """ModelSummary's text: golden tables, and readability of large ones."""
 
 import os
+import re
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LinearLR
 
-from ignite_tips import LayerSummary, ModelSummary, summarize_model
+from ignite_tips import LayerSummary, ModelSummary, param_groups, summarize_model
 
 GOLDEN = """\
 Layer    Type        Input  Output  Params  Trainable  Group       LR
@@ -95,3 +99,60 @@ def test_bad_widths_and_depths_are_refused() -> None:
         _golden().table(width=20)
     with pytest.raises(ValueError, match="depth must be >= 1, got 0"):
         _golden().table(depth=0)
+
+
+class _Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(50, 4)
+        self.block = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+        self.again = self.block
+        self.head = nn.Linear(4, 50)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head(self.again(self.block(self.embedding(tokens))))
+
+
+def test_what_layers_share_is_shown_once() -> None:
+    """A module at a second place is one row that names the first; a layer with parameters of its own adds to it."""
+    summary = summarize_model(_Tied(), torch.zeros(2, 3, dtype=torch.long))
+    lines = summary.table(depth=None).splitlines()[3:-3]
+    assert [line.split()[0] for line in lines] == ["embedding", "block", "0", "1", "again", "head"]
+    assert "= block" in lines[4]
+    assert "50 + embedding  yes" in lines[5]
+
+
+def test_merged_layers_say_a_learning_rate_once_and_the_base_of_a_warm_up() -> None:
+    """Two groups of one learning rate give one number; a schedule's start is beside it."""
+    model = _Tied()
+    groups = param_groups(
+        model, {"block.*": {"lr": 0.2}, "head.bias": {"name": "head", "lr": 0.1}}, default={}, no_decay="biases"
+    )
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    text = summarize_model(model, torch.zeros(2, 3, dtype=torch.long), optimizer=optimizer).table(depth=1)
+    assert re.search(r"block .* block, block-no_decay +0\.2$", text, re.MULTILINE)
+    LinearLR(optimizer, start_factor=0.25)
+    text = summarize_model(model, torch.zeros(2, 3, dtype=torch.long), optimizer=optimizer).table(depth=1)
+    assert re.search(r"block .* block, block-no_decay +0\.05 \(base 0\.2\)$", text, re.MULTILINE)
+
+
+def test_a_notebook_and_a_terminal_show_the_table() -> None:
+    """At the depth of the summary: its repr is its text, its HTML has the same cells, indented, and the totals."""
+    model = nn.Sequential(nn.Sequential(nn.Linear(8, 4), nn.ReLU()), nn.Linear(4, 2))
+    model[1].requires_grad_(False)
+    summary = summarize_model(model, input_size=(16, 8), depth=1)
+    assert repr(summary) == str(summary) == summary.table(depth=1)
+    page = ElementTree.fromstring(f"<div>{summary._repr_html_()}</div>")
+    rows = [["".join(cell.itertext()) for cell in row] for row in page.iter("tr")]
+    assert rows[1:] == [
+        ["(model)", "Sequential", "16\u00d78", "16\u00d72", "", ""],
+        ["0", "Sequential", "16\u00d78", "16\u00d74", "36", "yes"],
+        ["1", "Linear", "16\u00d74", "16\u00d72", "10", "frozen"],
+    ]
+    styles = [row[0].attrib["style"] for row in page.iter("tr")]
+    assert ["padding-left: 1.8em" in style for style in styles] == [False, False, True, True]
+    assert ["opacity" in style for style in styles] == [False, False, False, True]
+    assert all(total in "".join(page.itertext()) for total in summary.totals())
+    shown = replace(summary, text="<b>another</b>")
+    assert shown._repr_html_() == "<pre>&lt;b&gt;another&lt;/b&gt;</pre>"

@@ -19,8 +19,16 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from torch import nn
 
-from ignite_tips import LearningRateLogger, attach_optimizer_events, current_step
+from ignite_tips import (
+    LearningRateLogger,
+    ParameterFreezer,
+    ResumableTensorboardLogger,
+    RunAnnotator,
+    attach_optimizer_events,
+    current_step,
+)
 from ignite_tips.core.events import OptimizerEvents
+from ignite_tips.tensorboard.run_reader import read_run
 from tests.support import run_distributed
 
 _Series = dict[str, list[tuple[int, float]]]
@@ -493,6 +501,28 @@ def test_a_closed_or_unknown_logger_is_refused(tmp_path: Path) -> None:
         trainer.run(range(1))
     with pytest.raises(RuntimeError, match=re.escape(expected)):
         LearningRateLogger(optimizer).attach(trainer, tb_logger)
+
+
+@pytest.mark.parametrize("kind", [TensorboardLogger, ResumableTensorboardLogger])
+def test_a_logger_that_was_closed_after_its_run_yields(kind: type[TensorboardLogger], tmp_path: Path) -> None:
+    """A cell that opens a logger, attaches and runs can be run again on one trainer; the last run alone goes on."""
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    trainer = _trainer(optimizer)
+    ParameterFreezer(model, "bias").attach(trainer)  # which tells the annotator so when the run starts
+    for folder in (tmp_path / "first", tmp_path / "second"):
+        arguments = (folder, trainer) if kind is ResumableTensorboardLogger else (folder,)
+        with kind(*arguments) as tb_logger:
+            LearningRateLogger(optimizer).attach(trainer, tb_logger)
+            RunAnnotator(model, optimizer).attach(trainer, tb_logger)
+            trainer.run(range(2))
+    with TensorboardLogger(tmp_path / "unused") as tb_logger:  # the cell was stopped before the run
+        LearningRateLogger(optimizer).attach(trainer, tb_logger)
+        RunAnnotator(model, optimizer).attach(trainer, tb_logger)
+    trainer.run(range(2))
+    for folder in (tmp_path / "first", tmp_path / "second"):
+        assert len(list(folder.iterdir())) == 1
+        assert len(read_run(folder).series["lr/0"].steps) == 2
 
 
 def _train_on_rank(rank: int, world_size: int, folder: Path) -> dict[str, float]:

@@ -12,7 +12,7 @@ from ignite.handlers import TensorboardLogger, global_step_from_engine
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from ignite_tips import LearningRateLogger, ResumableTensorboardLogger, RunAnnotator
+from ignite_tips import LearningRateLogger, ModelSummarizer, ResumableTensorboardLogger, RunAnnotator
 from ignite_tips.core.wiring import annotate
 from tests.support import run_distributed, run_script
 
@@ -129,8 +129,10 @@ def test_a_damaged_file_is_told_and_the_run_resumes(tmp_path: Path) -> None:
 
 
 def test_a_new_run_needs_its_own_folder(tmp_path: Path) -> None:
-    """Otherwise the run is refused when it starts, and the folder does not change."""
+    """In one with the run of another process it is refused when it starts, and the folder does not change."""
     _train(tmp_path)
+    (path,) = tmp_path.iterdir()
+    path.rename(path.with_name(f"{path.name}.copied"))  # not a file that this process began
     before = sorted(tmp_path.iterdir())
     expected = f"log_dir must be a new folder for a new run, got {str(tmp_path)!r}, which contains events.out"
     with pytest.raises(RuntimeError, match=re.escape(expected)):
@@ -148,6 +150,60 @@ def test_a_second_run_in_the_same_process_appends(tmp_path: Path) -> None:
         trainer.run(range(3), max_epochs=1)
         trainer.run(range(3), max_epochs=2)
     assert [step for step, _ in _series(tmp_path)["train/x"]] == [1, 2, 3, 4, 5, 6]
+
+
+def _logged(folder: Path, trainer: Engine) -> ResumableTensorboardLogger:
+    tb_logger = ResumableTensorboardLogger(folder, trainer)
+    tb_logger.attach_output_handler(trainer, Events.ITERATION_COMPLETED, "train", output_transform=lambda x: {"x": x})
+    return tb_logger
+
+
+def _identity(engine: Engine, batch: int) -> float:
+    return float(batch)
+
+
+@pytest.mark.parametrize(("is_closed", "is_new"), [(True, True), (False, False)])
+def test_a_run_of_this_process_that_has_ended_yields_its_folder(tmp_path: Path, is_closed: bool, is_new: bool) -> None:
+    """As when a notebook's cells are run again, with a new trainer or the same: it is set aside, with a warning."""
+    first = Engine(_identity)
+    tb_logger = _logged(tmp_path, first)
+    first.run(range(3))
+    if is_closed:
+        tb_logger.close()
+    (earlier,) = tmp_path.iterdir()
+    content = earlier.read_bytes()
+    second = Engine(_identity) if is_new else first
+    aside = earlier.name.replace("tfevents", "superseded")
+    with (
+        _logged(tmp_path, second),
+        pytest.warns(UserWarning, match=f"has an earlier run of this process.* kept as {aside}; choose another folder"),
+    ):
+        second.run(range(5, 7))
+    tb_logger.close()
+    assert _series(tmp_path)["train/x"] == [(1, 5.0), (2, 6.0)]
+    assert (tmp_path / aside).read_bytes().startswith(content)
+
+
+def test_a_run_of_this_process_that_goes_on_keeps_its_folder(tmp_path: Path) -> None:
+    """A trainer that is run within it is refused there."""
+    outer, inner = Engine(_identity), Engine(_identity)
+    with _logged(tmp_path, outer), _logged(tmp_path, inner):
+        outer.add_event_handler(Events.EPOCH_COMPLETED, lambda: inner.run(range(2)))
+        with pytest.raises(RuntimeError, match="log_dir must be a new folder for a new run"):
+            outer.run(range(2))
+
+
+def test_a_closed_logger_writes_nothing(tmp_path: Path) -> None:
+    """What Ignite attached to it is silent in the trainer's next run; torch's own writer would start another file."""
+    trainer = Engine(_identity)
+    with _logged(tmp_path, trainer) as tb_logger:
+        trainer.run(range(2))
+    trainer.run(range(2))
+    tb_logger.close()
+    with pytest.raises(RuntimeError, match="the TensorBoard writer must be open, got a closed one"):
+        ModelSummarizer(torch.nn.Linear(2, 1)).attach(trainer, tb_logger)
+    assert len(list(tmp_path.iterdir())) == 1
+    assert len(_series(tmp_path)["train/x"]) == 2
 
 
 def test_it_keeps_no_trainer_alive_and_outlives_it(tmp_path: Path) -> None:

@@ -165,6 +165,7 @@ def test_without_matplotlib_the_remedy_is_named(tmp_path: Path, monkeypatch: pyt
     """The error names the extra to install."""
     _train(tmp_path)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.delitem(sys.modules, "ignite_tips._figures", raising=False)
     with pytest.raises(ImportError, match=re.escape("pip install ignite-tips[plot]")):
         plot_runs(tmp_path)
 
