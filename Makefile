@@ -6,7 +6,7 @@ CONSTRAINTS := constraints.txt
 READY := $(VENV)/ready
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
-.PHONY: demo test test-shaken test-lowest test-newest soak check bench gpu gpu-dry-run docs screenshots clean
+.PHONY: demo test test-shaken test-lowest test-newest soak attack check bench gpu gpu-dry-run docs screenshots clean
 
 demo: $(READY)
 	$(BIN)/ignite-launch --nproc 2 examples/digits.py
@@ -32,6 +32,10 @@ test-newest:
 
 soak: $(READY)
 	$(BIN)/python -m tests.e2e.soak --kills $(or $(KILLS),100) --seed $(or $(SEED),0)
+
+# Random signals to random processes of launches, and strange environments; takes 15 minutes.
+attack: $(READY)
+	$(BIN)/python -m tests.e2e.attack --seed $(or $(SEED),0)
 
 check: $(READY)
 	$(BIN)/ruff check .
