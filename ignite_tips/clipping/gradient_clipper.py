@@ -18,6 +18,7 @@ from ignite_tips.clipping.nonfinite import NonfinitePolicy
 from ignite_tips.clipping.norms import to_device, total_norm
 from ignite_tips.core.conflicts import add_checked_role, describe_no_gradients, warn_after_first_epoch
 from ignite_tips.core.events import OptimizerEvents, check_optimizer, current_step
+from ignite_tips.core.handler import Handler
 from ignite_tips.core.optimizer_step import OptimizerStep
 from ignite_tips.core.wiring import Attachment, ClipsGradients, runs_last
 from ignite_tips.parameters.selection import check_belongs
@@ -91,7 +92,7 @@ class ClippingMethod(ABC):
         """Take up what another learned."""
 
 
-class GradientClipper:
+class GradientClipper(Handler):
     """Acts on final gradients, before every update of one optimizer."""
 
     def __init__(

@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ignite_tips.core.conflicts import add_checked_role
+from ignite_tips.core.handler import Handler
 from ignite_tips.core.wiring import Attachment, FreezesParameters, annotate
 from ignite_tips.freezing.ddp_reducer import check_rewrappable, find_wrappers, rewrap_model
 from ignite_tips.freezing.frozen_buffers import FrozenBuffers
@@ -21,7 +22,7 @@ from ignite_tips.parameters.sharding import check_has_whole_parameters
 __all__ = ["FreezingHandler"]
 
 
-class FreezingHandler:
+class FreezingHandler(Handler):
     """Base of the handlers that freeze parts of a model while a trainer runs.
 
     A subclass registers on the trainer with ``_register``, returns from ``_frozen_at_start`` what is frozen when a run

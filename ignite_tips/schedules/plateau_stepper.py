@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from ignite_tips._checks import check_callable, check_instance, check_integer, check_keys, describe
 from ignite_tips._warnings import warn_user
 from ignite_tips.core.conflicts import add_checked_role
+from ignite_tips.core.handler import Handler
 from ignite_tips.core.ignite_internals import is_running
 from ignite_tips.core.wiring import Attachment, SetsLearningRates, annotate
 from ignite_tips.schedules.built_schedule import BuiltSchedule
@@ -23,7 +24,7 @@ from ignite_tips.schedules.validation_metric import common_metric, metric_name
 __all__ = ["PlateauStepper"]
 
 
-class PlateauStepper:
+class PlateauStepper(Handler):
     """Steps torch's ReduceLROnPlateau with a metric of each validation.
 
     It acts when the evaluator completes a run that the trainer started: the metrics are final then, and the learning

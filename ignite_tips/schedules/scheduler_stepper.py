@@ -19,6 +19,7 @@ from ignite_tips.core.events import (
     is_optimizer_event,
     times_loaded,
 )
+from ignite_tips.core.handler import Handler
 from ignite_tips.core.wiring import Attachment, SetsLearningRates
 from ignite_tips.schedules.built_schedule import BuiltSchedule
 from ignite_tips.schedules.run_length import (
@@ -36,7 +37,7 @@ from ignite_tips.schedules.torch_internals import closed_form_in, without_step_w
 __all__ = ["SchedulerStepper"]
 
 
-class SchedulerStepper:
+class SchedulerStepper(Handler):
     """Steps a torch learning-rate scheduler as the hand-written loop does.
 
     It acts after each epoch, as is usual, or on the event given to ``attach``. For a schedule that counts updates, give

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from ignite_tips._checks import check_callable, check_instance, check_integer
 from ignite_tips._warnings import warn_user
+from ignite_tips.core.handler import Handler
 from ignite_tips.core.wiring import Attachment
 from ignite_tips.parameters.sharding import lay_out_shards
 from ignite_tips.summary.model import check_request, summarize_model
@@ -25,7 +26,7 @@ def _first_of_batch(batch: Any) -> Any:
     return batch[0] if isinstance(batch, tuple | list) else batch
 
 
-class ModelSummarizer:
+class ModelSummarizer(Handler):
     """Shows a table of the model's layers before the first batch is trained on; rank 0 prints it.
 
     Acts on the first ITERATION_STARTED after ``attach``: the batch is available, and handlers that freeze parameters at

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from ignite_tips._checks import check_callable, check_instance
 from ignite_tips.core.conflicts import add_checked_role, never_stepped, warn_after_first_epoch
 from ignite_tips.core.events import OptimizerEvents, check_events, check_optimizer, current_step, is_optimizer_event
+from ignite_tips.core.handler import Handler
 from ignite_tips.core.wiring import Attachment, WritesNames, observes_only
 from ignite_tips.tensorboard.group_options import GroupOptions
 from ignite_tips.tensorboard.scalar_writer import ScalarWriter
@@ -21,7 +22,7 @@ from ignite_tips.tensorboard.summary_writer import add_chart
 __all__ = ["LearningRateLogger"]
 
 
-class LearningRateLogger(BaseHandler):
+class LearningRateLogger(Handler, BaseHandler):
     """Writes each param group's learning rate under the group's name, with all groups in one TensorBoard chart.
 
     Acts on STEP_STARTED, after all other handlers of that event: it writes the learning rate that the update uses,

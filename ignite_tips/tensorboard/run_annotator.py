@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from ignite_tips._checks import check_instance, check_tag
 from ignite_tips.core.events import OptimizerEvents, check_events, check_optimizer
+from ignite_tips.core.handler import Handler
 from ignite_tips.core.wiring import Annotation, Attachment, on_annotation
 from ignite_tips.parameters.selection import check_belongs, trainable_fraction
 from ignite_tips.tensorboard.scalar_writer import ScalarWriter
@@ -23,7 +24,7 @@ _FRACTION, _SKIPPED = "trainable_fraction", "skipped_steps"
 _KEPT = 100
 
 
-class RunAnnotator:
+class RunAnnotator(Handler):
     """Writes freezing and unfreezing, plateau reductions and skipped updates as text, and gradient norms as scalars.
 
     Each annotation is a text entry under ``annotations``, at the update at which it was made. An entry repeats the

@@ -1,0 +1,65 @@
+"""The base of all handlers: a repr with their settings."""
+
+import inspect
+from collections import Counter
+from collections.abc import Iterator
+from numbers import Number
+from types import NoneType
+from typing import Any, Self
+
+from torch.optim.lr_scheduler import LRScheduler
+
+__all__ = ["Handler"]
+
+_PLAIN = (Number, str, bytes, NoneType, list, tuple, set, dict)
+_LONGEST = 80  # characters of one value
+
+
+class Handler:
+    """A handler whose repr is the call that made it; an object in it is shown by its class.
+
+    Example:
+        >>> from ignite_tips import GradientNormClipper
+        >>> GradientNormClipper(torch.optim.SGD(nn.Linear(2, 1).parameters(), lr=0.1), 1.0, per_group=True)
+        GradientNormClipper(SGD, max_norm=1.0, per_group=True)
+    """
+
+    _given: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Keep the arguments of the call, as the constructor itself does."""
+        self = super().__new__(cls)
+        self._given = args, kwargs
+        return self
+
+    def __repr__(self) -> str:
+        args, kwargs = self._given
+        arguments = inspect.signature(type(self)).bind(*args, **kwargs).arguments
+        shown = [
+            f"{name}={_show(value)}" if index else _show(value) for index, (name, value) in enumerate(arguments.items())
+        ]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, Counter):  # as which MultiStepLR keeps its milestones
+        value = sorted(value.elements())
+    if isinstance(value, list):
+        return f"[{', '.join(map(_show, value))}]"
+    if isinstance(value, _PLAIN):
+        text = " ".join(repr(value).split())
+        return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+    name: str = getattr(value, "__name__", type(value).__name__)
+    if isinstance(value, LRScheduler):  # which has no repr of its own
+        settings = ", ".join(f"{argument}={_show(setting)}" for argument, setting in _settings_of(value))
+        return f"{name}({settings})" if settings else name
+    return name
+
+
+def _settings_of(scheduler: LRScheduler) -> Iterator[tuple[str, Any]]:
+    """Yield the arguments that a scheduler keeps under their names, except those that have their default values."""
+    kept = vars(scheduler)
+    for name, parameter in inspect.signature(type(scheduler)).parameters.items():
+        value = kept.get(name, kept.get(f"_{name}", parameter.default))
+        if name != "last_epoch" and isinstance(value, _PLAIN) and value != parameter.default:
+            yield name, value
