@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch.optim.lr_scheduler import ChainedScheduler, LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
@@ -42,7 +43,12 @@ def linear_warmup(steps: int, *, start_factor: float = 0.0) -> Callable[[int], f
 
 
 def warmup_stable_decay(
-    warmup: int, stable: int, decay: int, *, shape: str = "cosine", min_factor: float = 0.0
+    warmup: int,
+    stable: int,
+    decay: int,
+    *,
+    shape: Literal["cosine", "linear", "sqrt"] = "cosine",
+    min_factor: float = 0.0,
 ) -> Callable[[int], float]:
     """Return a factor for LambdaLR that rises, stays at 1, and falls, each for a number of steps.
 

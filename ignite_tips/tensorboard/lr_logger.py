@@ -128,7 +128,9 @@ class LearningRateLogger(Handler, BaseHandler):
         self._attachment.clear()
         self._scalars, self._in_use, self._due = None, None, None
 
-    def __call__(self, engine: Engine, logger: BaseLogger, event_name: Any) -> None:
+    def __call__(  # type: ignore[override]  # the one handler that Ignite may call, as a log handler
+        self, engine: Engine, logger: BaseLogger, event_name: Any
+    ) -> None:
         """Log the current learning rates, as an Ignite log handler: ``tb_logger.attach(trainer, this, event)``.
 
         At STEP_STARTED these are the learning rates that the update uses, as after ``attach``.

@@ -5,7 +5,7 @@ import time
 import weakref
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
@@ -72,6 +72,10 @@ class ResumableTensorboardLogger(TensorboardLogger):
         self.writer.file_writer.event_writer = self._events
         self._has_started = False
         trainer.add_event_handler(Events.STARTED, _start, weakref.ref(self))
+
+    def __enter__(self) -> Self:
+        """Return the logger; it is closed at the end of the ``with`` block."""
+        return self
 
     def _start(self, trainer: Engine) -> None:
         if self._has_started:
