@@ -116,7 +116,13 @@ class ParameterNames:
         if len(several) > 1 and all(map(self._matches, several)):
             return repr(several)
         # A module without its parameters, a part of a name, a name that begins so, a wrapper's prefix.
-        forms = (f"{pattern}.*", f"*.{pattern}", f"*.{pattern}.*", f"{pattern}*", pattern.partition(".")[2])
+        forms = (
+            f"{pattern}.*",
+            f"*.{pattern}",
+            f"*.{pattern}.*",
+            f"{pattern}*",
+            re.sub(r"^(module|_orig_mod)\.", "", pattern),
+        )
         fitting = next((form for form in forms if pattern and form and self._matches(form)), None)
         if fitting is not None:
             return repr(fitting)

@@ -43,7 +43,7 @@ _CLOSED_FORM = (CosineAnnealingWarmRestarts, CyclicLR, LambdaLR, OneCycleLR)
 
 def check_scheduler(scheduler: object) -> None:
     """Raise TypeError unless ``scheduler`` is one of torch's kind: what is saved and resumed is known of these only."""
-    if not isinstance(scheduler, LRScheduler | Optimizer) and callable(getattr(scheduler, "step", None)):
+    if not isinstance(scheduler, LRScheduler | Optimizer | type) and callable(getattr(scheduler, "step", None)):
         raise TypeError(
             "scheduler must be a subclass of torch's LRScheduler, whose step() needs no argument, got "
             f"{describe(scheduler)}; step it in a handler of your own, such as "

@@ -13,7 +13,6 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
 __all__ = [
-    "SUB_RUN",
     "RecordFile",
     "event_files",
     "last_layout",
