@@ -80,3 +80,8 @@ __all__ = [
     "with_warmup",
     "wrap_model",
 ]
+
+
+def __dir__() -> list[str]:
+    """Return the public names alone: what a notebook completes after ``ignite_tips.``."""
+    return __all__

@@ -103,3 +103,8 @@ def test_every_module_lists_its_public_names(path: Path) -> None:
     assert offered == sorted(offered)
     assert defined <= set(offered) or path.stem == "_version"
     assert all(hasattr(module, public) for public in offered)
+
+
+def test_a_notebook_completes_public_names_only() -> None:
+    """``dir(ignite_tips)`` has neither the folders nor what the module imports for itself."""
+    assert dir(ignite_tips) == ignite_tips.__all__

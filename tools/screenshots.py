@@ -8,11 +8,10 @@ from ignite_tips import plot_runs
 from tests.e2e.browser import Browser, chromium, tensorboard
 from tests.e2e.demo_run import train
 
-# Show lines without smoothing or cropping, with names, as large as the page.
+# Show lines without smoothing or cropping, as large as the page.
 _SHOW_CHART = """
 elements.find(e => e.tagName === 'TF-SMOOTHING-INPUT').weight = 0;
 elements.find(e => e.tagName === 'PAPER-CHECKBOX' && e.textContent.includes('outliers')).click();
-elements.find(e => e.className === 'toggle-matches-button').click();
 elements.find(e => e.tagName === 'PAPER-ICON-BUTTON' && e.getAttribute('icon') === 'fullscreen').click();
 """
 # The lines are animated at first, and highlighted at the pointer.
@@ -39,14 +38,14 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         runs = Path(temporary, "runs")
-        train(runs / "digits")
+        train(runs / "digits", run_per_group=True)
         plot_runs(runs / "digits", title="python -m ignite_tips.plot runs/digits").savefig(folder / "run.png")
         with tensorboard(runs) as address, chromium((1280, 900)) as browser:
-            browser.open(f"{address}/#custom_scalars")
-            browser.wait_for(lambda browser: "Matches (3)" in browser.text())
+            browser.open(f"{address}/#scalars&tagFilter=%5Elr")
+            browser.wait_for(lambda browser: "tag:\nlr" in browser.text())
             browser.run(_SHOW_CHART)
             _wait_until_still(browser, _IS_DRAWN)
-            browser.screenshot(folder / "custom_scalars.png")
+            browser.screenshot(folder / "learning_rates.png")
             for name, content in (("model", "Parameters:"), ("annotations", "unfreeze")):
                 browser.open(f"{address}/#text&tagFilter={name}")
                 browser.wait_for(lambda browser, content=content: content in browser.text())

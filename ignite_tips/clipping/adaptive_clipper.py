@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from math import inf
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,7 @@ class AdaptiveGradientClipper(GradientClipper):
         eps: float = 1e-3,
         exclude: str | Iterable[str] = (),
         model: nn.Module | None = None,
-        on_nonfinite: str = "raise",
+        on_nonfinite: Literal["raise", "skip", "propagate"] = "raise",
         tag: str | None = None,
         process_group: Any = None,
     ) -> None:

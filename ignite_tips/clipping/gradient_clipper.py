@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import inf
 from types import NoneType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 import torch.distributed as dist
@@ -106,7 +106,7 @@ class GradientClipper(Handler):
         method: ClippingMethod,
         *,
         per_group: bool = False,
-        on_nonfinite: str = "raise",
+        on_nonfinite: Literal["raise", "skip", "propagate"] = "raise",
         model: nn.Module | None = None,
         tag: str | None = None,
         process_group: Any = None,

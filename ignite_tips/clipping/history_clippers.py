@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from math import inf
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -77,7 +77,7 @@ class AutoClipper(GradientClipper):
         percentile: float = 10.0,
         *,
         history_size: int = 10_000,
-        on_nonfinite: str = "raise",
+        on_nonfinite: Literal["raise", "skip", "propagate"] = "raise",
         model: nn.Module | None = None,
         tag: str | None = None,
         process_group: Any = None,
@@ -131,7 +131,7 @@ class ZClipper(GradientClipper):
         z_threshold: float = 2.5,
         max_norm: float = 1.0,
         warmup_steps: int = 25,
-        on_nonfinite: str = "raise",
+        on_nonfinite: Literal["raise", "skip", "propagate"] = "raise",
         model: nn.Module | None = None,
         tag: str | None = None,
         process_group: Any = None,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import chain
 from math import hypot, inf, isfinite
 from sys import float_info
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -175,7 +175,7 @@ class GradientNormClipper(GradientClipper):
         *,
         norm_type: float = 2.0,
         per_group: bool = False,
-        on_nonfinite: str = "raise",
+        on_nonfinite: Literal["raise", "skip", "propagate"] = "raise",
         model: nn.Module | None = None,
         tag: str | None = None,
         process_group: Any = None,
@@ -249,7 +249,7 @@ class GradientValueClipper(GradientClipper):
         optimizer: Optimizer,
         clip_value: float,
         *,
-        on_nonfinite: str = "raise",
+        on_nonfinite: Literal["raise", "skip", "propagate"] = "raise",
         model: nn.Module | None = None,
         tag: str | None = None,
         process_group: Any = None,

@@ -22,7 +22,7 @@ Neither fires for a micro-batch of an accumulation, or for a step that GradScale
 
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, overload
 
 from ignite.engine import CallableEventWithFilter, Engine, EventsList
 from torch.optim import LBFGS, Optimizer
@@ -149,7 +149,13 @@ def hold_optimizer_events(engine: Engine, optimizer: Optimizer) -> Callable[[], 
     return release
 
 
-def for_optimizer(optimizer: Optimizer, event: Any) -> Any:
+@overload
+def for_optimizer(optimizer: Optimizer, event: EventsList) -> EventsList: ...
+@overload
+def for_optimizer(optimizer: Optimizer, event: CallableEventWithFilter) -> CallableEventWithFilter: ...
+def for_optimizer(
+    optimizer: Optimizer, event: CallableEventWithFilter | EventsList
+) -> CallableEventWithFilter | EventsList:
     """Restrict optimizer events to those of one optimizer; ``every=`` and ``once=`` then count its own updates.
 
     Other events are returned unchanged, also within a list of events.

@@ -1,11 +1,11 @@
-"""The base of all handlers: a repr with their settings."""
+"""The base of all handlers: a repr with their settings, and an error for a handler that is registered by hand."""
 
 import inspect
 from collections import Counter
 from collections.abc import Iterator
 from numbers import Number
 from types import NoneType
-from typing import Any, Self
+from typing import Any, Never, Self
 
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -15,8 +15,36 @@ _PLAIN = (Number, str, bytes, NoneType, list, tuple, set, dict)
 _LONGEST = 80  # characters of one value
 
 
+class _CallSignature(inspect.Signature):
+    """The signature of a handler's ``__call__``, with our error for a call that does not fit.
+
+    Ignite asks a function's signature when it is registered, before any event fires.
+    """
+
+    def __init__(self, handler: "Handler") -> None:
+        super().__init__(list(inspect.signature(handler.__call__).parameters.values()))
+        self._error = handler._error()
+
+    def bind(self, *args: Any, **kwargs: Any) -> inspect.BoundArguments:
+        try:
+            return super().bind(*args, **kwargs)
+        except TypeError:
+            raise self._error from None
+
+
+class _SignatureOfCall:
+    """Gives each handler a ``__signature__``, and none to its class, which has that of its constructor."""
+
+    def __get__(self, handler: "Handler | None", owner: type) -> _CallSignature:
+        if handler is None:
+            raise AttributeError("__signature__")
+        return _CallSignature(handler)
+
+
 class Handler:
-    """A handler whose repr is the call that made it; an object in it is shown by its class.
+    """A handler that is attached by its own ``attach()``: Ignite's ``add_event_handler`` refuses it with a remedy.
+
+    Its repr is the call that made it; an object in it is shown by its class.
 
     Example:
         >>> from ignite_tips import GradientNormClipper
@@ -31,6 +59,18 @@ class Handler:
         self = super().__new__(cls)
         self._given = args, kwargs
         return self
+
+    __signature__ = _SignatureOfCall()
+
+    def __call__(self, *, never: Never) -> Any:
+        """Raise: only log handlers are called. The argument makes every call of Ignite's a wrong one."""
+        raise self._error()
+
+    def _error(self) -> ValueError:
+        return ValueError(
+            f"handler must be a function, got a {type(self).__name__}, which registers itself; use "
+            "handler.attach(trainer, ...) instead"
+        )
 
     def __repr__(self) -> str:
         args, kwargs = self._given

@@ -31,9 +31,22 @@ class OptimizerEvents(EventEnum):
     STEP_STARTED = "optimizer_step_started"
     STEP_COMPLETED = "optimizer_step_completed"
 
+    def __call__(self, *args: Any, **kwargs: Any) -> CallableEventWithFilter:
+        """Return the event with a filter, as Ignite's own events do."""
+        event = super().__call__(*args, **kwargs)
+        return _FilteredOptimizerEvent(event.value, event.filter, event.name)
+
     def __format__(self, format_spec: str) -> str:
         # Ignite formats the event each time it fires, for a debug log; Enum's own __format__ takes half of that time.
-        return self._value_
+        return self._value_ + _NEEDS
+
+
+_NEEDS = ", which needs attach_optimizer_events(engine, optimizer) first,"  # in Ignite's error for an unknown event
+
+
+class _FilteredOptimizerEvent(CallableEventWithFilter):
+    def __format__(self, format_spec: str) -> str:
+        return self.value + _NEEDS
 
 
 _EVENT_TO_ATTR = dict.fromkeys(OptimizerEvents, "optimizer_step")

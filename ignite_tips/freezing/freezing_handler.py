@@ -9,6 +9,7 @@ from ignite.engine import Engine, Events, State
 from torch import nn
 from torch.optim import Optimizer
 
+from ignite_tips._warnings import warn_user
 from ignite_tips.core.conflicts import add_checked_role
 from ignite_tips.core.findings import Finding, HandlerReport, is_over
 from ignite_tips.core.handler import Handler
@@ -48,6 +49,7 @@ class FreezingHandler(Handler):
         self._loaded: Mapping[str, Any] | None = None
         self._iteration = 0  # the trainer's, as this handler last saw it
         self._is_started = False
+        self._unfreezes = True
         self._watch: WrapperWatch | None = None
         self._buffers: FrozenBuffers | None = None
 
@@ -127,12 +129,23 @@ class FreezingHandler(Handler):
         loaded, self._loaded = self._loaded, None
         self._take_over(engine)
         self._change([part.held is not None for part in self._parts])  # if another trainer has taken over since
+        self._warn_of_frozen_by_hand()
         is_resumed = engine.state.iteration > 0  # then it was annotated before the checkpoint
         frozen = self._frozen_at_start(engine, loaded)
         self._iteration = engine.state.iteration
         self._set_frozen(engine, frozen, is_annotated=not is_resumed)
         self._watch_next_forward()
         engine.state.metrics["trainable_fraction"] = trainable_fraction(self._model)
+
+    def _warn_of_frozen_by_hand(self) -> None:
+        """Warn about parts that do not train although this handler has not frozen them, if it is to unfreeze them."""
+        for part in self._parts if self._unfreezes else ():
+            if not part.is_frozen and not any(parameter.requires_grad for parameter in part.parameters):
+                warn_user(
+                    f"{type(self).__name__} found {', '.join(part.patterns)} frozen already, by requires_grad=False: "
+                    "they stay frozen, and unfreezing changes nothing; leave the freezing to this handler, and call "
+                    "requires_grad_(True) on them before the run"
+                )
 
     def _follow(self, engine: Engine) -> None:
         if not self._is_started:

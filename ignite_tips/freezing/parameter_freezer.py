@@ -101,6 +101,7 @@ class ParameterFreezer(FreezingHandler):
             self._register(trainer, *([freeze] if unfreeze is None else [freeze, unfreeze]))
             for event in found:
                 event.attach(self._attachment, trainer)
+        self._unfreezes = unfreeze is not None
         self._events = {f"{index}: {event.name}": event for index, event in enumerate(found)}
         return self
 

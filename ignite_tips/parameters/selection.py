@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from difflib import get_close_matches
 from fnmatch import translate
 
 from torch import nn
@@ -104,8 +105,36 @@ class ParameterNames:
         matches = re.compile(translate(pattern)).match
         found = list(dict.fromkeys(first for name, first in self._first_names if matches(name)))
         if not found:
-            raise ValueError(f"pattern {pattern!r} matches no parameter; names start with: {_first_names(self.named)}")
+            meant = self._suggest(pattern)
+            hint = f"did you mean {meant}? Names" if meant else "names"
+            raise ValueError(f"pattern {pattern!r} matches no parameter; {hint} start with: {_first_names(self.named)}")
         return found
+
+    def _suggest(self, pattern: str) -> str | None:
+        """Return what was meant by a pattern that matches nothing: a glob that matches, or several."""
+        several = pattern.replace(",", " ").split()
+        if len(several) > 1 and all(map(self._matches, several)):
+            return repr(several)
+        # A module without its parameters, a part of a name, a name that begins so, a wrapper's prefix.
+        forms = (
+            f"{pattern}.*",
+            f"*.{pattern}",
+            f"*.{pattern}.*",
+            f"{pattern}*",
+            re.sub(r"^(module|_orig_mod)\.", "", pattern),
+        )
+        fitting = next((form for form in forms if pattern and form and self._matches(form)), None)
+        if fitting is not None:
+            return repr(fitting)
+        parts = {name: None for name, _ in self._first_names}
+        for name in [*parts]:
+            words = name.split(".")
+            parts.update((".".join(words[:count]) + ".*", None) for count in range(1, len(words)))
+        nearest = get_close_matches(pattern, parts, n=1)
+        return repr(nearest[0]) if nearest else None
+
+    def _matches(self, pattern: str) -> bool:
+        return any(map(re.compile(translate(pattern)).match, dict(self._first_names)))
 
 
 def as_patterns(patterns: str | Iterable[str], name: str = "patterns") -> tuple[str, ...]:

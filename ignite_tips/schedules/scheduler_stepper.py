@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import LBFGS
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from ignite_tips._checks import check_instance, check_integer, check_keys
+from ignite_tips._checks import check_integer, check_keys
 from ignite_tips._warnings import warn_user
 from ignite_tips.core.conflicts import add_checked_role, never_stepped, warn_after_first_epoch
 from ignite_tips.core.events import (
@@ -36,7 +36,7 @@ from ignite_tips.schedules.run_length import (
 )
 from ignite_tips.schedules.schedule_report import report_schedule
 from ignite_tips.schedules.state import save_scheduler
-from ignite_tips.schedules.torch_internals import closed_form_in, without_step_warnings
+from ignite_tips.schedules.torch_internals import check_scheduler, closed_form_in, without_step_warnings
 
 __all__ = ["SchedulerStepper"]
 
@@ -75,7 +75,7 @@ class SchedulerStepper(Handler):
             raise TypeError(
                 f"scheduler must be torch's, got Ignite's {type(scheduler).__name__}; pass the torch scheduler itself"
             )
-        check_instance("scheduler", scheduler, LRScheduler, "a torch learning-rate scheduler")
+        check_scheduler(scheduler)
         if isinstance(scheduler, ReduceLROnPlateau):
             raise TypeError(
                 "scheduler must be stepped without a metric, got ReduceLROnPlateau; use PlateauStepper, which steps "

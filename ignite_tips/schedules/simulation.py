@@ -8,9 +8,9 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from ignite_tips._checks import check_instance, check_integer, check_iterable, check_number, describe
+from ignite_tips._checks import check_integer, check_iterable, check_number, describe
 from ignite_tips.parameters.groups import group_names
-from ignite_tips.schedules.torch_internals import without_step_warnings
+from ignite_tips.schedules.torch_internals import check_scheduler, without_step_warnings
 
 __all__ = ["simulate", "simulate_schedule"]
 
@@ -45,7 +45,7 @@ def simulate_schedule(
         >>> simulate_schedule(plateau, metrics=[3, 2, 2, 2])
         {'head': [0.5, 0.5, 0.5, 0.5, 0.25]}
     """
-    check_instance("scheduler", scheduler, LRScheduler, "a torch learning-rate scheduler")
+    check_scheduler(scheduler)
     inputs: list[tuple[float, ...]]
     if isinstance(scheduler, ReduceLROnPlateau):
         if steps is not None or metrics is None:

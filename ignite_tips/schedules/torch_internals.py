@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import (
     ChainedScheduler,
     CosineAnnealingWarmRestarts,
@@ -20,7 +21,10 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
 )
 
+from ignite_tips._checks import check_instance, describe
+
 __all__ = [
+    "check_scheduler",
     "closed_form_in",
     "initial_lrs",
     "milestones_of",
@@ -35,6 +39,17 @@ __all__ = [
 
 # These compute each learning rate from the initial one and ignore the current one; all others continue from it.
 _CLOSED_FORM = (CosineAnnealingWarmRestarts, CyclicLR, LambdaLR, OneCycleLR)
+
+
+def check_scheduler(scheduler: object) -> None:
+    """Raise TypeError unless ``scheduler`` is one of torch's kind: what is saved and resumed is known of these only."""
+    if not isinstance(scheduler, LRScheduler | Optimizer | type) and callable(getattr(scheduler, "step", None)):
+        raise TypeError(
+            "scheduler must be a subclass of torch's LRScheduler, whose step() needs no argument, got "
+            f"{describe(scheduler)}; step it in a handler of your own, such as "
+            "lambda engine: scheduler.step(engine.state.epoch), and put it into to_save"
+        )
+    check_instance("scheduler", scheduler, LRScheduler, "a torch learning-rate scheduler")
 
 
 def parts_of(scheduler: LRScheduler) -> list[LRScheduler]:

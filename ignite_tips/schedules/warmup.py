@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch.optim.lr_scheduler import ChainedScheduler, LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
 
-from ignite_tips._checks import check_choice, check_instance, check_integer, check_number
-from ignite_tips.schedules.torch_internals import milestones_of, parts_of, restart_parts
+from ignite_tips._checks import check_choice, check_integer, check_number
+from ignite_tips.schedules.torch_internals import check_scheduler, milestones_of, parts_of, restart_parts
 
 __all__ = ["linear_warmup", "warmup_stable_decay", "with_warmup"]
 
@@ -42,7 +43,12 @@ def linear_warmup(steps: int, *, start_factor: float = 0.0) -> Callable[[int], f
 
 
 def warmup_stable_decay(
-    warmup: int, stable: int, decay: int, *, shape: str = "cosine", min_factor: float = 0.0
+    warmup: int,
+    stable: int,
+    decay: int,
+    *,
+    shape: Literal["cosine", "linear", "sqrt"] = "cosine",
+    min_factor: float = 0.0,
 ) -> Callable[[int], float]:
     """Return a factor for LambdaLR that rises, stays at 1, and falls, each for a number of steps.
 
@@ -117,7 +123,7 @@ def with_warmup(scheduler: LRScheduler, steps: int, *, start_factor: float = 0.0
         >>> lrs
         [0.5, 0.75, 1.0, 0.5, 0.25]
     """
-    check_instance("scheduler", scheduler, LRScheduler, "a torch learning-rate scheduler")
+    check_scheduler(scheduler)
     steps = check_integer("steps", steps, ge=1)
     start_factor = check_number("start_factor", start_factor, gt=0, le=1)
     _check_new(scheduler)

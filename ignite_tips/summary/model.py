@@ -4,7 +4,7 @@ import contextlib
 import copy
 from collections.abc import Iterable, Mapping
 from types import NoneType
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -47,7 +47,7 @@ def summarize_model(
     keywords: Mapping[str, Any] | None = None,
     input_size: Iterable[Any] | None = None,
     optimizer: Optimizer | None = None,
-    backend: str | None = None,
+    backend: Literal["torchinfo", "torchsummary"] | None = None,
     depth: int | None = 3,
 ) -> ModelSummary:
     """Run ``model`` once, in eval mode and without gradients, and return a summary of its layers.
@@ -126,7 +126,7 @@ def check_request(
     keywords: Mapping[str, Any] | None,
     input_size: Iterable[Any] | None,
     optimizer: Optimizer | None,
-    backend: str | None,
+    backend: Literal["torchinfo", "torchsummary"] | None,
 ) -> list[tuple[int, ...]] | None:
     """Return the sizes in ``input_size``; raise as ``summarize_model`` for errors that show before the model runs."""
     check_instance("model", model, nn.Module, "a torch.nn.Module")

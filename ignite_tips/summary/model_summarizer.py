@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
@@ -75,7 +75,7 @@ class ModelSummarizer(Handler):
         keywords: Mapping[str, Any] | None = None,
         input_of_batch: Callable[[Any], Any] = _first_of_batch,
         optimizer: Optimizer | None = None,
-        backend: str | None = None,
+        backend: Literal["torchinfo", "torchsummary"] | None = None,
         depth: int | None = 3,
         output: Callable[[str], None] = print,
     ) -> None:

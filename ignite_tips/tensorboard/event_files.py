@@ -12,19 +12,34 @@ import google_crc32c
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
-__all__ = ["RecordFile", "event_files", "last_layout", "masked_crc32c", "position_event", "records", "truncate_after"]
+__all__ = [
+    "RecordFile",
+    "event_files",
+    "last_layout",
+    "masked_crc32c",
+    "position_event",
+    "records",
+    "sub_run_files",
+    "truncate_after",
+]
 
 # A record: the length, its checksum, the data, their checksum.
 _HEADER = struct.Struct("<QI")
 _CHECKSUM = struct.Struct("<I")
 _PIECE = 1 << 20  # bytes copied at once
 _LAYOUT_TAG = "custom_scalars__config__"
+SUB_RUN = ".sub-run"  # how the name of such a file ends
 _POSITION = "trainer at epoch {} iteration {}"
 
 
 def event_files(folder: str | os.PathLike[str]) -> list[Path]:
     """Return the event files of one run, oldest first, in the order in which TensorBoard reads them."""
     return sorted(path for path in Path(folder).iterdir() if "tfevents" in path.name and path.is_file())
+
+
+def sub_run_files(folder: str | os.PathLike[str]) -> list[Path]:
+    """Return the event files of the runs within a run that its own writer made, such as those of ``add_scalars``."""
+    return sorted(Path(folder).glob(f"*/*tfevents*{SUB_RUN}"))
 
 
 def position_event(epoch: int, iteration: int, time: float) -> Event:

@@ -14,6 +14,9 @@ __all__ = ["GroupOptions"]
 class GroupOptions:
     """Reads options such as ``lr`` of the param groups that are trained. Fully frozen groups are left out.
 
+    Attributes:
+        places: by tag, the name of the group and the tag without it.
+
     Args:
         optimizer: the optimizer whose groups are read. Their number, names and values may change between reads.
         options: the name of one option or of several; each is a number, a tensor of one number, or a tuple such as
@@ -39,6 +42,7 @@ class GroupOptions:
         self._prefixes = [f"{tag}/{option}/" if tag else f"{option}/" for option in self._options]
         self._names: list[Any] = []
         self._tags: list[str] = []
+        self.places: dict[str, tuple[str, str]] = {}
         for name, group in zip(group_names(optimizer), optimizer.param_groups, strict=True):
             for option in self._options:
                 _check_option(option, name, group)
@@ -78,13 +82,16 @@ class GroupOptions:
 
     def _name_all(self, trained: list[dict[str, Any]]) -> list[str]:
         names = dict(zip(map(id, self._optimizer.param_groups), group_names(self._optimizer), strict=True))
-        tags = []
+        tags: list[str] = []
+        self.places = {}
         for option, prefix in zip(self._options, self._prefixes, strict=True):
             for group in trained:
                 tag = prefix + names[id(group)]
                 _check_option(option, names[id(group)], group)
                 value = group[option]
-                tags += [f"{tag}/{i}" for i in range(len(value))] if isinstance(value, tuple | list) else [tag]
+                ends = [f"/{index}" for index in range(len(value))] if isinstance(value, tuple | list) else [""]
+                tags += [tag + end for end in ends]
+                self.places |= {tag + end: (names[id(group)], prefix[:-1] + end) for end in ends}
         return tags
 
 

@@ -41,6 +41,9 @@ class LearningRateLogger(Handler, BaseHandler):
         optimizer: the optimizer whose groups are logged, including those added later; ``"name"`` in a group names it.
         param_names: the option or options to log: numbers, or tuples of numbers such as Adam's ``betas``.
         tag: a prefix of the names, not empty, to tell several optimizers apart: ``generator/lr/head``.
+        run_per_group: True writes each group to a TensorBoard run of its own, in the folder of the group's name within
+            the run's. The Scalars tab then draws one chart for each option, ``lr``, with a color for each group; it has
+            a chart for each group otherwise. Other loggers ignore it.
         only_changes: True writes a value only when it changes, as two points: the line between changes is level.
         global_step_transform: ``(engine, event) -> int`` for another x axis than the event's.
 
@@ -67,16 +70,19 @@ class LearningRateLogger(Handler, BaseHandler):
         *,
         param_names: str | Iterable[str] = ("lr",),
         tag: str | None = None,
+        run_per_group: bool = False,
         only_changes: bool = False,
         global_step_transform: Callable[[Engine, Any], int] | None = None,
     ) -> None:
         self._options = GroupOptions(optimizer, param_names, tag)
+        check_instance("run_per_group", run_per_group, bool, "True or False")
         check_instance("only_changes", only_changes, bool, "True or False")
         if global_step_transform is not None:
             check_callable("global_step_transform", global_step_transform, "a function of engine and event, or None")
         self._is_counter_needed = global_step_transform is None
         self._optimizer = optimizer
         self._category = tag or "optimizer"
+        self._run_per_group = run_per_group
         self._only_changes = only_changes
         self._global_step_transform = global_step_transform or _count_of_event
         self._attachment = Attachment(type(self).__name__)
@@ -133,7 +139,9 @@ class LearningRateLogger(Handler, BaseHandler):
         self._attachment.clear()
         self._scalars, self._in_use, self._due = None, None, None
 
-    def __call__(self, engine: Engine, logger: BaseLogger, event_name: Any) -> None:
+    def __call__(  # type: ignore[override]  # the one handler that Ignite may call, as a log handler
+        self, engine: Engine, logger: BaseLogger, event_name: Any
+    ) -> None:
         """Log the current learning rates, as an Ignite log handler: ``tb_logger.attach(trainer, this, event)``.
 
         At STEP_STARTED these are the learning rates that the update uses, as after ``attach``.
@@ -154,7 +162,10 @@ class LearningRateLogger(Handler, BaseHandler):
         self._was_run = True
 
     def _scalar_writer(self, logger: BaseLogger | None) -> ScalarWriter:
-        return ScalarWriter(logger, only_changes=self._only_changes, has_own_axis=self._is_counter_needed)
+        places = (lambda tag: self._options.places[tag]) if self._run_per_group else None
+        return ScalarWriter(
+            logger, only_changes=self._only_changes, has_own_axis=self._is_counter_needed, places=places
+        )
 
     def _describe_no_update(self, engine: Engine) -> str | None:
         if not never_stepped(engine, self._optimizer):
@@ -186,7 +197,8 @@ class LearningRateLogger(Handler, BaseHandler):
     def _add_charts(self, logger: BaseLogger | None) -> None:
         if isinstance(logger, TensorboardLogger):
             for option, prefix in self._options.prefixes.items():
-                add_chart(logger.writer, self._category, option, ["^" + re.escape(prefix)])
+                pattern = re.escape(prefix[:-1]) + ("(/[0-9]+)?$" if self._run_per_group else "/")
+                add_chart(logger.writer, self._category, option, ["^" + pattern])
 
 
 def _count_of_event(engine: Engine, event: Any) -> int:

@@ -5,7 +5,7 @@ import time
 import weakref
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
@@ -16,7 +16,14 @@ from torch.utils.tensorboard import SummaryWriter
 from ignite_tips._checks import check_instance
 from ignite_tips._warnings import warn_user
 from ignite_tips.core.ignite_internals import has_open_run
-from ignite_tips.tensorboard.event_files import RecordFile, event_files, position_event, truncate_after
+from ignite_tips.tensorboard.event_files import (
+    SUB_RUN,
+    RecordFile,
+    event_files,
+    position_event,
+    sub_run_files,
+    truncate_after,
+)
 
 __all__ = ["ResumableTensorboardLogger"]
 
@@ -66,17 +73,24 @@ class ResumableTensorboardLogger(TensorboardLogger):
             return
         try:
             Path(log_dir).mkdir(parents=True, exist_ok=True)
-            self._earlier = _wait_for_later_name(log_dir)
+            _wait_for_later_name(log_dir)
+            self._earlier, self._earlier_sub_runs = event_files(log_dir), sub_run_files(log_dir)
             self.writer = SummaryWriter(str(log_dir))
-            self._events = _EventWriter(self.writer.file_writer.event_writer, self._earlier, trainer)
+            self._events = _EventWriter(self.writer.file_writer.event_writer, self._earlier, weakref.ref(trainer))
             _begun[self._events.path.resolve()] = weakref.ref(trainer)
         except (OSError, ValueError) as error:  # ValueError: a null byte in the path
             raise ValueError(
                 f"log_dir must be a folder that can be written to, got {str(log_dir)!r}: {error}"
             ) from error
         self.writer.file_writer.event_writer = self._events
+        self.writer.filename_suffix = SUB_RUN  # of what it opens from now on
+        self.writer.all_writers = _FileWriters(self.writer.all_writers, self._events, self._earlier_sub_runs, trainer)
         self._has_started = False
         trainer.add_event_handler(Events.STARTED, _start, weakref.ref(self))
+
+    def __enter__(self) -> Self:
+        """Return the logger; it is closed at the end of the ``with`` block."""
+        return self
 
     def close(self) -> None:
         """Close the file. What is attached to this logger writes nothing from then on."""
@@ -92,7 +106,7 @@ class ResumableTensorboardLogger(TensorboardLogger):
         iteration, epoch_length = trainer.state.iteration, trainer.state.epoch_length or 1
         if iteration > 0:
             epoch = ceil(iteration / epoch_length)
-            for path in self._earlier:
+            for path in [*self._earlier, *self._earlier_sub_runs]:
                 if damaged := truncate_after(path, epoch=epoch, iteration=iteration):
                     warn_user(
                         f"{path} is damaged: {damaged} bytes could not be read, and are left out with what followed "
@@ -111,12 +125,14 @@ class ResumableTensorboardLogger(TensorboardLogger):
         self._set_aside_earlier()
 
     def _set_aside_earlier(self) -> None:
-        for path in filter(Path.exists, self._earlier):  # another logger of the trainer may have done so
+        # Another logger of the trainer may have done so.
+        for path in filter(Path.exists, [*self._earlier, *self._earlier_sub_runs]):
             aside = path.rename(path.with_name(path.name.replace("tfevents", "superseded")))
-            warn_user(
-                f"log_dir {self.writer.log_dir!r} has an earlier run of this process, which TensorBoard will not show "
-                f"beside the new one; it is kept as {aside.name}; choose another folder to see both"
-            )
+            if path in self._earlier:
+                warn_user(
+                    f"log_dir {self.writer.log_dir!r} has an earlier run of this process, which TensorBoard will not "
+                    f"show beside the new one; it is kept as {aside.name}; choose another folder to see both"
+                )
 
     def _leave_folder(self) -> None:
         self.writer.close()
@@ -137,13 +153,12 @@ def _is_over(path: Path, trainer: Engine) -> bool:
     return owner is None or owner is trainer or not has_open_run(owner)
 
 
-def _wait_for_later_name(folder: str | os.PathLike[str]) -> list[Path]:
-    """Return the folder's event files, once a new file's name would sort after theirs."""
+def _wait_for_later_name(folder: str | os.PathLike[str]) -> None:
+    """Return once a new file's name would sort after those of the folder's event files."""
     # TensorBoard reads files in name order, and a name has the time in seconds: two files of one second would mix.
-    files = event_files(folder)
+    files = [*event_files(folder), *sub_run_files(folder)]
     while any(f".{int(time.time()):010}." in path.name for path in files):
         time.sleep(0.05)
-    return files
 
 
 def _start(trainer: Engine, logger_ref: "weakref.ref[ResumableTensorboardLogger]") -> None:
@@ -166,13 +181,20 @@ class _EventWriter:
             at this position are in the file already, from the first start, and are left out.
     """
 
-    def __init__(self, begun: Any, earlier: list[Path], trainer: Engine) -> None:
+    def __init__(
+        self,
+        begun: Any,
+        earlier: list[Path],
+        trainer: "weakref.ref[Engine]",
+        main: "_EventWriter | None" = None,
+    ) -> None:
         self.restart: tuple[int, int] | None = None
+        self._main = main
         self._folder = begun.get_logdir()
         begun.close()
         (self.path,) = set(event_files(self._folder)) - set(earlier)
         self._file = RecordFile(self.path)
-        self._trainer = weakref.ref(trainer)
+        self._trainer = trainer
         self._position = (0, 0)
 
     def get_logdir(self) -> str:
@@ -182,7 +204,9 @@ class _EventWriter:
         trainer = self._trainer()
         if trainer is not None:
             position = (trainer.state.epoch, trainer.state.iteration)
-            if position == self.restart and any(value.HasField("simple_value") for value in event.summary.value):
+            if position == (self._main or self).restart and any(
+                value.HasField("simple_value") for value in event.summary.value
+            ):
                 return
             if position != self._position:
                 self._position = position
@@ -196,6 +220,20 @@ class _EventWriter:
 
     def close(self) -> None:
         self._file.close()
+
+
+class _FileWriters(dict[str, Any]):
+    """The file writers of a SummaryWriter by folder, each made to continue its file like the first."""
+
+    def __init__(self, begun: dict[str, Any], main: _EventWriter, earlier: list[Path], trainer: Engine) -> None:
+        super().__init__(begun)
+        self._main, self._earlier, self._trainer = main, earlier, weakref.ref(trainer)
+
+    def __setitem__(self, folder: str, file_writer: Any) -> None:
+        others = [path for path in event_files(folder) if not path.name.endswith(SUB_RUN)]
+        earlier = [*self._earlier, *others]
+        file_writer.event_writer = _EventWriter(file_writer.event_writer, earlier, self._trainer, self._main)
+        super().__setitem__(folder, file_writer)
 
 
 class _SilentWriter:

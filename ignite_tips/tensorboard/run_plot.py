@@ -189,7 +189,8 @@ def _annotation_style(kind: str) -> dict[str, Any]:
 
 def _place(time: float, step: int, record: RunRecord) -> float:
     lrs = [series for tag, series in record.series.items() if _PANELS[0][1](tag)]
-    return float(np.interp(time, lrs[0].times, lrs[0].steps)) if lrs else step
+    longest = max(lrs, key=lambda series: len(series.steps), default=None)  # a frozen group's begins late
+    return step if longest is None else float(np.interp(time, longest.times, longest.steps))
 
 
 def _add_heads(figure: "Figure", axes: "Axes", records: Sequence[RunRecord], title: str | None) -> None:

@@ -60,11 +60,19 @@ def read_run(folder: str | os.PathLike[str]) -> RunRecord:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # no training needs it
 
     reader = EventAccumulator(str(path), size_guidance=_ALL).Reload()
+    series = _read_series(reader)
+    for folder_within in sorted({file.parent for file in path.glob("*/*tfevents*")}):
+        within = EventAccumulator(str(folder_within), size_guidance=_ALL).Reload()
+        series |= {f"{tag}/{folder_within.name}": curve for tag, curve in _read_series(within).items()}
+    return RunRecord(path.resolve().name, series, _read_annotations(reader))
+
+
+def _read_series(reader: "EventAccumulator") -> dict[str, Series]:
     series = {}
     for tag in reader.Tags()["scalars"]:
         points = [(point.step, point.value, point.wall_time) for point in reader.Scalars(tag)]
         series[tag] = Series(*np.array(points, dtype=np.float64).T)
-    return RunRecord(path.resolve().name, series, _read_annotations(reader))
+    return series
 
 
 def _read_annotations(reader: "EventAccumulator") -> list[RunAnnotation]:

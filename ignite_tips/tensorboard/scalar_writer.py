@@ -24,6 +24,7 @@ class ScalarWriter:
         logger: an Ignite logger; None writes to ``engine.state.metrics``, on every rank.
         has_own_axis: whether the steps are those of the event's counter. WandB has one axis for everything, which must
             not fall: there the steps are a metric of their own, and the axis is the iteration, as in Ignite's examples.
+        places: for TensorBoard, the run within the run, and the tag there, of each tag; None writes to the run itself.
         only_changes: leave out values that equal the previous ones, except the last before a change: the curve is then
             drawn as steps, not as slopes between changes.
 
@@ -32,7 +33,14 @@ class ScalarWriter:
         RuntimeError: if the TensorBoard writer is closed.
     """
 
-    def __init__(self, logger: BaseLogger | None, *, only_changes: bool = False, has_own_axis: bool = True) -> None:
+    def __init__(
+        self,
+        logger: BaseLogger | None,
+        *,
+        only_changes: bool = False,
+        has_own_axis: bool = True,
+        places: Callable[[str], tuple[str, str]] | None = None,
+    ) -> None:
         check_instance("logger", logger, (BaseLogger, type(None)), "one of Ignite's loggers")
         if isinstance(logger, ProgressBar):
             raise TypeError(
@@ -43,7 +51,9 @@ class ScalarWriter:
         self._only_changes = only_changes
         self._latest: dict[str, float] | None = None
         self._held: Callable[[], None] | None = None  # a write held back because its values equal the previous ones
+        self._places = places
         self._record = ScalarRecord([])
+        self._sub_runs: list[tuple[str, ScalarRecord, list[int]]] = []  # each with the indices of its values
         self._write_now: Callable[..., None] = self._write_output
         if isinstance(logger, TensorboardLogger):
             check_open(logger.writer)
@@ -76,11 +86,15 @@ class ScalarWriter:
 
     def _write_record(self, engine: Engine, event: Any, step: int, values: dict[str, float]) -> None:
         writer = self.logger.writer  # type: ignore[union-attr]  # used only with a TensorBoard logger
-        tags = list(values)
+        tags, numbers = list(values), list(values.values())
         if self._record.tags != tags:
             self._record = ScalarRecord(tags)
+            self._sub_runs = [] if self._places is None else _sort_by_run(tags, self._places)
         write_charts(writer)
-        self._record.write(writer, list(values.values()), step)
+        if self._places is None:
+            self._record.write(writer, numbers, step)
+        for name, record, indices in self._sub_runs:
+            record.write(writer, [numbers[index] for index in indices], step, name)
 
     def _write_output(self, engine: Engine, event: Any, step: int, values: dict[str, float]) -> None:
         # Every Ignite logger can make a handler that writes an engine's output by the logger's own rules. Give it ours.
@@ -118,6 +132,19 @@ def _portable(names: Iterable[str]) -> list[str]:
             changed += "_"
         portable.append(changed)
     return portable
+
+
+def _sort_by_run(
+    tags: list[str], places: Callable[[str], tuple[str, str]]
+) -> list[tuple[str, ScalarRecord, list[int]]]:
+    by_run: dict[str, list[int]] = {}
+    for index, tag in enumerate(tags):
+        by_run.setdefault(places(tag)[0], []).append(index)
+    folders = [name.replace("/", "_") for name in _portable(by_run)]
+    return [
+        (folder, ScalarRecord([places(tags[index])[1] for index in indices]), indices)
+        for folder, indices in zip(folders, by_run.values(), strict=True)
+    ]
 
 
 def _constant(value: Any, *_: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
-from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard import FileWriter, SummaryWriter
 
 from ignite_tips.tensorboard.event_files import event_files, last_layout
 
@@ -31,8 +31,8 @@ class ScalarRecord:
         self._event = Event(summary=Summary(value=[Summary.Value(tag=tag) for tag in tags]))
         self._slots = list(self._event.summary.value)
 
-    def write(self, writer: Any, values: Sequence[float], step: int) -> None:
-        """Write ``values``, in the order of the tags, at ``step``.
+    def write(self, writer: Any, values: Sequence[float], step: int, sub_run: str | None = None) -> None:
+        """Write ``values``, in the order of the tags, at ``step``; to a run within the writer's if one is named.
 
         Raises:
             RuntimeError: if the writer is closed.
@@ -40,12 +40,24 @@ class ScalarRecord:
         check_open(writer)
         if not isinstance(writer, SummaryWriter):  # tensorboardX, which Ignite prefers if installed
             for tag, value in zip(self.tags, values, strict=True):
-                writer.add_scalar(tag, value, step)
+                writer.add_scalar(tag, value, step) if sub_run is None else writer.add_scalars(
+                    tag, {sub_run: value}, step
+                )
             return
         for slot, value in zip(self._slots, values, strict=True):
             slot.simple_value = value
         # The event is serialized at once, so it can be reused for the next step.
-        writer.file_writer.add_event(self._event, step)  # type: ignore[attr-defined]  # an open writer has one
+        file_writer: Any = writer.file_writer if sub_run is None else _open_sub_run(writer, sub_run)
+        file_writer.add_event(self._event, step)
+
+
+def _open_sub_run(writer: Any, name: str) -> Any:
+    """Return the file writer of a run within the writer's, as ``add_scalars`` makes them: the writer closes it."""
+    folder = f"{writer.get_logdir()}/{name}"
+    if folder not in writer.all_writers:
+        new = FileWriter(folder, writer.max_queue, writer.flush_secs, writer.filename_suffix)
+        writer.all_writers[folder] = new
+    return writer.all_writers[folder]
 
 
 def write_text(writer: Any, tag: str, text: str, step: int) -> None:

@@ -283,6 +283,7 @@ SUBJECTS = {
         param_names=some("lr", ["lr", "momentum"], but=("beta", "foreach", "nesterov", ["lr", 1], b"lr", {"lr": 1})),
         tag=_tag,
         only_changes=_bool,
+        run_per_group=_bool,
         global_step_transform=optional(_callable),
     ),
     "LearningRateLogger.attach": _attach(_logger, {}, logger=optional(just(_tb_logger, ProgressBar())), event=_event),

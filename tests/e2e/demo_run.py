@@ -42,7 +42,7 @@ def build_network() -> nn.Module:
     return network
 
 
-def train(folder: Path, *, epochs: int = 8, seed: int = 0) -> None:
+def train(folder: Path, *, epochs: int = 8, seed: int = 0, run_per_group: bool = False) -> None:
     """Train on scikit-learn's digits: the body frozen at first, a warm-up, a cosine, and a plateau on top."""
     torch.manual_seed(seeded(seed))
     digits = load_digits()
@@ -57,7 +57,7 @@ def train(folder: Path, *, epochs: int = 8, seed: int = 0) -> None:
     updates = epochs * len(training)
     with ResumableTensorboardLogger(folder, trainer) as tb_logger:
         ModelSummarizer(network, optimizer=optimizer, output=lambda text: None).attach(trainer, tb_logger)
-        LearningRateLogger(optimizer).attach(trainer, tb_logger)
+        LearningRateLogger(optimizer, run_per_group=run_per_group).attach(trainer, tb_logger)
         RunAnnotator(network, optimizer).attach(trainer, tb_logger)
         GradientNormClipper(optimizer, max_norm=1.0).attach(trainer)
         ParameterFreezer(network, "body.*", optimizer=optimizer).attach(

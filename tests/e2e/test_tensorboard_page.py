@@ -4,7 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from ignite.engine import Engine
+from ignite.handlers import TensorboardLogger
 
+from ignite_tips import LearningRateLogger
 from tests.e2e.browser import Browser, chromium, find_chromium, tensorboard
 from tests.e2e.demo_run import train
 
@@ -75,3 +79,30 @@ def test_text_shows_the_summary_and_the_annotations(page: tuple[Browser, str]) -
     text = browser.wait_for(lambda browser: "unfreeze" in browser.text() and browser.text())
     assert "unfreeze body.*: 100.0% of the parameters train" in text
     assert "learning rate" in text
+
+
+def test_each_group_has_its_own_color_in_one_chart(tmp_path: Path) -> None:
+    """With a run per group, in the Scalars tab."""
+    groups = [{"params": [torch.nn.Parameter(torch.ones(1))], "name": name} for name in ("stem", "body", "head")]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    optimizer.param_groups[1]["lr"], optimizer.param_groups[2]["lr"] = 0.2, 0.3
+    trainer = Engine(lambda engine, batch: optimizer.step())
+    with TensorboardLogger(tmp_path / "runs" / "demo") as tb_logger:
+        LearningRateLogger(optimizer, run_per_group=True).attach(trainer, tb_logger)
+        trainer.run(range(9))
+    with tensorboard(tmp_path / "runs") as address, chromium() as browser:
+        browser.open(f"{address}/#scalars&tagFilter=%5Elr")
+        colors = browser.wait_for(
+            lambda browser: (
+                len(
+                    found := browser.run(
+                        "return [...new Set(elements.filter(e => e.tagName === 'path' && (e.getAttribute('d') || '')"
+                        ".includes('L')).map(e => getComputedStyle(e).stroke).filter(c => c.startsWith('rgb(')))];"
+                    )
+                )
+                >= 3
+                and found
+            )
+        )
+        assert "lr/stem" not in browser.text()
+        assert len(colors) == 3, colors

@@ -719,3 +719,15 @@ def test_runs_last_ignores_observers(looks: bool) -> None:
         trainer, optimizer, OptimizerEvents.STEP_STARTED, observes_only(look) if looks else look
     )
     assert runs_last(trainer, optimizer, act) == looks
+
+
+@pytest.mark.parametrize(
+    "event", [OptimizerEvents.STEP_STARTED, OptimizerEvents.STEP_STARTED(every=2), OptimizerEvents.STEP_STARTED(once=1)]
+)
+def test_ignites_error_for_an_unattached_event_names_the_remedy(event: Any) -> None:
+    """Ignite's sentence has the event's text in it; after the remedy the event is known."""
+    trainer = Engine(lambda engine, batch: None)
+    with pytest.raises(ValueError, match=r"needs attach_optimizer_events\(engine, optimizer\) first, is not a valid"):
+        trainer.add_event_handler(event, print)
+    attach_optimizer_events(trainer, torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1))
+    trainer.add_event_handler(event, print)

@@ -1,10 +1,13 @@
-"""The repr of handlers."""
+"""What all handlers have: a repr, and an error for one that is registered by hand."""
 
 import copy
+import inspect
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from ignite.engine import Events
 from torch import nn
 from torch.optim.lr_scheduler import (
     CosineAnnealingLR,
@@ -100,3 +103,17 @@ def test_arguments_are_checked_as_before() -> None:
     wrong: Any = {"max_nrom": 1.0}
     with pytest.raises(TypeError, match=r"unexpected keyword argument 'max_nrom'"):
         tips.GradientNormClipper(_SGD, **wrong)
+
+
+@pytest.mark.parametrize("event", [Events.STARTED, Events.EPOCH_STARTED(every=2), Events.STARTED | Events.COMPLETED])
+@pytest.mark.parametrize("name", TABLE)
+def test_a_handler_registered_by_hand_is_told_of_attach(name: str, event: Any, tmp_path: Path) -> None:
+    """By ``add_event_handler`` or ``on``; nothing is registered, and the class keeps its constructor's signature."""
+    job = Job(str(tmp_path))
+    handler = TABLE[name].build(job)
+    before = job.traces()
+    for register in (job.trainer.add_event_handler, lambda event, handler: job.trainer.on(event)(handler)):
+        with pytest.raises(ValueError, match=rf"got a {name}, which registers itself; use handler\.attach\(trainer"):
+            register(event, handler)
+    assert job.traces() == before
+    assert "never" not in inspect.signature(type(handler)).parameters

@@ -457,3 +457,29 @@ def test_a_script_module_is_refused() -> None:
         scripted = torch.jit.script(nn.Linear(2, 2))
     with pytest.raises(TypeError, match="model must not be a ScriptModule"):
         ParameterFreezer(scripted, "weight").attach(Engine(lambda engine, batch: None))
+
+
+@pytest.mark.parametrize("unfreeze", [None, Events.EPOCH_STARTED(once=2)])
+def test_what_was_frozen_by_hand_is_told_of_if_it_is_to_be_unfrozen(unfreeze: Any) -> None:
+    """At the call of run(), once; the remedy lets the part train again."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    model[0].requires_grad_(False)
+    trainer = Engine(lambda engine, batch: None)
+    ParameterFreezer(model, "0.*").attach(trainer, freeze=Events.STARTED, unfreeze=unfreeze)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.run([0], max_epochs=2)
+    told = [(warning.filename, "unfreezing changes nothing" in str(warning.message)) for warning in caught]
+    assert told == ([] if unfreeze is None else [(__file__, True)])
+    assert not model[0].weight.requires_grad
+
+
+def test_the_remedy_for_a_part_frozen_by_hand() -> None:
+    """With requires_grad_(True) before the run it is frozen and unfrozen, without a warning."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    model[0].requires_grad_(False)
+    trainer = Engine(lambda engine, batch: None)
+    ParameterFreezer(model, "0.*").attach(trainer, unfreeze=Events.EPOCH_STARTED(once=2))
+    model[0].requires_grad_(True)
+    trainer.run([0], max_epochs=2)
+    assert model[0].weight.requires_grad

@@ -1,5 +1,6 @@
 """Selecting parameters by name."""
 
+import ast
 from typing import Any
 
 import pytest
@@ -78,3 +79,26 @@ def test_a_generator_passed_twice_is_an_error() -> None:
     assert as_patterns(patterns) == ("0.*",)
     with pytest.raises(ValueError, match="at least one pattern, got none"):
         select_parameters(make_net(), patterns)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "meant"),
+    [
+        ("features", "'features.*'"),
+        ("module.features.*", "'features.*'"),
+        ("featuers.*", "'features.*'"),
+        ("features.0.wieght", "'features.0.weight'"),
+        ("head.b", "'head.b*'"),
+        ("bias", "'*.bias'"),
+        ("features.*, head.*", r"\['features.*', 'head.*'\]"),
+        ("^features.*", "'features.*'"),
+    ],
+)
+def test_a_pattern_that_nearly_matches_is_told_what_was_meant(pattern: str, meant: str) -> None:
+    """Each remedy selects something."""
+    model = nn.Sequential()
+    model.features, model.head = nn.Sequential(nn.Linear(2, 2)), nn.Linear(2, 1)
+    with pytest.raises(ValueError, match=rf"did you mean {meant.replace('*', '[*]')}\? Names start with") as caught:
+        select_parameters(model, pattern)
+    remedy = str(caught.value).partition("did you mean ")[2].partition("? Names")[0]
+    assert select_parameters(model, ast.literal_eval(remedy))

@@ -14,6 +14,7 @@ from torch import nn
 
 from ignite_tips import LearningRateLogger, ModelSummarizer, ResumableTensorboardLogger, RunAnnotator
 from ignite_tips.core.wiring import annotate
+from ignite_tips.tensorboard.run_reader import read_run
 from tests.support import run_distributed, run_script
 
 EPOCH_LENGTH = 4
@@ -307,3 +308,39 @@ def test_files_of_an_ordinary_logger_do_not_change(tmp_path: Path) -> None:
     with ResumableTensorboardLogger(tmp_path, trainer):
         trainer.run(range(4), max_epochs=2)
     assert _series(tmp_path)["loss"] == [(9, 1.0)]
+
+
+def _train_in_groups(folder: Path, state: dict[str, Any] | None, *, until: int) -> dict[str, Any]:
+    """Run to an iteration, with a run per group and the user's own ``add_scalars``; return the trainer's state at 4."""
+    model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
+    groups = [{"params": model[0].parameters(), "name": "body"}, {"params": model[1].parameters(), "name": "head"}]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    trainer = Engine(lambda engine, batch: optimizer.step())
+    states: dict[str, Any] = {}
+    with ResumableTensorboardLogger(folder, trainer) as tb_logger:
+        LearningRateLogger(optimizer, run_per_group=True).attach(trainer, tb_logger)
+
+        @trainer.on(Events.ITERATION_COMPLETED)
+        def write(engine: Engine) -> None:
+            tb_logger.writer.add_scalars("losses", {"own": 1.0}, engine.state.iteration)
+            if engine.state.iteration == 4:
+                states.update(engine.state_dict())
+            if engine.state.iteration == until:
+                engine.terminate()
+
+        if state is not None:
+            trainer.load_state_dict(state)
+        trainer.run(range(4), max_epochs=2)
+    return states
+
+
+def test_runs_within_the_run_are_resumed_too(tmp_path: Path) -> None:
+    """One file a group and process; after a resume each point is there once, for a user's ``add_scalars`` too."""
+    state = _train_in_groups(tmp_path, None, until=6)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["body", "head", "losses_own"]
+    assert [step for step, _ in _series(tmp_path / "head")["lr"]] == [1, 2, 3, 4, 5, 6]
+    _train_in_groups(tmp_path, state, until=8)
+    for folder, tag in (("body", "lr"), ("head", "lr"), ("losses_own", "losses")):
+        assert [step for step, _ in _series(tmp_path / folder)[tag]] == [1, 2, 3, 4, 5, 6, 7, 8]
+        assert len(list((tmp_path / folder).glob("*tfevents*"))) == 2
+    assert read_run(tmp_path).series.keys() == {"lr/body", "lr/head", "losses/losses_own"}
