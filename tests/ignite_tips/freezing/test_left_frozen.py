@@ -132,7 +132,8 @@ def test_what_was_frozen_by_hand_stays_frozen() -> None:
     for _ in range(2):
         trainer = _trainer(model)
         ParameterFreezer(model, "0.*").attach(trainer, unfreeze=Events.EPOCH_STARTED(once=2))
-        trainer.run(DATA, max_epochs=2)
+        with pytest.warns(UserWarning, match="found 0.\\* frozen already"):
+            trainer.run(DATA, max_epochs=2)
     assert _trains(model)[:2] == [False, False]
 
 
