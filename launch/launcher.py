@@ -64,7 +64,9 @@ def _supervise(plan: LaunchPlan) -> int:
     signals.install()
     try:
         with Reaper() as reaper:
+            signals.exits_at_once = True
             _import_torch_quietly()
+            signals.exits_at_once = False
             return _run_agent(plan, reaper, signals)
     except Interrupted as interrupted:
         return 128 + interrupted.number
@@ -77,7 +79,7 @@ def _import_torch_quietly() -> None:
     warnings.simplefilter("ignore")
     inherited = os.environ.get("TORCH_CPP_LOG_LEVEL")
     os.environ["TORCH_CPP_LOG_LEVEL"] = inherited or "FATAL"
-    import torch  # noqa: F401  # now, while what it logs at import is turned off
+    from . import agent  # noqa: F401  # now, while what torch logs at import is turned off
 
     if inherited is None:
         del os.environ["TORCH_CPP_LOG_LEVEL"]

@@ -1,5 +1,6 @@
 """Signals that end the run: the first one lets the workers save, the second one kills them. Others are passed on."""
 
+import os
 import signal
 from collections.abc import Callable
 from types import FrameType
@@ -34,6 +35,8 @@ class SignalHandler:
         received: first signal, or None.
         may_raise: True where the signal handler itself may raise Interrupted. Where a step must not stop halfway, it is
             False and ``check`` raises instead.
+        exits_at_once: True while torch is imported: there are no workers yet, and an exception within torch's C++ code
+            would abort the process.
         kill_workers: called by every later signal.
         pass_on: called with a signal that is for the workers; returns how many got it.
     """
@@ -41,6 +44,7 @@ class SignalHandler:
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self.may_raise = True
+        self.exits_at_once = False
         self.kill_workers: Callable[[], None] = lambda: None
         self.pass_on: Callable[[int], int] = lambda number: 0
 
@@ -65,5 +69,7 @@ class SignalHandler:
             self.kill_workers()
             return
         self.received = signal.Signals(number)
+        if self.exits_at_once:
+            os._exit(128 + number)
         if self.may_raise:
             raise Interrupted(self.received)

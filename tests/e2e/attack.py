@@ -26,7 +26,8 @@ __all__ = ["Death", "attack", "draw", "try_environment"]
 VICTIMS = ("launcher", "reaper", "worker", "grandchild", "group")
 SIGNALS = ("KILL", "TERM", "HUP", "INT", "QUIT", "USR1", "STOP")
 PHASES = ("start", "training", "end")
-_STARTING, _ENDING, _TOO_LONG = 3.0, 0.7, 60.0
+# Earlier, Python itself starts, and answers Ctrl-C with a traceback.
+_EARLIEST, _STARTING, _ENDING, _TOO_LONG = 0.4, 3.0, 0.7, 60.0
 # Each rank has a child in a session of its own, trains until told to end, and says so in its last line.
 _TRAIN = """
 subprocess.Popen(["sleep", "1000"], start_new_session=True)
@@ -71,7 +72,7 @@ def attack(folder: Path, death: Death) -> str:
         with Launch(folder, "--nproc", "2", "--grace", "2", "--log-dir", "logs", script) as running:
             begin = time.monotonic()
             if death.phase == "start":
-                _wait_while(lambda: time.monotonic() - begin < death.moment * _STARTING)
+                _wait_while(lambda: time.monotonic() - begin < _EARLIEST + death.moment * _STARTING)
             else:
                 wait_until(lambda: all((folder / f"ready{rank}").exists() for rank in range(2)), "the start", 60)
             if death.phase == "end":
