@@ -28,7 +28,7 @@ from tests.settings import seeded, threads
 _CONTEXT = multiprocessing.get_context("forkserver")
 _PRELOAD = ["ignite.engine", "ignite.handlers", "ignite.distributed", "tests.support"]
 _PRELOAD += ["torch", "torch._dynamo"]  # an optimizer's first step imports this, which takes seconds
-_PRELOAD += ["sklearn.datasets", "torch.utils.tensorboard", "pytest", "ignite_tips"]
+_PRELOAD += ["sklearn.datasets", "torch.utils.tensorboard", "pytest", "ignite_tips", "ignite_launch.agent"]
 _CONTEXT.set_forkserver_preload(_PRELOAD)
 
 
@@ -114,6 +114,53 @@ def run_script(
             Ended(process.exitcode, *(Path(scratch, f"{name}{rank}").read_text() for name in ("out", "err")))
             for rank, process in enumerate(processes)
         ]
+
+
+class Fork:
+    """A process that calls ``function(*args)`` in an environment, folder and session of its own, like a Popen object.
+
+    It starts with torch imported, unlike a new interpreter.
+    """
+
+    def __init__(
+        self, function: Callable[..., int], *args: Any, environment: dict[str, str], folder: Path, outputs: list[Path]
+    ) -> None:
+        self._process = _CONTEXT.Process(target=_call, args=(function, args, environment, folder, outputs))
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        code = self._process.exitcode
+        if code is None:
+            raise TimeoutError(f"the process did not end within {timeout} s")
+        return code
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def _call(
+    function: Callable[..., int], args: Any, environment: dict[str, str], folder: Path, outputs: list[Path]
+) -> None:
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    tempfile.tempdir = None  # read from the environment again
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number, output in enumerate(outputs, 1):
+        os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
+    os._exit(function(*args))
 
 
 def _run_script(path: str, arguments: list[str], folder: Path, variables: dict[str, str], outputs: list[Path]) -> None:

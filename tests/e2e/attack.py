@@ -69,7 +69,7 @@ def attack(folder: Path, death: Death) -> str:
     """Run two workers, send the signal, and return what is wrong then; "" if nothing is."""
     script = write_script(folder, _TRAIN)
     try:
-        with Launch(folder, "--nproc", "2", "--grace", "2", "--log-dir", "logs", script) as running:
+        with Launch(folder, "--nproc", "2", "--grace", "2", "--log-dir", "logs", script, fresh=True) as running:
             begin = time.monotonic()
             if death.phase == "start":
                 _wait_while(lambda: time.monotonic() - begin < _EARLIEST + death.moment * _STARTING)
@@ -145,7 +145,7 @@ def try_environment(folder: Path, source: random.Random) -> str:
     script = write_script(folder, 'print(f"rank {RANK} done", flush=True)')
     nproc = source.choice(["1", "2"])
     try:
-        with Launch(folder, "--nproc", nproc, script, **chosen) as running:
+        with Launch(folder, "--nproc", nproc, script, fresh=True, **chosen) as running:
             result = running.result(_TOO_LONG)
     except Exception as error:
         return f"{chosen}, --nproc {nproc}: {type(error).__name__}: {error}"

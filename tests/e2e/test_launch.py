@@ -111,7 +111,7 @@ def test_the_demo_survives_a_killed_worker(tmp_path: Path) -> None:
     death = str(random.Random(seeded(5)).randrange(1, 44))  # of 44 updates
     runs = {name: tmp_path / name for name in ("undisturbed", "killed")}
     arguments = [demo, str(seeded()), str(runs["killed"]), death]
-    result = launch(tmp_path, "--nproc", "2", "--max-restarts", "1", "demo.py", *arguments, timeout=110)
+    result = launch(tmp_path, "--nproc", "2", "--max-restarts", "1", "demo.py", *arguments, timeout=110, fresh=True)
     assert result.code == 0, (death, result.err)
     assert result.err.count("; restart 1 of 1") == 1
     arguments = [demo, str(seeded()), str(runs["undisturbed"]), "0"]

@@ -73,7 +73,7 @@ def test_text_shows_the_summary_and_the_annotations(page: tuple[Browser, str]) -
         "4,608",
         "frozen",
         "body",
-        "0.001",
+        "0.001 (base 0.1)",
     ]
     browser.open(f"{address}/#text&tagFilter=annotations")
     text = browser.wait_for(lambda browser: "unfreeze" in browser.text() and browser.text())
