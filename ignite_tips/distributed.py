@@ -223,9 +223,10 @@ def _check_before_start(strategy: Strategy) -> None:
     if strategy.backend == "nccl":
         count, local_rank = torch.cuda.device_count(), int(os.environ["LOCAL_RANK"])
         if local_rank >= count:
+            fewer = "start fewer processes, or " if count else ""
             raise RuntimeError(
                 f"nccl needs one GPU per process, but LOCAL_RANK {local_rank} sees {count} GPUs; "
-                "start fewer processes, or set IGNITE_LAUNCH_BACKEND to gloo"
+                f"{fewer}set IGNITE_LAUNCH_BACKEND to gloo"
             )
 
 

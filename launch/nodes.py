@@ -52,7 +52,8 @@ def plan_rendezvous(options: LaunchOptions, environ: Mapping[str, str]) -> Rende
     Raises:
         UsageError: the node options contradict each other, or one is missing.
     """
-    slurm = _read_srun(environ)
+    is_told_all = None not in (options.nnodes, options.node_rank, options.endpoint)
+    slurm = _NOTHING_KNOWN if is_told_all else _read_srun(environ)
     nnodes = options.nnodes or (slurm.min_nodes, slurm.max_nodes)
     if nnodes == (1, 1):
         for name, value in (("--node-rank", options.node_rank), ("--rdzv-endpoint", options.endpoint)):

@@ -111,7 +111,7 @@ class GradientClipper(Handler):
         tag: str | None = None,
         process_group: Any = None,
     ) -> None:
-        check_optimizer(optimizer)
+        check_optimizer(optimizer, "clip in its closure with clip_gradient_norm() instead")
         check_instance("per_group", per_group, bool, "True or False")
         check_choice("on_nonfinite", on_nonfinite, ("raise", "skip", "propagate"))
         check_instance("model", model, (nn.Module, NoneType), "a torch.nn.Module or None")

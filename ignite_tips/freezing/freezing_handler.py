@@ -128,9 +128,10 @@ class FreezingHandler(Handler):
         self._is_started = True
         loaded, self._loaded = self._loaded, None
         self._take_over(engine)
-        self._change([part.held is not None for part in self._parts])  # if another trainer has taken over since
-        self._warn_of_frozen_by_hand()
         is_resumed = engine.state.iteration > 0  # then it was annotated before the checkpoint
+        # Another trainer may have taken over since. A new run starts anew, whatever code did to the parameters since.
+        self._change([is_resumed and part.held is not None for part in self._parts])
+        self._warn_of_frozen_by_hand()
         frozen = self._frozen_at_start(engine, loaded)
         self._iteration = engine.state.iteration
         self._set_frozen(engine, frozen, is_annotated=not is_resumed)
@@ -212,6 +213,9 @@ def patterns_of(parts: Sequence[FreezableParameters]) -> str:
 def _check_freezable(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:
     check_has_whole_parameters(model)
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
-        raise TypeError("model must not be a ScriptModule, whose modules take no changes; freeze before scripting")
+        raise TypeError(
+            "model must not be a ScriptModule, whose modules take no changes; give the module that was scripted, whose "
+            "parameters it shares"
+        )
     for wrapper in find_wrappers(model, parameters.values()):
         check_rewrappable(wrapper)

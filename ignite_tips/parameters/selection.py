@@ -166,7 +166,7 @@ def check_belongs(optimizer: Optimizer, model: nn.Module) -> None:
     ):
         raise ValueError(
             f"optimizer must have parameters of the model, got {type(optimizer).__name__} with none of them; "
-            "give it the model whose parameters it updates"
+            "pass the model whose parameters it updates"
         )
 
 

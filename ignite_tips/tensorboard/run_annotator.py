@@ -60,7 +60,7 @@ class RunAnnotator(Handler):
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, *, tag: str | None = None) -> None:
         check_instance("model", model, nn.Module, "a torch.nn.Module")
-        check_optimizer(optimizer)
+        check_optimizer(optimizer, "log trainer.state.metrics at an Ignite event with OutputHandler instead")
         check_belongs(optimizer, model)
         check_tag(tag)
         self._prefix = f"{tag}/" if tag else ""

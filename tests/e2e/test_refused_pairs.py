@@ -181,7 +181,7 @@ def _loaded_before_attached(job: Job) -> None:
 REFUSED: dict[Callable[[Job], None], str] = {
     _lbfgs: (
         "TypeError: optimizer must compute its gradients once in an update, got LBFGS, which evaluates its "
-        "closure several times; act on Ignite's own events instead"
+        "closure several times; clip in its closure with clip_gradient_norm() instead"
     ),
     _closure_evaluated_again: (
         "RuntimeError: a closure must be evaluated once in an update with OptimizerEvents, but Twice evaluated it "
@@ -259,7 +259,8 @@ REFUSED: dict[Callable[[Job], None], str] = {
         "0.weight, 0.bias; make every group up front, as param_groups(model, ...) does"
     ),
     _freezer_of_a_script: (
-        "TypeError: model must not be a ScriptModule, whose modules take no changes; freeze before scripting"
+        "TypeError: model must not be a ScriptModule, whose modules take no changes; give the module that was scripted, "
+        "whose parameters it shares"
     ),
     _lr_logger_of_another_optimizer: (
         "UserWarning: LearningRateLogger found no update of its SGD in 4 iterations, so there is no learning rate in "

@@ -186,8 +186,7 @@ def test_propagate_agrees_where_gradients_do() -> None:
     assert run_distributed(poison_propagated, 2) == [True, True]
 
 
-def refuse(rank: int, world_size: int) -> list[str]:
-    model = FullyShardedDataParallel(make_model(), device_id=torch.device("cpu"), use_orig_params=True)
+def refusals(model: nn.Module) -> list[str]:
     told = []
     for make in (
         lambda: GradientNormClipper(sgd(model), 1.0),
@@ -201,13 +200,22 @@ def refuse(rank: int, world_size: int) -> list[str]:
     return told
 
 
+def refuse(rank: int, world_size: int) -> list[list[str]]:
+    old = FullyShardedDataParallel(make_model(), device_id=torch.device("cpu"), use_orig_params=True)
+    models = [old, *(parallelize(make_model(), strategy, world_size) for strategy in ("fsdp", "ddp"))]
+    return [refusals(model) for model in models]
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_old_fsdp_is_refused() -> None:
-    """FullyShardedDataParallel's shards do not say that they are shards: an error, not a wrong norm or count."""
-    for clipper, freezer, summary in run_distributed(refuse, 2):
+    """Its shards do not say that they are shards: an error, not a wrong norm or count. What the errors name works."""
+    for (clipper, freezer, summary), *followed in run_distributed(refuse, 2):
         assert clipper.startswith("optimizer must have whole parameters or DTensors, got ")
+        assert clipper.endswith("; use torch.distributed.fsdp.fully_shard, whose parameters say what they are shards of")
         assert freezer.startswith("model must not be wrapped in FullyShardedDataParallel, which makes one tensor of ")
+        assert freezer.endswith("; shard it by fully_shard, or wrap it in DistributedDataParallel")
         assert summary == freezer
+        assert followed == [[], []]
 
 
 def one_rank_of_its_own(rank: int, world_size: int) -> int:

@@ -116,4 +116,5 @@ def test_a_handler_registered_by_hand_is_told_of_attach(name: str, event: Any, t
         with pytest.raises(ValueError, match=rf"got a {name}, which registers itself; use handler\.attach\(trainer"):
             register(event, handler)
     assert job.traces() == before
+    TABLE[name].attach(handler, job)
     assert "never" not in inspect.signature(type(handler)).parameters
