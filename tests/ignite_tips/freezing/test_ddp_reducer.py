@@ -280,6 +280,30 @@ def test_options_that_cannot_follow_are_refused() -> None:
         assert errors[1].startswith("DistributedDataParallel with delay_all_reduce_named_params= cannot follow")
 
 
+def _freeze_before_wrapping(rank: int, world_size: int) -> tuple[str, list[bool]]:
+    def wrap(net: nn.Sequential) -> DistributedDataParallel:
+        options = {"delay_all_reduce_named_params": [("2.bias", net[2].bias)], "param_to_hook_all_reduce": net[2].bias}
+        return DistributedDataParallel(net, **options)
+
+    told = ""
+    try:
+        rewrap_model(wrap(make_ddp().module))
+    except RuntimeError as error:
+        told = str(error)
+    net = make_ddp().module
+    freeze_parameters(net, ["0.*", "1.*"])
+    before = [tensor.clone() for tensor in net.state_dict().values()]
+    train(wrap(net), rank)
+    return told, [torch.equal(one, other) for one, other in zip(before, net.state_dict().values(), strict=True)]
+
+
+def test_a_freeze_before_wrapping_needs_no_new_reducer() -> None:
+    """As the error says: what is frozen then, and stays so, is compatible with such options."""
+    ((told, is_same),) = run_distributed(_freeze_before_wrapping, 1)
+    assert told.endswith("; freeze before wrapping and keep it frozen, or wrap without that option")
+    assert is_same == [True] * 7 + [False] * 2
+
+
 def test_only_a_ddp_wrapper_is_rewrapped() -> None:
     """Anything else is a TypeError."""
     with pytest.raises(TypeError, match=r"ddp_model must be a DistributedDataParallel, got Linear"):
