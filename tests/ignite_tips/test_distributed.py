@@ -17,6 +17,7 @@ from ignite_tips.distributed import Strategy, process_group, strategy_from_envir
 from ignite_tips.freezing.ddp_reducer import rewrap_model
 from ignite_tips.freezing.frozen_parameters import freeze_parameters, unfreeze_parameters
 from ignite_tips.parameters.selection import select_parameters
+from tests.remedies import says
 from tests.settings import seeded
 from tests.support import run_distributed
 
@@ -159,7 +160,7 @@ def test_wrong_orders_of_calls_are_errors() -> None:
     with pytest.raises(RuntimeError, match="call it inside `with process_group"):
         wrap_model(nn.Linear(2, 2))
     with process_group():
-        with pytest.raises(RuntimeError, match="must not be entered twice"), process_group():
+        with says("must not be entered twice; use one block for the whole script"), process_group():
             pass
         wrapped = wrap_model(nn.Linear(2, 2))
         with pytest.raises(ValueError, match="got one wrapped in DistributedDataParallel"):
@@ -180,13 +181,53 @@ def test_bad_arguments_are_errors_under_every_strategy(model: Any, options: dict
         wrap_model(model, **options)
 
 
-def test_nccl_needs_a_gpu_for_each_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More processes than GPUs is an error before anything starts."""
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    for variable, value in {**TORCHRUN, "MASTER_PORT": "1", "IGNITE_LAUNCH_BACKEND": "nccl"}.items():
-        monkeypatch.setenv(variable, value)
-    with pytest.raises(RuntimeError, match="LOCAL_RANK 0 sees 0 GPUs; set IGNITE_LAUNCH_BACKEND"), process_group():
+@pytest.mark.parametrize(("gpus", "rank"), [(0, 0), (1, 1)])
+@pytest.mark.usefixtures("one_process_ddp")
+def test_nccl_needs_a_gpu_for_each_process(gpus: int, rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More processes than GPUs is an error before anything starts; with fewer, or over gloo, it does start."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    started: list[str] = []
+    monkeypatch.setattr(idist, "initialize", started.append)
+
+    def start(backend: str, rank: int, world_size: int) -> None:
+        variables = {"LOCAL_RANK": rank, "RANK": rank, "WORLD_SIZE": world_size, "IGNITE_LAUNCH_BACKEND": backend}
+        for variable, value in variables.items():
+            monkeypatch.setenv(variable, str(value))
+        with process_group():
+            pass
+
+    fewer = "start fewer processes, or " if gpus else ""
+    with says(f"LOCAL_RANK {rank} sees {gpus} GPUs; {fewer}set IGNITE_LAUNCH_BACKEND to gloo"):
+        start("nccl", rank, rank + 1)
+    start("gloo", rank, rank + 1)
+    if gpus:
+        start("nccl", 0, 1)
+    assert started == (["gloo", "nccl"] if gpus else ["gloo"])
+
+
+def test_variables_that_belong_together() -> None:
+    """Both or neither is a strategy; several processes need ddp, and one process is alone."""
+    backend, single = {"IGNITE_LAUNCH_BACKEND": "gloo"}, {"IGNITE_LAUNCH_STRATEGY": "single"}
+    with says("set both or neither"):
+        strategy_from_environment(backend)
+    assert strategy_from_environment(backend | single) == strategy_from_environment({}) == Strategy("single")
+    several = backend | TORCHRUN | {"WORLD_SIZE": "2", "MASTER_PORT": "1"}
+    with says("set it to ddp, or start one process"):
+        strategy_from_environment(several | single)
+    assert strategy_from_environment(several | {"IGNITE_LAUNCH_STRATEGY": "ddp"}) == Strategy("ddp", "gloo")
+    assert strategy_from_environment(several | single | {"WORLD_SIZE": "1"}) == Strategy("single")
+
+
+@pytest.mark.usefixtures("one_process_ddp")
+def test_a_group_of_the_users_own() -> None:
+    """Left to process_group(), there is one, and it ends with the block."""
+    dist.init_process_group("gloo")
+    with says("leave that to it"), process_group():
         pass
+    dist.destroy_process_group()
+    with process_group():
+        assert dist.is_initialized()
+    assert not dist.is_initialized()
 
 
 def _in_own_group(function: Callable[..., Any], rank: int, world_size: int) -> Any:
