@@ -72,8 +72,8 @@ def strategy_from_environment(environment: Mapping[str, str] | None = None) -> S
         return Strategy(name, backend or ("nccl" if torch.cuda.is_available() else "gloo"))
     if environment.get("WORLD_SIZE", "1") != "1":
         raise RuntimeError(
-            f"IGNITE_LAUNCH_STRATEGY {name!r} means one process, but WORLD_SIZE is {environment['WORLD_SIZE']}, and each "
-            "process would train its own copy; set it to ddp, or start one process"
+            f"IGNITE_LAUNCH_STRATEGY {name!r} means one process, but WORLD_SIZE is {environment['WORLD_SIZE']}, and "
+            "each process would train its own copy; set it to ddp, or start one process"
         )
     return Strategy(name)
 

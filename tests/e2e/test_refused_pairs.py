@@ -259,8 +259,8 @@ REFUSED: dict[Callable[[Job], None], str] = {
         "0.weight, 0.bias; make every group up front, as param_groups(model, ...) does"
     ),
     _freezer_of_a_script: (
-        "TypeError: model must not be a ScriptModule, whose modules take no changes; give the module that was scripted, "
-        "whose parameters it shares"
+        "TypeError: model must not be a ScriptModule, whose modules take no changes; give the module that was scripted,"
+        " whose parameters it shares"
     ),
     _lr_logger_of_another_optimizer: (
         "UserWarning: LearningRateLogger found no update of its SGD in 4 iterations, so there is no learning rate in "

@@ -211,7 +211,7 @@ def test_old_fsdp_is_refused() -> None:
     """Its shards do not say that they are shards: an error, not a wrong norm or count. What the errors name works."""
     for (clipper, freezer, summary), *followed in run_distributed(refuse, 2):
         assert clipper.startswith("optimizer must have whole parameters or DTensors, got ")
-        assert clipper.endswith("; use torch.distributed.fsdp.fully_shard, whose parameters say what they are shards of")
+        assert clipper.endswith("use torch.distributed.fsdp.fully_shard, whose parameters say what they are shards of")
         assert freezer.startswith("model must not be wrapped in FullyShardedDataParallel, which makes one tensor of ")
         assert freezer.endswith("; shard it by fully_shard, or wrap it in DistributedDataParallel")
         assert summary == freezer
