@@ -125,7 +125,7 @@ def _without_gradient(optimizer: Optimizer, updates: int, names: Mapping[int, st
     if missing and updates > 1:
         text = (
             f"{_first_of(missing)} had no gradient in {updates} updates of {kind}, because no loss depends on it; use "
-            "it in the forward pass, or leave it out of the optimizer"
+            "it in the forward pass, or freeze it"
         )
         yield Finding("no gradient", text)
     if zero and updates > 1:
