@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import pytest
 import torch
 from ignite.engine import Engine, Events
@@ -151,7 +152,11 @@ def test_unusable_metric(metric: Any, error: type[Exception], message: str) -> N
     assert scheduler.last_epoch == 0
 
 
-def _validate_on_ranks(rank: int, world_size: int, metrics: list[list[Any]], name: str) -> Any:
+def _mean_over_ranks(evaluator: Engine) -> float:
+    return float(idist.all_reduce(evaluator.state.metrics["loss"])) / idist.get_world_size()
+
+
+def _validate_on_ranks(rank: int, world_size: int, metrics: list[list[Any]], name: Any) -> Any:
     """Train with a metric for each rank and epoch; return the learning rates, or the run's error."""
     scheduler = ReduceLROnPlateau(_optimizer(), factor=0.5, patience=0)
     try:
@@ -171,6 +176,9 @@ def test_ranks_cannot_diverge() -> None:
     message = "RuntimeError: PlateauStepper needs the same metric 'loss' on all ranks, but they have 1, 2"
     for answer in run_distributed(_validate_on_ranks, 2, [[1.0], [2.0]], "loss"):
         assert answer.startswith(message)
+        assert answer.endswith("; reduce it over the ranks, as Ignite's metrics do")
+    reduced = run_distributed(_validate_on_ranks, 2, [[1.0, 1.0], [2.0, 2.0]], _mean_over_ranks)
+    assert [lrs for lrs, _ in reduced] == 2 * [[[1.0], [0.5]]]
 
 
 @pytest.mark.distributed
