@@ -125,6 +125,8 @@ def test_a_class_registered_as_a_handler_is_told_of_attach(name: str, event: Any
     """Ignite would make an object of it whenever the event fires; also with the arguments of its constructor."""
     trainer, kind = Engine(lambda engine, batch: None), getattr(tips, name)
     for arguments in [(), (_MODEL,), (_MODEL, ["0.*"])]:
-        with pytest.raises(RuntimeError, match=rf"got the class {name}; use {name}\(\.\.\.\)\.attach\(trainer\) instead"):
+        with pytest.raises(
+            RuntimeError, match=rf"got the class {name}; use {name}\(\.\.\.\)\.attach\(trainer\) instead"
+        ):
             trainer.add_event_handler(event, kind, *arguments)
     assert not any(trainer._event_handlers.values())
