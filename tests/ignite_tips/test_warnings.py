@@ -140,6 +140,11 @@ def _grouping() -> Callable[[], object]:
     return lambda: param_groups(net, {"*": {}}, no_decay="norms")
 
 
+def _misspelling() -> Callable[[], object]:
+    net = torch.nn.Linear(2, 1)
+    return lambda: param_groups(net, {"*": {"weight_deacy": 0.1}})
+
+
 def _loading_other_settings() -> Callable[[], object]:
     state = SchedulerStepper(StepLR(_optimizer(), 2)).state_dict()
     stepper = SchedulerStepper(StepLR(_optimizer(), 3))
@@ -157,7 +162,7 @@ def _trainer() -> Engine:
     return Engine(lambda engine, batch: None)
 
 
-@pytest.mark.parametrize("prepare", [_grouping, _loading_other_settings, _loading_without_counts])
+@pytest.mark.parametrize("prepare", [_grouping, _misspelling, _loading_other_settings, _loading_without_counts])
 def test_a_warning_of_a_call_points_at_it(prepare: Callable[[], Any]) -> None:
     """At the line that calls this package, or Ignite's ``load_state_dict``."""
     call = prepare()
