@@ -40,7 +40,8 @@ attack: $(READY)
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/python -m tools.snippets build/snippets
+	$(BIN)/mypy ignite_tips launch build/snippets
 
 bench: $(READY)
 	$(PIP) --editable '.[bench]'

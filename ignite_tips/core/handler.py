@@ -7,6 +7,7 @@ from numbers import Number
 from types import NoneType
 from typing import Any, Never, Self
 
+from ignite.engine import Engine
 from torch.optim.lr_scheduler import LRScheduler
 
 __all__ = ["Handler"]
@@ -32,13 +33,29 @@ class _CallSignature(inspect.Signature):
             raise self._error from None
 
 
-class _SignatureOfCall:
-    """Gives each handler a ``__signature__``, and none to its class, which has that of its constructor."""
+class _ClassSignature(inspect.Signature):
+    """The signature of a handler's class, with our error if Ignite would call the class when an event fires."""
 
-    def __get__(self, handler: "Handler | None", owner: type) -> _CallSignature:
-        if handler is None:
-            raise AttributeError("__signature__")
-        return _CallSignature(handler)
+    def __init__(self, owner: type) -> None:
+        _, *parameters = inspect.signature(owner.__init__).parameters.values()  # type: ignore[misc]  # without self
+        super().__init__(parameters)
+        self._owner = owner
+
+    def bind(self, *args: Any, **kwargs: Any) -> inspect.BoundArguments:
+        if args and isinstance(args[0], Engine):
+            # Ignite answers a TypeError or a ValueError by trying again without the engine, which may fit.
+            raise RuntimeError(
+                f"handler must be a function, got the class {self._owner.__name__}; use "
+                f"{self._owner.__name__}(...).attach(trainer) instead"
+            )
+        return super().bind(*args, **kwargs)
+
+
+class _Signature:
+    """Gives a handler the signature of its ``__call__``, and its class that of the constructor."""
+
+    def __get__(self, handler: "Handler | None", owner: type) -> inspect.Signature:
+        return _ClassSignature(owner) if handler is None else _CallSignature(handler)
 
 
 class Handler:
@@ -60,7 +77,7 @@ class Handler:
         self._given = args, kwargs
         return self
 
-    __signature__ = _SignatureOfCall()
+    __signature__ = _Signature()
 
     def __call__(self, *, never: Never) -> Any:
         """Raise: only log handlers are called. The argument makes every call of Ignite's a wrong one."""

@@ -75,7 +75,11 @@ class SchedulerStepper(Handler):
             raise TypeError(
                 f"scheduler must be torch's, got Ignite's {type(scheduler).__name__}; pass the torch scheduler itself"
             )
-        check_scheduler(scheduler)
+        check_scheduler(
+            scheduler,
+            remedy="step it in a handler of your own with what its step() takes, such as "
+            "lambda engine: scheduler.step(engine.state.epoch), and put it into to_save",
+        )
         if isinstance(scheduler, ReduceLROnPlateau):
             raise TypeError(
                 "scheduler must be stepped without a metric, got ReduceLROnPlateau; use PlateauStepper, which steps "

@@ -39,15 +39,18 @@ __all__ = [
 
 # These compute each learning rate from the initial one and ignore the current one; all others continue from it.
 _CLOSED_FORM = (CosineAnnealingWarmRestarts, CyclicLR, LambdaLR, OneCycleLR)
+_AS_LAMBDA = "write it as LambdaLR(optimizer, factor), where factor(step) is the learning rate over the initial one"
 
 
-def check_scheduler(scheduler: object) -> None:
-    """Raise TypeError unless ``scheduler`` is one of torch's kind: what is saved and resumed is known of these only."""
+def check_scheduler(scheduler: object, remedy: str = _AS_LAMBDA) -> None:
+    """Raise TypeError unless ``scheduler`` is one of torch's kind: only these are known to save, resume and copy.
+
+    ``remedy`` is for a schedule of another kind, such as a user's own.
+    """
     if not isinstance(scheduler, LRScheduler | Optimizer | type) and callable(getattr(scheduler, "step", None)):
         raise TypeError(
             "scheduler must be a subclass of torch's LRScheduler, whose step() needs no argument, got "
-            f"{describe(scheduler)}; step it in a handler of your own, such as "
-            "lambda engine: scheduler.step(engine.state.epoch), and put it into to_save"
+            f"{describe(scheduler)}; {remedy}"
         )
     check_instance("scheduler", scheduler, LRScheduler, "a torch learning-rate scheduler")
 

@@ -30,6 +30,7 @@ from ignite_tips import (
     ResumableTensorboardLogger,
     SchedulerStepper,
     attach_optimizer_events,
+    simulate_schedule,
     with_warmup,
 )
 
@@ -75,6 +76,58 @@ def _resumed(**load: bool) -> _Scene:
         steppers[1].scheduler.load_state_dict(steppers[0].scheduler.state_dict())
     assert second.run(4) == [0.25, 0.125]
     return second
+
+
+class _OwnSchedule:
+    """A schedule that is not torch's, with timm's interface: the epoch, and a metric."""
+
+    def __init__(self, optimizer: SGD) -> None:
+        self.optimizer = optimizer
+
+    def step(self, epoch: int, metric: float | None = None) -> None:
+        self.optimizer.param_groups[0]["lr"] = self.factor(epoch)
+
+    @staticmethod
+    def factor(step: int) -> float:
+        return 0.5**step
+
+
+class _OwnWithoutArgument(_OwnSchedule):
+    epoch = 0
+
+    def step(self) -> None:  # type: ignore[override]
+        self.epoch += 1
+        super().step(self.epoch)
+
+
+def _own_schedule(follow: bool, kind: Any = _OwnSchedule) -> None:
+    scene = _Scene()
+    scheduler = kind(scene.optimizer)
+    if not follow:
+        SchedulerStepper(scheduler)
+    takes_epoch = kind is _OwnSchedule
+    scene.trainer.add_event_handler(
+        Events.EPOCH_COMPLETED,
+        (lambda engine: scheduler.step(engine.state.epoch)) if takes_epoch else (lambda: scheduler.step()),
+    )
+    assert scene.run() == [1.0, 0.5, 0.25]
+
+
+def _own_schedule_without_argument(follow: bool) -> None:
+    _own_schedule(follow, _OwnWithoutArgument)
+
+
+def _own_schedule_simulated(follow: bool) -> None:
+    own: Any = _OwnSchedule(_Scene().optimizer)
+    scheduler = LambdaLR(own.optimizer, own.factor) if follow else own
+    assert simulate_schedule(scheduler, 3) == {"0": [1.0, 0.5, 0.25]}
+
+
+def _own_schedule_after_warmup(follow: bool) -> None:
+    own: Any = _OwnSchedule(_Scene().optimizer)
+    scheduler = LambdaLR(own.optimizer, own.factor) if follow else own
+    warmed = with_warmup(scheduler, 2, start_factor=0.5)
+    assert simulate_schedule(warmed, 5) == {"0": [0.5, 0.75, 1.0, 0.5, 0.25]}
 
 
 def _no_validation(follow: bool) -> None:
@@ -192,6 +245,10 @@ REMEDIES: dict[str, tuple[Callable[[bool], Any], str]] = {
         lambda follow: _resumed(scheduler=follow),
         "or load a state of the scheduler alone",
     ),
+    "a user's own schedule": (_own_schedule, "such as lambda engine: scheduler.step(engine.state.epoch)"),
+    "one without argument": (_own_schedule_without_argument, "in a handler of your own with what its step() takes"),
+    "its simulation": (_own_schedule_simulated, "write it as LambdaLR(optimizer, factor)"),
+    "its warm-up": (_own_schedule_after_warmup, "write it as LambdaLR(optimizer, factor)"),
     "no validation": (_no_validation, "and attach(trainer, evaluator) in this order"),
     "two data sets": (_two_data_sets, "choose one with attach(trainer, evaluator, data=...)"),
     "a plateau with warm-up": (_plateau_with_warmup, "attach a SchedulerStepper with LinearLR"),

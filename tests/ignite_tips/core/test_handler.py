@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from torch import nn
 from torch.optim.lr_scheduler import (
     CosineAnnealingLR,
@@ -118,3 +118,16 @@ def test_a_handler_registered_by_hand_is_told_of_attach(name: str, event: Any, t
     assert job.traces() == before
     TABLE[name].attach(handler, job)
     assert "never" not in inspect.signature(type(handler)).parameters
+
+
+@pytest.mark.parametrize("event", [Events.STARTED, Events.EPOCH_STARTED(every=2), Events.STARTED | Events.COMPLETED])
+@pytest.mark.parametrize("name", sorted(set(TABLE) - {"ResumableTensorboardLogger"}))
+def test_a_class_registered_as_a_handler_is_told_of_attach(name: str, event: Any) -> None:
+    """Ignite would make an object of it whenever the event fires; also with the arguments of its constructor."""
+    trainer, kind = Engine(lambda engine, batch: None), getattr(tips, name)
+    for arguments in [(), (_MODEL,), (_MODEL, ["0.*"])]:
+        with pytest.raises(
+            RuntimeError, match=rf"got the class {name}; use {name}\(\.\.\.\)\.attach\(trainer\) instead"
+        ):
+            trainer.add_event_handler(event, kind, *arguments)
+    assert not any(trainer._event_handlers.values())

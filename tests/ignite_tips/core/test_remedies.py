@@ -1,7 +1,5 @@
 """Remedies that errors and warnings of the core name: each is followed and works."""
 
-import copy
-import io
 from collections.abc import Callable
 from typing import Any
 
@@ -22,13 +20,11 @@ from torch.optim.lr_scheduler import (
 )
 
 from ignite_tips import (
-    GradientNormClipper,
     OptimizerEvents,
     ParameterFreezer,
     PlateauStepper,
     SchedulerStepper,
     attach_optimizer_events,
-    detach_optimizer_events,
 )
 from tests.remedies import says
 
@@ -48,9 +44,6 @@ class _Job:
 
     def _evaluate(self, engine: Engine, batch: int) -> None:
         engine.state.metrics["loss"] = 1.0
-
-    def clip(self, **options: Any) -> GradientNormClipper:
-        return GradientNormClipper(self.optimizer, 1.0, **options).attach(self.trainer)
 
     def step(self, scheduler: LRScheduler) -> SchedulerStepper:
         return SchedulerStepper(scheduler).attach(self.trainer)
@@ -106,15 +99,14 @@ def test_two_freezers_of_one_parameter() -> None:
 
 def test_a_cell_run_twice() -> None:
     """A new trainer has the second handler alone."""
-    for attach in (_Job.clip, lambda job: job.step(StepLR(job.optimizer, 1, 0.5))):
-        job = _Job()
-        attach(job)
-        attach(job)
-        with says("create a new trainer"):
-            job.run()
-        job = _Job(job.optimizer)
-        attach(job)
+    job = _Job()
+    for _ in range(2):
+        job.step(StepLR(job.optimizer, 1, 0.5))
+    with says("create a new trainer"):
         job.run()
+    job = _Job(job.optimizer)
+    job.step(StepLR(job.optimizer, 1, 0.5))
+    job.run()
     assert job.lr() == 0.5
 
 
@@ -133,17 +125,6 @@ def test_a_scheduler_of_ignites_beside_ours(kept: str) -> None:
         stepper.detach()
     job.run()
     assert job.lr() == (0.5 if kept == "ours" else 0.25)
-
-
-def test_a_clipper_of_another_optimizer() -> None:
-    """The one that the trainer steps is clipped."""
-    job = _Job()
-    other = GradientNormClipper(_Job().optimizer, 1.0).attach(job.trainer)
-    with says("if the trainer steps another optimizer, clip that"):
-        job.run()
-    other.detach()
-    job.clip()
-    assert job.run().metrics["grad_clip_coef"] == pytest.approx(0.5)
 
 
 class _Own(EventEnum):
@@ -204,51 +185,3 @@ def test_a_state_of_more_optimizers() -> None:
         attach_optimizer_events(resumed.trainer, optimizer)
     resumed.trainer.load_state_dict(state)
     assert resumed.run(2).optimizer_steps == [8, 0]
-
-
-class _Twice(SGD):
-    """Evaluates its closure again after the update."""
-
-    def step(self, closure: Any = None) -> Any:
-        closure()
-        super().step()
-        return closure()
-
-
-def test_a_closure_that_is_evaluated_again() -> None:
-    """Without handlers of its updates the optimizer trains."""
-    weight = nn.Parameter(torch.ones(1))
-    optimizer = _Twice([weight], lr=0.25)
-
-    def closure() -> torch.Tensor:
-        weight.grad = 2 * weight.detach()
-        return weight.detach().square().sum()
-
-    trainer = Engine(lambda engine, batch: optimizer.step(closure))
-    trainer.logger.disabled = True
-    attach_optimizer_events(trainer, optimizer)
-    clipper = GradientNormClipper(optimizer, 100.0).attach(trainer)
-    with says("detach the handlers that act on its updates"):
-        trainer.run(range(2))
-    clipper.detach()
-    detach_optimizer_events(trainer, optimizer)
-    before = weight.item()
-    trainer = Engine(lambda engine, batch: optimizer.step(closure))
-    trainer.run(range(2))
-    assert weight.item() == before / 4
-
-
-def test_a_copy_of_an_attached_handler() -> None:
-    """Its state can be saved while it is attached; once detached, it can be copied."""
-    job = _Job()
-    clipper = job.clip(on_nonfinite="skip")
-    for remedy in ("save its state_dict()", "or call detach() first"):
-        with says(remedy):
-            copy.deepcopy(clipper)
-    torch.save(clipper.state_dict(), buffer := io.BytesIO())
-    buffer.seek(0)
-    _Job().clip().load_state_dict(torch.load(buffer))
-    clipper.detach()
-    copied = copy.deepcopy(clipper)
-    copied.detach()
-    assert copied.state_dict() == {"skipped_steps": 0}

@@ -161,3 +161,21 @@ def test_wrong_attachments_are_errors() -> None:
     trainer.add_event_handler(Events.EPOCH_STARTED(once=2), lambda: unfreezer.attach(trainer))
     with pytest.raises(RuntimeError, match="must be attached before the run starts"):
         trainer.run(range(1), max_epochs=3)
+
+
+def test_a_stage_frozen_by_hand_is_warned_about_and_trains_as_the_warning_says() -> None:
+    """Unfreezing changes nothing of it; left to the handler after requires_grad_(True), it trains from its stage on."""
+    net = make_net()
+    net[1].requires_grad_(False)
+    net[2].requires_grad_(False)
+    unfreezer, trainer = GradualUnfreezer(net, STAGES), idle_trainer()
+    unfreezer.attach(trainer)
+    with pytest.warns(UserWarning, match=r"found 1\.\*, 2\.\* frozen already, .* call requires_grad_\(True\) on them"):
+        trainer.run(range(1), max_epochs=3)
+    assert [p.requires_grad for p in net.parameters()] == [True, True, False, False, False, False, True, True]
+    net[1].requires_grad_(True)
+    net[2].requires_grad_(True)
+    fresh = idle_trainer()
+    unfreezer.attach(fresh)
+    fresh.run(range(1), max_epochs=3)  # no warning, which would be an error
+    assert all(p.requires_grad for p in net.parameters())

@@ -260,3 +260,21 @@ def test_every_parameter_is_in_exactly_one_group(patterns: set[str], no_decay: s
     assert sorted(map(id, held)) == sorted(map(id, net.parameters()))
     assert all(group["params"] for group in groups)
     assert all(group["params"] == [dict(net.named_parameters())[n] for n in group["param_names"]] for group in groups)
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("weight_deacy", "weight_decay"), ("momentm", "momentum")])
+def test_a_misspelt_option_is_warned_about_once(typed: str, meant: str) -> None:
+    """An optimizer would keep it in the group and never read it."""
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    with pytest.warns(
+        UserWarning, match=f"has the option '{typed}', so it is ignored; did you mean '{meant}'"
+    ) as caught:
+        param_groups(net, {"0.*": {typed: 0.1}, "1.*": {typed: 0.2}})
+    assert len(caught) == 1
+    param_groups(net, {"0.*": {meant: 0.1}, "1.*": {"lr_scale": 0.1, "beta": 0.9, "eps2": 0.1}})  # no warning
+
+
+def test_an_optimizer_may_compute_the_learning_rate_itself() -> None:
+    """It then takes None."""
+    (group,) = param_groups(nn.Linear(2, 1), {"*": {"lr": None}})
+    assert group["lr"] is None
