@@ -109,7 +109,7 @@ def test_a_scheduler_of_another_library(tmp_path: Path) -> None:
         job.trainer.add_event_handler(Events.EPOCH_COMPLETED, Checkpoint(to_save, saver))
         return job, to_save
 
-    with says("step it in a handler of your own, such as lambda engine: scheduler.step(engine.state.epoch), and put"):
+    with says("such as lambda engine: scheduler.step(engine.state.epoch), and put it into to_save"):
         SchedulerStepper(_Foreign(_Job().optimizer))  # type: ignore[arg-type]
     first, _ = start()
     assert first.run(2) == HALVED[:2]
