@@ -6,7 +6,7 @@ CONSTRAINTS := constraints.txt
 READY := $(VENV)/ready
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
-.PHONY: demo test test-shaken test-lowest test-newest soak attack check bench gpu gpu-dry-run docs screenshots clean
+.PHONY: demo test test-shaken test-lowest test-newest test-loggers soak attack check bench gpu gpu-dry-run docs screenshots clean
 
 demo: $(READY)
 	$(BIN)/ignite-launch --nproc 2 examples/digits.py
@@ -29,6 +29,12 @@ test-lowest:
 
 test-newest:
 	$(MAKE) test VENV=.venv-newest CONSTRAINTS=/dev/null
+
+# What other loggers store: MLflow, WandB and ClearML, without a server, and tensorboardX.
+test-loggers:
+	$(MAKE) .venv-loggers/ready VENV=.venv-loggers
+	.venv-loggers/bin/python -m pip install --quiet mlflow-skinny wandb clearml tensorboardX
+	.venv-loggers/bin/python -m pytest tests/ignite_tips/tensorboard/test_installed_loggers.py
 
 soak: $(READY)
 	$(BIN)/python -m tests.e2e.soak --kills $(or $(KILLS),100) --seed $(or $(SEED),0)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from ignite.engine import Engine, Events
-from ignite.handlers import MLflowLogger, TensorboardLogger, WandBLogger
+from ignite.handlers import TensorboardLogger, WandBLogger
 from ignite.handlers.base_logger import BaseLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
@@ -21,7 +21,7 @@ NAMES = ["0", "0-no_decay", "default-no_decay", "a_", "a__", "K_pfe _1_"]
 PORTABLE = re.compile(r"[A-Za-z0-9_./ -]+")
 
 
-def _optimizer() -> Optimizer:
+def make_optimizer() -> Optimizer:
     """An optimizer with groups that we named, and with names of a user's that not every logger takes."""
     model = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
     groups = param_groups(model, {"0.*": {}}, default={}, no_decay=("biases", "norms"))
@@ -30,7 +30,7 @@ def _optimizer() -> Optimizer:
     return SGD(groups, lr=0.5)
 
 
-def _train(logger: BaseLogger, optimizers: list[Optimizer], accumulation: int, **options: Any) -> Engine:
+def train(logger: BaseLogger, optimizers: list[Optimizer], accumulation: int, **options: Any) -> Engine:
     """Log the loss of each of 4 iterations, and the learning rates in use; each optimizer updates in turn."""
 
     def update(engine: Engine, batch: int) -> float:
@@ -60,26 +60,13 @@ def test_our_own_names_are_portable() -> None:
 def test_tensorboard(tmp_path: Path) -> None:
     """Names as given; at each update the learning rate, at each iteration the loss."""
     with TensorboardLogger(log_dir=str(tmp_path)) as logger:
-        _train(logger, [_optimizer()], accumulation=2)
+        train(logger, [make_optimizer()], accumulation=2)
     reader = EventAccumulator(str(tmp_path)).Reload()
     assert [point.step for point in reader.Scalars("train/loss")] == [1, 2, 3, 4]
     for name in ("0", "0-no_decay", "default-no_decay"):
         assert [(point.step, point.value) for point in reader.Scalars(f"lr/{name}")] == [(1, 0.5), (2, 0.5)]
     # torch writes any name; tensorboardX, which Ignite prefers if it is installed, replaces characters
     assert len([tag for tag in reader.Tags()["scalars"] if tag.startswith("lr/")]) in (5, 6)
-
-
-def test_mlflow(tmp_path: Path) -> None:
-    """Every name is taken, and every update has its value."""
-    mlflow = pytest.importorskip("mlflow")
-    uri = f"sqlite:///{tmp_path}/runs.db"
-    with MLflowLogger(tracking_uri=uri) as logger:
-        _train(logger, [_optimizer()], accumulation=2)
-        run = mlflow.active_run().info.run_id
-    client = mlflow.tracking.MlflowClient(uri)
-    for name in NAMES:
-        assert [(m.step, m.value) for m in client.get_metric_history(run, f"lr {name}")] == [(1, 0.5), (2, 0.5)]
-    assert len(client.get_metric_history(run, "train loss")) == 4
 
 
 class _WandB(types.ModuleType):
@@ -127,7 +114,7 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> _WandB:
 )
 def test_wandb_under_accumulation(wandb: _WandB, event: Any, axis: str, steps: list[int]) -> None:
     """No row is out of order, and the learning rate's x axis is the event's counter."""
-    _train(WandBLogger(), [_optimizer()], accumulation=2, event=event)
+    train(WandBLogger(), [make_optimizer()], accumulation=2, event=event)
     assert [row["train/loss"] for row in wandb.rows.values()] == [1.0, 2.0, 3.0, 4.0]
     assert wandb.axes == {f"lr/{name}": axis for name in NAMES}
     for name in NAMES:
@@ -136,14 +123,14 @@ def test_wandb_under_accumulation(wandb: _WandB, event: Any, axis: str, steps: l
 
 def test_wandb_with_two_optimizers(wandb: _WandB) -> None:
     """The second optimizer's updates count too, and drop no row of the user's."""
-    _train(WandBLogger(), [_optimizer(), _optimizer()], accumulation=1)
+    train(WandBLogger(), [make_optimizer(), make_optimizer()], accumulation=1)
     assert [row["train/loss"] for row in wandb.rows.values()] == [1.0, 2.0, 3.0, 4.0]
     assert all(row["lr/0"] == row["1/lr/0"] == 0.5 for row in wandb.rows.values())
 
 
 def test_wandb_with_an_axis_of_the_users(wandb: _WandB) -> None:
     """A global_step_transform gives WandB's step itself."""
-    optimizer = _optimizer()
+    optimizer = make_optimizer()
     trainer = Engine(lambda engine, batch: optimizer.step())
     handler = LearningRateLogger(optimizer, global_step_transform=lambda engine, event: 10 * engine.state.iteration)
     handler.attach(trainer, WandBLogger())
