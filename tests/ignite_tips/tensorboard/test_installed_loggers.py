@@ -13,6 +13,7 @@ import pytest
 from ignite.handlers import ClearMLLogger, MLflowLogger, TensorboardLogger, WandBLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.ignite_launch.support import wait_until
 from tests.ignite_tips.tensorboard.test_other_loggers import NAMES, make_optimizer, train
 
 pytestmark = pytest.mark.filterwarnings("default")  # theirs are not ours to mend
@@ -39,6 +40,7 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logger = WandBLogger(mode="offline", dir=str(tmp_path))
     train(logger, [make_optimizer(), make_optimizer()], accumulation=2)
     logger.close()
+    wait_until(lambda: len(_wandb_rows(tmp_path)) == 4, "WandB's own process writes what it got")
     rows = _wandb_rows(tmp_path)
     assert [row["train/loss"] for row in rows if "train/loss" in row] == [1.0, 2.0, 3.0, 4.0]
     for prefix in ("", "1/"):
