@@ -100,7 +100,8 @@ class _CountingStore:
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         self.requests += name != "set_timeout"
-        return getattr(self._store, name)  # type: ignore[no-any-return]
+        method: Callable[..., Any] = getattr(self._store, name)
+        return method
 
 
 def _run_nodes(pipe: Connection, ranks: range, nodes: int) -> None:

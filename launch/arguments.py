@@ -4,10 +4,10 @@ import argparse
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from .errors import UsageError
+from .spellings import other_spellings, suggest_option
 
 __all__ = ["LaunchOptions", "Request", "format_help", "options_among", "parse", "parse_integer"]
 
@@ -66,7 +66,7 @@ class Request:
         options: options of the launch, or None.
         dry_run: show the launch instead of running it.
         check: the launch is that of ``--check``.
-        show: what to print instead: ``help``, ``version``, ``list-gpus`` or ``env``; or empty.
+        show: what to print instead: ``help``, ``version``, ``list_gpus`` or ``env``; or empty.
     """
 
     options: LaunchOptions | None = None
@@ -82,21 +82,22 @@ def parse(argv: Sequence[str]) -> Request:
         UsageError: an option is unknown, lacks its value or has a wrong one, or there is no script.
     """
     values = vars(_make_parser().parse_args(argv))
-    del values["standalone"]
+    del values["standalone"], values["given"]
     target, dry_run = values.pop("target"), values.pop("dry_run")
-    shown = [name for name in _SHOWN if values.pop(name)]
-    is_check = values.pop("check")
+    asked = [name for name in (*_SHOWN, "check") if values.pop(name)]
     if target[:1] == ["--"]:
         target = target[1:]
-    if shown[:1] == ["help"]:
+    if "help" in asked:
         return Request(show="help")
-    if (shown or is_check) and target:
-        option = (shown or ["check"])[0].replace("_", "-")
-        raise UsageError(f"--{option} takes no script, got {target[0]!r}; remove one of the two")
-    if shown:
-        return Request(show=shown[0])
-    if is_check:
+    options = [f"--{name.replace('_', '-')}" for name in asked]
+    if len(asked) > 1:
+        raise UsageError(f"{' and '.join(options)} cannot be given together; remove one of them")
+    if asked and target:
+        raise UsageError(f"{options[0]} takes no script, got {target[0]!r}; remove one of the two")
+    if asked == ["check"]:
         return Request(LaunchOptions(_CHECK, **values | {"module": True}), dry_run, check=True)
+    if asked:
+        return Request(show=asked[0])
     if not target:
         raise UsageError("name a script, or a module with -m; see ignite-launch --help")
     if values["gpus"] is not None and parse_integer(target[0]) is not None:
@@ -239,30 +240,14 @@ def _flags() -> list[str]:
     return [flag for options in _OPTIONS.values() for flags in options for flag in flags.split()]
 
 
-# torchrun's names of the same options.
-_TORCHRUN = {"--nproc": "--nproc-per-node", "-m": "--module"}
-# What people type that has another name here.
-_MEANT = {
-    "-n": "--nproc",
-    "--np": "--nproc",
-    "--num-processes": "--nproc",
-    "--cpu": "--gpus none",
-    "--devices": "--gpus",
-    "--master-addr": "--rdzv-endpoint HOST:PORT",
-    "--master-port": "--rdzv-endpoint HOST:PORT",
-    "--rdzv-backend": "--nnodes MIN:MAX",
-}
-
-
 class _Once(argparse.Action):
-    """Stores an option's value and refuses a second one, which argparse would accept silently."""
-
-    text = ""
+    """Stores an option's value and refuses a second one, in any spelling, which argparse would accept silently."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
-        if self.text:
-            parser.error(f"argument {self.option_strings[0]}: given twice, {self.text} and {values!r}")
-        self.text = repr(values)
+        given: dict[str, Any] = parser.get_default("given")
+        if self.dest in given:
+            parser.error(f"argument {self.option_strings[0]}: given twice, {given[self.dest]!r} and {values!r}")
+        given[self.dest] = values
         setattr(namespace, self.dest, values)
 
 
@@ -271,24 +256,12 @@ class _Parser(argparse.ArgumentParser):
         sentence = message.replace("ignored explicit argument", "takes no value, got")
         unknown = re.match("unrecognized arguments: (-[^ =]*)", message)
         if unknown is not None:
-            sentence = f"there is no option {unknown[1]}{self._nearest(unknown[1].replace('_', '-'))}"
+            sentence = f"there is no option {unknown[1]}{suggest_option(unknown[1], _flags())}"
         raise UsageError(f"{sentence}; see ignite-launch --help")
-
-    @staticmethod
-    def _nearest(option: str) -> str:
-        known = _MEANT.get(option) or next(iter(get_close_matches(option, _flags())), None)
-        return f"; did you mean {known}?" if known else ""
 
 
 def _help_formatter(prog: str) -> argparse.HelpFormatter:
     return argparse.RawDescriptionHelpFormatter(prog, max_help_position=26, width=90)
-
-
-def _other_spellings(flags: str) -> list[str]:
-    """Return torchrun's spellings of an option: some names, and underscores in all."""
-    torchruns = [_TORCHRUN[flags]] if flags in _TORCHRUN else []
-    underscored = ["--" + flag[2:].replace("-", "_") for flag in (flags, *torchruns) if "-" in flag[2:]]
-    return torchruns + [flag for flag in underscored if " " not in flag]
 
 
 def _make_parser() -> _Parser:
@@ -300,12 +273,13 @@ def _make_parser() -> _Parser:
         allow_abbrev=False,
         add_help=False,
     )
+    parser.set_defaults(given={})
     parser.register("action", None, _Once)  # in place of argparse's default action, "store"
     for title, options in _OPTIONS.items():
         group = parser.add_argument_group(title)
         for flags, keywords in options.items():
             action = group.add_argument(*flags.split(), **keywords)
-            for spelling in _other_spellings(flags):
+            for spelling in other_spellings(flags):
                 parser.add_argument(spelling, **keywords | {"dest": action.dest, "help": argparse.SUPPRESS})
     parser.add_argument("--standalone", action="store_true", help=argparse.SUPPRESS)  # as without --nnodes
     # Everything after the script's name belongs to the script, options too.

@@ -49,7 +49,7 @@ def _main(argv: Sequence[str]) -> int:
         print(_SHOW[request.show]())
         return 0
     machine = _read_machine(request.options)
-    options = _with_two_processes(request.options, machine) if request.check else request.options
+    options = _options_of_check(request.options, machine) if request.check else request.options
     check_target(options)
     plan = make_plan(options, machine)
     if request.dry_run:
@@ -64,11 +64,13 @@ def _main(argv: Sequence[str]) -> int:
     run(plan)
 
 
-def _with_two_processes(options: LaunchOptions, machine: Machine) -> LaunchOptions:
-    """Return the options of ``--check`` with two processes on the CPU, unless there are GPUs or a number was given."""
-    if options.nproc is not None or len(machine.inventory.gpus) > 1:
-        return options
-    return replace(options, nproc=2, gpus="none")
+def _options_of_check(options: LaunchOptions, machine: Machine) -> LaunchOptions:
+    """Return the options of ``--check``: as ddp and, unless told otherwise, two processes if there are no two GPUs."""
+    if options.strategy == "auto":
+        options = replace(options, strategy="ddp")
+    if options.gpus in (None, "none") and options.nproc is None and len(machine.inventory.gpus) < 2:
+        options = replace(options, nproc=2, gpus="none")
+    return options
 
 
 def _list_gpus() -> str:

@@ -77,8 +77,8 @@ def read_driver_version() -> str:
     import pynvml
 
     try:
-        pynvml.nvmlInit()
-        return _decode(pynvml.nvmlSystemGetDriverVersion())
+        with _nvml(pynvml):
+            return _decode(pynvml.nvmlSystemGetDriverVersion())
     except pynvml.NVMLError:
         return ""
 

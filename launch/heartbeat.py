@@ -31,6 +31,12 @@ def _beat_key(node: int) -> str:
     return f"heartbeat/{node}"
 
 
+def _read_failure(news: str) -> tuple[int, str]:
+    """Return a failure's exit code, which is never 0 whoever wrote it into the store, and its message."""
+    code, _, message = news.partition(" ")
+    return (int(code) if code.isdecimal() else 0) or 1, message
+
+
 class Heartbeat:
     """Sends this node's heartbeat and watches the others', while the workers run.
 
@@ -88,8 +94,8 @@ class Heartbeat:
             pass
         self.stop()
         if first not in (own, _RESTART):
-            code, _, description = first.partition(" ")
-            return int(code), f"{description}; that was the first failure"
+            code, description = _read_failure(first)
+            return code, f"{description}; that was the first failure"
         beats = enumerate(zip(before, self._read_beats(), strict=False))
         silent = [f"node {node}" for node, (then, now) in beats if then == now and node != self._rank]
         return exit_code, f"{' and '.join(silent)} stopped responding before that" if silent else ""
@@ -127,8 +133,8 @@ class Heartbeat:
             self.stop()
             self._on_restart()
         else:
-            code, _, message = news.partition(" ")
-            self._lose(message, int(code))
+            code, message = _read_failure(news)
+            self._lose(message, code)
 
     def _check_beats(self, beats: list[bytes]) -> None:
         for node, beat in zip(self._beats, beats, strict=True):

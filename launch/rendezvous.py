@@ -160,7 +160,7 @@ def _call_in_thread(function: Callable[[], _T], host: str, port: int) -> _T:
     def call() -> None:
         try:
             answer.set_result(function())
-        except Exception as error:
+        except Exception as error:  # raised again by the caller
             answer.set_exception(error)
 
     threading.Thread(target=call, daemon=True).start()

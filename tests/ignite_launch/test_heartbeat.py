@@ -118,6 +118,19 @@ def test_the_node_that_died_before_a_failure_is_named(monkeypatch: pytest.Monkey
     assert losses[0] == ("node 1: rank 2 failed", 7)
 
 
+@pytest.mark.parametrize("news", ["0 all is well", "x", "-5 node 9: odd"])
+def test_a_failure_is_never_exit_code_0(news: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever another process writes into the store as a failure, a node that reads it exits with 1."""
+    monkeypatch.setattr(heartbeat, "_INTERVAL", 0.01)
+    store = host_store("127.0.0.1")
+    heartbeat.prepare_keys(store, 2)
+    losses: list[tuple[str, int]] = []
+    heartbeat.Heartbeat(store, 1, 2, lambda *loss: losses.append(loss), lambda: None)
+    store.set("heartbeat/news", news)
+    wait_until(lambda: losses, "the news")
+    assert [code for _, code in losses] == [1]
+
+
 def _check_message(result: Result, message: str) -> None:
     assert result.code == 1
     assert result.err.splitlines()[-1] == f"ignite-launch: error: {message}"

@@ -42,7 +42,7 @@ _TWO_NODES = "on each of 2 nodes, rendezvous at n0:29500"
 REMEDIES = [
     ("CPU", "", "name a script", "s.py", "single (auto: no GPU)"),
     ("CPU", "", "or a module with -m", "-m package.train", "single (auto: no GPU)"),
-    ("CPU", "--check s.py", "remove one of the two", "--check", "ddp (auto: --nproc 2)"),
+    ("CPU", "--check s.py", "remove one of the two", "--check", "ddp (--strategy ddp)"),
     ("CPU", "--check s.py", "remove one of the two", "s.py", "single (auto: no GPU)"),
     ("CPU", "folder", "name a script", "folder/s.py", "single (auto: no GPU)"),
     ("CPU", "-m s.py", "a script needs no -m", "s.py", "single (auto: no GPU)"),
