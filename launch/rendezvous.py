@@ -1,9 +1,10 @@
 """Rendezvous of the nodes: torch's handlers, set up so that a signal can end every wait."""
 
+import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import timedelta
@@ -80,7 +81,8 @@ def prepare_rendezvous(plan: RendezvousPlan) -> Rendezvous:
         static = _StaticRendezvous(plan.host, plan.port, rank, plan.max_nodes, _RUN_ID, _TIMEOUT)
         return Rendezvous(static, address, is_host)
     handler = _call_in_thread(lambda: _c10d_handler(plan, address, is_host), plan.host, plan.port)
-    _check_node_counts(_connect(plan.host, plan.port), f"{plan.min_nodes}:{plan.max_nodes}")
+    with _told_if_host_ends(plan.host, plan.port):
+        _check_node_counts(_connect(plan.host, plan.port), f"{plan.min_nodes}:{plan.max_nodes}", is_host)
     return Rendezvous(handler, address, is_host)
 
 
@@ -109,7 +111,8 @@ class _StaticRendezvous(StaticTCPRendezvous):
 
     def next_rendezvous(self) -> RendezvousInfo:
         if self._joined is None:
-            self._joined = self._join() if self.world_size > 1 else host_store(self.master_addr)
+            with _told_if_host_ends(self.master_addr, self.master_port):
+                self._joined = self._join() if self.world_size > 1 else host_store(self.master_addr)
         self._rounds += 1
         return RendezvousInfo(
             PrefixStore(f"{self.run_id}/{self._rounds}", self._joined),
@@ -120,7 +123,7 @@ class _StaticRendezvous(StaticTCPRendezvous):
 
     def _join(self) -> TCPStore:
         tcp_store = _connect(self.master_addr, self.master_port, is_host=self.rank == 0)
-        _check_node_counts(tcp_store, str(self.world_size))
+        _check_node_counts(tcp_store, str(self.world_size), self.rank == 0)
         store = PrefixStore("ignite-launch/join", tcp_store)
         if store.add(f"node {self.rank}", 1) > 1:
             raise UsageError(f"--node-rank {self.rank} was given to two nodes")
@@ -146,11 +149,32 @@ def _connect(host: str, port: int, *, is_host: bool = False) -> TCPStore:
     return _call_in_thread(connect, host, port)
 
 
-def _check_node_counts(store: TCPStore, nodes: str) -> None:
-    """Raise UsageError if the node that joined first was given another ``--nnodes``: one of the two would wait."""
-    first = store.compare_set("ignite-launch/nodes", "", nodes).decode()
-    if first != nodes:
-        raise UsageError(f"--nnodes must be the same on all nodes, got {nodes} here and {first} on the first to join")
+def _check_node_counts(store: TCPStore, nodes: str, is_host: bool) -> None:
+    """Raise UsageError if the host of the store was given another ``--nnodes``: one of the two would wait."""
+    key = "ignite-launch/nodes"
+    if is_host:
+        store.set(key, nodes)
+        return
+    deadline = time.monotonic() + _ANSWER_TIMEOUT
+    while not store.check([key]):
+        if time.monotonic() > deadline:
+            raise LaunchError(_not_a_launcher(store.host, store.port))
+        time.sleep(0.05)
+    on_host = store.get(key).decode()
+    if on_host != nodes:
+        raise UsageError(f"--nnodes must be the same on all nodes, got {nodes} here and {on_host} on {store.host}")
+
+
+@contextlib.contextmanager
+def _told_if_host_ends(host: str, port: int) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # what the store's client raises once its server is gone
+        raise LaunchError(f"node 0, at {host}:{port}, ended before all nodes had joined") from error
+
+
+def _not_a_launcher(host: str, port: int) -> str:
+    return f"what listens at {host}:{port} does not answer as a launcher; choose a free port in --rdzv-endpoint"
 
 
 def _call_in_thread(function: Callable[[], _T], host: str, port: int) -> _T:
@@ -167,9 +191,7 @@ def _call_in_thread(function: Callable[[], _T], host: str, port: int) -> _T:
     try:
         return answer.result(_ANSWER_TIMEOUT)
     except (RuntimeError, TimeoutError, RendezvousError) as error:
-        raise LaunchError(
-            f"what listens at {host}:{port} does not answer as a launcher; choose a free port in --rdzv-endpoint"
-        ) from error
+        raise LaunchError(_not_a_launcher(host, port)) from error
 
 
 def _own_address(host: str, port: int, interface: str | None) -> str:

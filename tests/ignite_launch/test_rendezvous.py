@@ -2,11 +2,13 @@
 
 import socket
 from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
+from torch.distributed import TCPStore
 
 from tests.ignite_launch.hosts import WAIT, Host, start_on, start_on_both
 from tests.ignite_launch.support import Launch, launch, wait_until
@@ -175,10 +177,34 @@ def test_node_counts_that_differ_are_an_error(tmp_path: Path) -> None:
         Launch(tmp_path / "1", "--nnodes", "2", "--node-rank", "1", *options) as second,
     ):
         result = second.result()
+        assert first.process.poll() is None  # it waits for nodes that agree with it, whoever came first
         first.process.kill()
         first.result()
-    assert result.code == 2
-    assert "--nnodes must be the same on all nodes, got 2 here and 3 on the first to join" in result.err
+    assert result.code == 2, result.err
+    assert "--nnodes must be the same on all nodes, got 2 here and 3 on 127.0.0.1" in result.err
+
+
+def test_a_host_that_ends_while_nodes_join_is_an_error(tmp_path: Path) -> None:
+    """A node that waits for others exits with a sentence once the node that hosts the rendezvous is gone."""
+    (tmp_path / "wait.py").write_text(WAIT)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    endpoint = f"127.0.0.1:{port}"
+    options = ["--nnodes", "3", "--nproc", "2", "--rdzv-endpoint", endpoint, str(tmp_path / "wait.py")]
+    for rank in ("0", "1"):
+        (tmp_path / rank).mkdir()
+    with (
+        Launch(tmp_path / "0", "--node-rank", "0", *options) as first,
+        Launch(tmp_path / "1", "--node-rank", "1", *options) as second,
+    ):
+        store = TCPStore("127.0.0.1", port, timeout=timedelta(seconds=60), wait_for_workers=False)
+        wait_until(lambda: store.add("ignite-launch/join/joined", 0) == 2, "both nodes to join", 60)
+        first.process.kill()
+        first.result()
+        result = second.result()
+    assert result.code == 1
+    assert f"error: node 0, at {endpoint}, ended before all nodes had joined" in result.err
+    assert "Traceback" not in result.err
 
 
 @pytest.mark.distributed
