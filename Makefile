@@ -33,7 +33,7 @@ test-newest:
 # What other loggers store: MLflow, WandB and ClearML, without a server, and tensorboardX.
 test-loggers:
 	$(MAKE) .venv-loggers/ready VENV=.venv-loggers
-	.venv-loggers/bin/python -m pip install --quiet mlflow-skinny wandb clearml tensorboardX
+	.venv-loggers/bin/python -m pip install --quiet mlflow wandb clearml tensorboardX
 	.venv-loggers/bin/python -m pytest tests/ignite_tips/tensorboard/test_installed_loggers.py
 
 soak: $(READY)

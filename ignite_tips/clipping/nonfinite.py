@@ -14,6 +14,7 @@ from torch.optim import SGD, Optimizer
 
 from ignite_tips.clipping.gradients import Gradients, parameter_names
 from ignite_tips.clipping.norms import nonfinite_kinds
+from ignite_tips.core.ignite_internals import is_lr_search
 from ignite_tips.core.optimizer_step import OptimizerStep
 from ignite_tips.core.wiring import annotate
 from ignite_tips.parameters.selection import unwrap_model
@@ -48,6 +49,7 @@ class NonfinitePolicy:
         self._process_group = process_group
         self._told = 0
         self._is_first = True
+        self._is_lr_search = False
         self._deferred = DeferredFiniteCheck()
 
     def start_run(self, engine: Engine) -> None:
@@ -55,10 +57,11 @@ class NonfinitePolicy:
         self._deferred = DeferredFiniteCheck()
         self.look_for_peers()
         self._is_first = True
+        self._is_lr_search = is_lr_search(engine)
 
     def start_update(self, engine: Engine) -> None:
         """Raise if a kernel skipped the last update; at a run's first, add a loaded state's count to the metric."""
-        self.raise_deferred()
+        self.raise_deferred(engine)
         if self._is_first:
             self._is_first = False
             self._tell_skipped(engine)
@@ -106,14 +109,17 @@ class NonfinitePolicy:
         elif not isfinite(norm):
             self._raise_or_skip(engine, step)
 
-    def raise_deferred(self, _engine: Engine | None = None) -> None:
-        """Raise if the last update was skipped by a kernel."""
+    def raise_deferred(self, engine: Engine | None = None) -> None:
+        """Raise if the last update was skipped by a kernel; a search for the learning rate ends instead."""
         if not self._deferred.is_pending:
             return
         update = self._deferred.update
         found = self._deferred.describe_nonfinite()
-        if found is not None:
+        if found is None:
+            return
+        if engine is None or not self._is_lr_search:
             raise RuntimeError(must_be_finite(found, update, has_model=self._model is not None))
+        engine.terminate()
 
     def _defer(
         self, engine: Engine, step: OptimizerStep, gradients: Gradients, each: Sequence[Sequence[Tensor]], norm: Tensor
@@ -128,6 +134,9 @@ class NonfinitePolicy:
         self._deferred.start(_describe_update(engine, step), norm, list(chain.from_iterable(each)), names)
 
     def _raise_or_skip(self, engine: Engine, step: OptimizerStep) -> NoReturn:
+        if self._is_lr_search and self.mode == "raise":
+            engine.terminate()  # with an error Ignite would not restore what the search changed
+            step.skip()
         update = _describe_update(engine, step)
         what = describe_gradients(parameter_names(self._optimizer, self._model))
         left = describe_buffers(self._model)

@@ -9,6 +9,7 @@ from operator import attrgetter
 from typing import Any
 
 from ignite.engine import CallableEventWithFilter, Engine, Events, EventsList
+from ignite.handlers import FastaiLRFinder
 from ignite.handlers.base_logger import BaseLogger
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "event_handlers",
     "fire_event",
     "has_open_run",
+    "is_lr_search",
     "is_running",
     "make_output_handler",
     "remove_handler",
@@ -60,6 +62,12 @@ def has_open_run(engine: Engine) -> bool:
     if run is None:
         return not engine.interrupt_resume_enabled and _is_on_stack(Engine._internal_run_legacy, self=engine)
     return run.gi_frame is not None
+
+
+def is_lr_search(engine: Engine) -> bool:
+    """Whether Ignite's learning rate finder is attached to ``engine``."""
+    started = event_handlers(engine).get(Events.STARTED, [])
+    return any(isinstance(getattr(inspect.unwrap(entry[0]), "__self__", None), FastaiLRFinder) for entry in started)
 
 
 def _is_on_stack(method: Any, **arguments: Any) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from ignite.engine import Engine, Events
+from ignite.handlers import FastaiLRFinder
 from ignite.handlers.base_logger import BaseOutputHandler
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
@@ -519,3 +520,13 @@ def test_loggers_read_device_metrics() -> None:
     handler = Handler("train", metric_names=["grad_norm", "grad_clip_coef"])
     values = handler._setup_output_metrics_state_attrs(trainer)
     assert {key[-1] for key in values} == {"grad_norm", "grad_clip_coef"}
+
+
+@pytest.mark.filterwarnings("ignore:Run completed without loss diverging")  # to Ignite a NaN does not diverge
+def test_a_search_for_the_learning_rate_ends_an_update_later() -> None:
+    """Where the kernel skips the update with the NaN, the finder's run ends at the next update, without an error."""
+    training = on_device(sgd, fused=True)
+    GradientNormClipper(training.optimizer, 0.3).attach(trainer := training.trainer())
+    with FastaiLRFinder().attach(trainer, {"optimizer": training.optimizer}, output_transform=float) as searching:
+        searching.run(poisoned(math.nan))
+        assert trainer.state.iteration == 4

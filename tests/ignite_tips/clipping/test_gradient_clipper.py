@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from ignite.engine import Engine, Events
+from ignite.handlers import FastaiLRFinder
 from torch import nn
 
 from ignite_tips import (
@@ -198,3 +199,21 @@ def test_metrics_have_no_key_before_an_update() -> None:
     assert seen[:2] == [{}, {}]
     assert seen[2].keys() == {"grad_norm", "grad_clip_coef", "skipped_steps"}
     assert seen[2]["skipped_steps"] == 2
+
+
+@pytest.mark.filterwarnings("ignore:Run completed without loss diverging")  # to Ignite a NaN does not diverge
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("clipper", CLIPPERS)
+def test_a_search_for_the_learning_rate_ends_and_is_restored(clipper: str, mode: str) -> None:
+    """With "raise" a NaN in the LR finder's run ends the search; in a run it is an error again."""
+    make_optimizer, options = MODES[mode]
+    training = Training(make_optimizer, **options)
+    before = [tensor.clone() for tensor in training.tensors()]
+    attached = CLIPPERS[clipper](training.optimizer).attach(trainer := training.trainer())
+    to_save = {"model": training.model, "optimizer": training.optimizer, "clipper": attached}
+    with FastaiLRFinder().attach(trainer, to_save, output_transform=float, diverge_th=math.inf) as searching:
+        searching.run(poisoned(math.nan))
+        assert trainer.state.iteration == 3
+    assert all(map(torch.equal, training.tensors(), before))
+    with pytest.raises(RuntimeError, match="gradients must be finite"):
+        trainer.run(poisoned(math.nan))

@@ -19,11 +19,10 @@ from tests.ignite_tips.tensorboard.test_other_loggers import NAMES, make_optimiz
 pytestmark = pytest.mark.filterwarnings("default")  # theirs are not ours to mend
 
 
-def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLflow, in a file: every name is taken, and every update has its value."""
+def test_mlflow(tmp_path: Path) -> None:
+    """MLflow, in its database: every name is taken, and every update has its value."""
     mlflow = pytest.importorskip("mlflow")
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # the database needs MLflow's larger package
-    uri = (tmp_path / "runs").as_uri()
+    uri = f"sqlite:///{tmp_path}/runs.db"
     with MLflowLogger(tracking_uri=uri) as logger:
         train(logger, [make_optimizer()], accumulation=2)
         run = mlflow.active_run().info.run_id
