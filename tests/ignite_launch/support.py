@@ -71,21 +71,32 @@ class Result:
     seconds: float
 
 
+def _main(first: Callable[[], object] | None, arguments: tuple[str, ...]) -> int:
+    if first is not None:
+        first()
+    return main(arguments)
+
+
 class Launch:
     """A running launcher in its own session, as in a terminal; at the end it and all it started are killed.
 
-    Leaving the context checks that no process of the run is alive and that its temporary folder is empty. ``prefix`` is
-    a command that executes the launcher. A launcher of several processes is a fork that has imported torch, which
-    saves two seconds, unless a ``fresh`` interpreter is asked for.
+    Leaving the context checks that no process of the run is alive and that its temporary folder is empty. A launcher of
+    several processes is a fork that has imported torch, which saves two seconds, unless a ``fresh`` interpreter is
+    asked for. ``first`` is called in the fork before the launcher.
     """
 
     def __init__(
-        self, tmp_path: Path, *arguments: str, prefix: tuple[str, ...] = (), fresh: bool = False, **variables: str
+        self,
+        tmp_path: Path,
+        *arguments: str,
+        first: Callable[[], object] | None = None,
+        fresh: bool = False,
+        **variables: str,
     ) -> None:
         self.tmp_path = tmp_path
         self._arguments = arguments
-        self._command = [*prefix, sys.executable, "-m", "ignite_launch", *arguments]
-        self._is_fresh = fresh or bool(prefix) or "--nproc" not in arguments
+        self._first = first
+        self._is_fresh = fresh or "--nproc" not in arguments
         self._environment = environment(tmp_path, **variables)
 
     def __enter__(self) -> "Launch":
@@ -95,7 +106,7 @@ class Launch:
         if self._is_fresh:
             with open(outputs[0], "wb") as out, open(outputs[1], "wb") as err:
                 self.process = subprocess.Popen(
-                    self._command,
+                    [sys.executable, "-m", "ignite_launch", *self._arguments],
                     env=self._environment,
                     cwd=self.tmp_path,
                     stdout=out,
@@ -106,7 +117,12 @@ class Launch:
             outputs[0].touch()
             outputs[1].touch()
             self.process = Fork(
-                main, self._arguments, environment=self._environment, folder=self.tmp_path, outputs=outputs
+                _main,
+                self._first,
+                self._arguments,
+                environment=self._environment,
+                folder=self.tmp_path,
+                outputs=outputs,
             )
         return self
 

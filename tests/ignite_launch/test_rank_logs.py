@@ -1,7 +1,9 @@
 """--log-dir: the log file of each rank, and what the console shows."""
 
 import os
+import resource
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -89,8 +91,8 @@ def test_a_log_file_must_be_a_regular_file(tmp_path: Path, kind: str) -> None:
 def test_a_full_disk_is_told_and_stops_no_worker(tmp_path: Path) -> None:
     """The launcher says which file can't be written, once; the run and the console go on."""
     (tmp_path / "talk.py").write_text(_TALK)
-    limit = ("sh", "-c", 'ulimit -f 4; exec "$@"', "sh")  # as on a full disk, a write to a file fails
-    with Launch(tmp_path, "--nproc", "2", "--log-dir", "logs", "talk.py", prefix=limit) as running:
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (2048, 2048))  # as on a full disk, a write fails
+    with Launch(tmp_path, "--nproc", "2", "--log-dir", "logs", "talk.py", first=limit) as running:
         result = running.result()
     assert result.code == 0
     assert result.err.count("cannot write logs/rank_1.log: File too large; this rank's further output is not") == 1

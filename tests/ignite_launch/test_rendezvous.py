@@ -73,7 +73,7 @@ def test_srun_needs_no_options(tmp_path: Path, hosts: tuple[Host, Host]) -> None
             (tmp_path / f"{rank}").mkdir()
             task = {"SLURM_NODEID": f"{rank}", "SLURM_PROCID": f"{rank}"}
             options = ["--nproc", "2", "--interface", host.interface, str(tmp_path / "ranks.py"), *names]
-            launcher = Launch(tmp_path / f"{rank}", *options, prefix=host.prefix, **job, **task)
+            launcher = Launch(tmp_path / f"{rank}", *options, first=host.enter, **job, **task)
             runs.append(stack.enter_context(launcher))
         results = [run.result() for run in runs]
     assert [sorted(result.out.splitlines()) for result in results] == [
@@ -89,12 +89,12 @@ def test_a_name_that_resolves_to_loopback_is_refused(tmp_path: Path, hosts: tupl
     (tmp_path / "wait.py").write_text(WAIT)
     endpoint = f"{hosts[0].address}:29511"
     options = ["--nnodes", "2", "--node-rank", "0", "--nproc", "2", "--rdzv-endpoint", endpoint]
-    with Launch(tmp_path, *options, "wait.py", prefix=hosts[0].prefix) as running:
+    with Launch(tmp_path, *options, "wait.py", first=hosts[0].enter) as running:
         result = running.result()
     assert result.code == 2
     assert "resolves to 127.0.0.1, which other nodes can't reach; choose a network with --interface" in result.err
     assert f"{hosts[0].interface} ({hosts[0].address})" in result.err
-    with Launch(tmp_path, *options, "--interface", "eth9", "wait.py", prefix=hosts[0].prefix) as running:
+    with Launch(tmp_path, *options, "--interface", "eth9", "wait.py", first=hosts[0].enter) as running:
         result = running.result()
     assert result.code == 2
     assert "--interface eth9: there is no such interface with an address; available: " in result.err
