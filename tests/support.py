@@ -125,6 +125,8 @@ class Fork:
     def __init__(
         self, function: Callable[..., int], *args: Any, environment: dict[str, str], folder: Path, outputs: list[Path]
     ) -> None:
+        for output in outputs:
+            output.write_bytes(b"")
         self._process = _CONTEXT.Process(target=_call, args=(function, args, environment, folder, outputs))
         self._process.start()
         assert self._process.pid is not None
@@ -158,7 +160,7 @@ def _call(
     tempfile.tempdir = None  # read from the environment again
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, output in enumerate(outputs, 1):
-        os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        os.dup2(os.open(output, os.O_WRONLY | os.O_APPEND), number)
     sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
     os._exit(function(*args))
 

@@ -1,15 +1,11 @@
-"""Whole runs under ignite-launch: scripts for other launchers, and the demo killed and restarted."""
+"""Scripts for other launchers under ignite-launch, and two launches at once."""
 
-import random
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.ignite_launch.support import Launch, launch
-from tests.settings import seeded
-from tests.support import run_script
 
 pytestmark = pytest.mark.distributed
 _ROOT = Path(__file__).parents[2]
@@ -39,29 +35,6 @@ dist.all_reduce(total)
 place = f"{os.environ['LOCAL_RANK']} {dist.get_rank()} {dist.get_world_size()} {os.environ['LOCAL_WORLD_SIZE']}"
 sys.stdout.write(f"{place} gloo {total.item()}\\n")
 dist.destroy_process_group()
-"""
-# In the first start rank 1 dies at an update that the test has drawn; a start after a checkpoint resumes.
-_DEMO = """
-import os, runpy, signal, sys
-from pathlib import Path
-import torch
-from torch.optim.optimizer import register_optimizer_step_post_hook
-
-demo, seed, runs, death = sys.argv[1:]
-start = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
-updates = 0
-
-def die(optimizer, args, kwargs):
-    global updates
-    updates += 1
-    if os.environ["RANK"] == "1" and start == 0 and updates == int(death):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-register_optimizer_step_post_hook(die)
-torch.set_num_threads(1)
-sys.argv = [demo, "--epochs", "2", "--unfreeze-epoch", "2", "--seed", seed, "--runs", runs]
-sys.argv += ["--resume"] * any(Path(runs).glob("*/checkpoint_*.pt"))
-runpy.run_path(demo, run_name="__main__")
 """
 
 
@@ -101,26 +74,3 @@ def test_two_simultaneous_launches_are_separate(tmp_path: Path) -> None:
         assert lines[0][2] == lines[1][2]
         ports.add(lines[0][2])
     assert len(ports) == 2
-
-
-@pytest.mark.timeout(240)
-def test_the_demo_survives_a_killed_worker(tmp_path: Path) -> None:
-    """With --max-restarts and a worker killed at a random update, the weights equal the undisturbed run's."""
-    (tmp_path / "demo.py").write_text(_DEMO)
-    demo = str(_ROOT / "examples" / "digits.py")
-    death = str(random.Random(seeded(5)).randrange(1, 44))  # of 44 updates
-    runs = {name: tmp_path / name for name in ("undisturbed", "killed")}
-    arguments = [demo, str(seeded()), str(runs["killed"]), death]
-    result = launch(tmp_path, "--nproc", "2", "--max-restarts", "1", "demo.py", *arguments, timeout=110, fresh=True)
-    assert result.code == 0, (death, result.err)
-    assert result.err.count("; restart 1 of 1") == 1
-    arguments = [demo, str(seeded()), str(runs["undisturbed"]), "0"]
-    alone = {"folder": tmp_path, "world_size": 2, "TORCHELASTIC_RESTART_COUNT": "0"}
-    assert [rank.code for rank in run_script(tmp_path / "demo.py", *arguments, **alone)] == [0, 0]
-    finals = {}
-    for name, folder in runs.items():
-        newest = max(folder.glob("*/checkpoint_*.pt"), key=lambda path: path.stat().st_mtime)
-        finals[name] = torch.load(newest, weights_only=True)["model"]
-    assert finals["killed"].keys() == finals["undisturbed"].keys()
-    for key, value in finals["undisturbed"].items():
-        assert torch.equal(value, finals["killed"][key]), (death, key)

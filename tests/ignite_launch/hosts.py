@@ -39,12 +39,13 @@ def start_on_both(stack: ExitStack, tmp_path: Path, hosts: tuple[Host, Host], *a
 
 
 def start_on(stack: ExitStack, tmp_path: Path, hosts: tuple[Host, Host], rank: int, *arguments: str) -> Launch:
-    """Start a launcher with two processes on one of the hosts."""
+    """Start a launcher on one of the hosts, with two processes unless the arguments say otherwise."""
     folder = tmp_path / f"host{rank}"
     folder.mkdir(exist_ok=True)
-    own = ["--nproc", "2", "--node-rank", f"{rank}", "--interface", hosts[rank].interface]
+    own = ["--node-rank", f"{rank}", "--interface", hosts[rank].interface]
+    two = () if "--nproc" in arguments else ("--nproc", "2")
     own += ["--rdzv-endpoint", f"{hosts[0].address}:29511"]
-    return stack.enter_context(Launch(folder, *own, *arguments, first=hosts[rank].enter))
+    return stack.enter_context(Launch(folder, *own, *two, *arguments, first=hosts[rank].enter))
 
 
 def wait_ready_on_both(runs: list[Launch]) -> None:

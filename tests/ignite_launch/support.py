@@ -114,8 +114,6 @@ class Launch:
                     start_new_session=True,
                 )
         else:
-            outputs[0].touch()
-            outputs[1].touch()
             self.process = Fork(
                 _main,
                 self._first,

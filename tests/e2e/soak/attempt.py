@@ -5,14 +5,15 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
+from ignite_launch.cli import main
 
 from tests.e2e.soak.moments import Kill
 from tests.ignite_launch.support import environment, marked_processes, wait_until
+from tests.support import Fork
 
 __all__ = ["ONE_THREAD", "SCRIPT", "Attempt", "build_pause"]
 
@@ -51,14 +52,10 @@ class Attempt:
         self.launched = time.monotonic()
         variables = {"LD_PRELOAD": str(pause), "SOAK_FOLDER": f"{runs}/", "SOAK_PAUSED": str(self._paused)} | ONE_THREAD
         variables |= {"SOAK_STOP": stop} if stop else {"SOAK_LOG": str(scratch / "operations")}
-        with open(self._output, "w") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "ignite_launch", "--nproc", "2", SCRIPT, "--runs", runs, *arguments],
-                env=environment(scratch, **variables),
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        command = ["--nproc", "2", str(SCRIPT), "--runs", str(runs), *arguments]
+        self.process = Fork(
+            main, command, environment=environment(scratch, **variables), folder=scratch, outputs=[self._output] * 2
+        )
 
     @property
     def output(self) -> str:
@@ -78,7 +75,7 @@ class Attempt:
                 self.stopped = self._paused.read_text() if self._paused.exists() else ""
                 if kill.seconds:
                     self._paused.unlink(missing_ok=True)
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            with contextlib.suppress(TimeoutError):
                 self.process.wait(kill.seconds)
             self._kill(kill.target)
             killed = time.monotonic()
@@ -96,7 +93,7 @@ class Attempt:
 
     def _kill(self, target: str) -> None:
         if target == "all":
-            victims = marked_processes(self._scratch)
+            victims = [self.process.pid, *marked_processes(self._scratch)]
             random.shuffle(victims)
         elif target == "launcher":
             victims = [self.process.pid]

@@ -2,7 +2,6 @@
 
 import random
 import re
-import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -49,7 +48,7 @@ class Soak:
         attempt = Attempt(self._runs, self._scratch, self._pause, kill.stop, *self._arguments())
         try:
             code = attempt.kill(kill)
-        except (TimeoutError, subprocess.TimeoutExpired) as error:
+        except TimeoutError as error:
             self._fail(kill, f"{error}\n{attempt.output}")
         else:
             if not attempt.killed and code != 0:
