@@ -1,21 +1,44 @@
-"""Write README's Python blocks into a folder, a file each, for type checkers.
+"""Write the Python blocks of README and docs into a folder, for type checkers: a file for each page or whole script.
 
 python -m tools.snippets FOLDER
 """
 
+import re
 import sys
 from pathlib import Path
 
-from tests.e2e.pages import scripts
+from tests.e2e.pages import Block, blocks
 
 ROOT = Path(__file__).resolve().parents[1]
+# Ignite's State has the attributes that events add, which no type checker knows.
+_ADDED_TO_STATE = re.compile(r"\.state\.optimizer_steps?\b.*")
 
 
 def write_snippets(folder: Path) -> None:
-    """Write each block of README.md to ``readme_N.py``."""
+    """Write each block of README, each page of docs without its whole scripts, and each of those.
+
+    A line has the number that it has in its page.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for index, (block, _) in enumerate(scripts(ROOT / "README.md")):
-        (folder / f"readme_{index}.py").write_text(block.text)
+    for path in folder.glob("*.py"):
+        path.unlink()
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        name = re.sub(r"\W", "_", str(page.relative_to(ROOT).with_suffix("")))
+        for number, file in enumerate(_files(page)):
+            (folder / f"{name}_{number}.py").write_text(_text(file))
+
+
+def _files(page: Path) -> list[list[Block]]:
+    code = [block for block in blocks(page) if block.language == "python"]
+    together = [block for block in code if not block.title and page.parent != ROOT]
+    return [[block] for block in code if block not in together] + [together] * bool(together)
+
+
+def _text(file: list[Block]) -> str:
+    text = ""
+    for block in file:
+        text += "\n" * (block.line - text.count("\n")) + block.text
+    return _ADDED_TO_STATE.sub(r"\g<0>  # type: ignore[attr-defined]", text)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""README's code as pyright sees it, with the package's own types. `make check` shows it to mypy."""
+"""The code in README and docs as pyright sees it, with the package's own types. `make check` shows it to mypy."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from tools.snippets import write_snippets
 ROOT = Path(__file__).parents[2]
 
 
-def test_readme_passes_pyright(tmp_path: Path) -> None:
+def test_documented_code_passes_pyright(tmp_path: Path) -> None:
     """By basedpyright, whose wheel needs no network when it runs."""
     pytest.importorskip("basedpyright")
     write_snippets(tmp_path)
