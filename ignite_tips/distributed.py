@@ -272,5 +272,5 @@ def _wrap_in_ddp(model: nn.Module, sync_bn: bool, ddp_options: dict[str, Any]) -
     device = idist.device()
     model = model.to(device)
     if sync_bn:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # torch has no types there
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return DistributedDataParallel(model, device_ids=None if device.type == "cpu" else [device.index], **ddp_options)

@@ -234,7 +234,7 @@ _YIELDED: _Rules = {
 
 def _check_start(role: Role, engine: Engine) -> None:
     _refuse(rule(role, engine) for rule in _REFUSED_AT_START.get(type(role), ()))
-    role.was_run = True
+    role.was_run, role.joined_at = True, 0
     for other in _before(role, engine):
         for rule in _WARNED_AT_START.get(type(role), ()):
             sentence = rule(role, other)

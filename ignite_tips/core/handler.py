@@ -10,7 +10,7 @@ from typing import Any, Never, Self
 from ignite.engine import Engine
 from torch.optim.lr_scheduler import LRScheduler
 
-__all__ = ["Handler"]
+__all__ = ["Handler", "show"]
 
 _PLAIN = (Number, str, bytes, NoneType, list, tuple, set, dict)
 _LONGEST = 80  # characters of one value
@@ -93,22 +93,25 @@ class Handler:
         args, kwargs = self._given
         arguments = inspect.signature(type(self)).bind(*args, **kwargs).arguments
         shown = [
-            f"{name}={_show(value)}" if index else _show(value) for index, (name, value) in enumerate(arguments.items())
+            f"{name}={show(value)}" if index else show(value) for index, (name, value) in enumerate(arguments.items())
         ]
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
-def _show(value: Any) -> str:
+def show(value: Any) -> str:
+    """Return a setting as a repr shows it: a scheduler with its own settings, another object by its class."""
     if isinstance(value, Counter):  # as which MultiStepLR keeps its milestones
         value = sorted(value.elements())
     if isinstance(value, list):
-        return f"[{', '.join(map(_show, value))}]"
+        return f"[{', '.join(map(show, value))}]"
     if isinstance(value, _PLAIN):
         text = " ".join(repr(value).split())
         return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
     name: str = getattr(value, "__name__", type(value).__name__)
-    if isinstance(value, LRScheduler):  # which has no repr of its own
-        settings = ", ".join(f"{argument}={_show(setting)}" for argument, setting in _settings_of(value))
+    if isinstance(value, LRScheduler) and type(value).__repr__ is not object.__repr__:
+        return repr(value)
+    if isinstance(value, LRScheduler):
+        settings = ", ".join(f"{argument}={show(setting)}" for argument, setting in _settings_of(value))
         return f"{name}({settings})" if settings else name
     return name
 

@@ -22,6 +22,7 @@ __all__ = [
     "is_running",
     "make_output_handler",
     "remove_handler",
+    "update_function",
 ]
 
 # The first two run in every update. They are a C function and Ignite's own method, because wrapping each in a Python
@@ -33,6 +34,9 @@ event_handlers: Callable[[Engine], dict[Any, list[tuple[Any, ...]]]] = attrgette
 fire_event: Callable[[Engine, Any], None] = Engine._fire_event
 """Fire a registered event, without the search through a list that ``Engine.fire_event`` makes."""
 
+
+update_function: Callable[[Engine], Callable[..., Any]] = attrgetter("_process_function")
+"""Return the function that processes a batch."""
 
 _TERMINATE, _TOTAL_TIME = Events.TERMINATE, Events.COMPLETED.name
 

@@ -28,6 +28,7 @@ class Role:
         engine: whose events these are, if not the trainer's.
         model: the model that it acts on, if it knows one.
         report: a method that returns what the handler knows about the trainer's run; see ``Role.report``.
+        is_logger: whether the handler writes down what happens in the run.
 
     Attributes:
         handler: a weak reference to the handler.
@@ -38,6 +39,7 @@ class Role:
         is_filtered: whether each of the events has a filter: it may then end before another handler begins.
         was_warned: whether a warning about one of its conflicts was given.
         was_run: whether a run of the trainer has started with it.
+        joined_at: the iteration at which it was attached to a run under way; 0 if it was there from the start.
         trainer: a weak reference to the trainer, once the role is recorded.
     """
 
@@ -50,6 +52,7 @@ class Role:
         engine: Engine | None = None,
         model: nn.Module | None = None,
         report: Callable[[Engine, State], HandlerReport] | None = None,
+        is_logger: bool = False,
     ) -> None:
         self.handler: weakref.ref[object] = weakref.ref(handler)
         self.engine = None if engine is None else weakref.ref(engine)
@@ -60,8 +63,10 @@ class Role:
         self.events = tuple(str(member.name) for member in members)
         self.is_filtered = all(getattr(member, "filter", None) is not None for member in members)
         self.is_deferred = False
+        self.is_logger = is_logger
         self.was_warned = False
         self.was_run = False
+        self.joined_at = 0
 
     @property
     def handler_name(self) -> str:
@@ -142,7 +147,7 @@ class WritesNames(Role):
     """
 
     def __init__(self, handler: object, logger: object | None, names: Callable[[], list[str]], event: Any) -> None:
-        super().__init__(handler, event)
+        super().__init__(handler, event, is_logger=True)
         self.logger = None if logger is None else weakref.ref(logger)
         self.names = weakref.WeakMethod(names)
         self.is_deferred = OptimizerEvents.STEP_STARTED.name in self.events

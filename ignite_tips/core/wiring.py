@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from torch.optim import Optimizer
 
 from ignite_tips.core.events import OptimizerEvents, check_events, for_optimizer, hold_optimizer_events
-from ignite_tips.core.ignite_internals import event_handlers, remove_handler
+from ignite_tips.core.ignite_internals import event_handlers, has_open_run, remove_handler
 from ignite_tips.core.roles import Role
 from ignite_tips.core.step_tracker import trackers
 
@@ -64,6 +64,8 @@ def add_role(engine: Engine, role: Role) -> Callable[[], None]:
     roles = _wirings.setdefault(engine, _Wiring()).roles
     roles.append(role)
     role.trainer = weakref.ref(engine)
+    if has_open_run(engine) and engine.last_event_name != Events.STARTED:
+        role.joined_at = engine.state.iteration
     return lambda: roles.remove(role)
 
 

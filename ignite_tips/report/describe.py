@@ -14,9 +14,10 @@ from ignite_tips.core.findings import Finding, HandlerReport
 from ignite_tips.core.roles import Role, SetsLearningRates
 from ignite_tips.core.wiring import roles_of
 from ignite_tips.parameters.selection import unwrap_model
-from ignite_tips.report.events import find_early_loggers, handlers_by_event
+from ignite_tips.report.events import find_early_loggers, find_late_loggers, handlers_by_event
 from ignite_tips.report.layers import find_in_layers
-from ignite_tips.report.optimizers import group_name, known_optimizers, report_optimizer
+from ignite_tips.report.optimizers import group_name, known_optimizers, parameter_ids, report_optimizer
+from ignite_tips.report.reachable import find_reachable
 from ignite_tips.report.saved import describe_unsaved, find_to_save, find_unsaved, name_of, should_be_saved
 from ignite_tips.report.trainer_report import HandlerFacts, ScheduleReport, TrainerReport
 from ignite_tips.report.untrained import find_untrained, held_parameters
@@ -41,7 +42,8 @@ def describe_trainer(
     Args:
         trainer: the engine that makes the updates.
         to_save: what a checkpoint saves. By default that of the trainer's first Checkpoint with the trainer in it.
-        model: the model that trains, bare or wrapped. By default those that the handlers and ``to_save`` know.
+        model: the model that trains, bare or wrapped. By default those that the handlers, ``to_save`` and the trainer's
+            update function refer to.
         max_epochs: that of the coming run, ≥ 1. By default the trainer's, which it has once it runs.
         epoch_length: iterations of an epoch of the coming run, ≥ 1. By default the trainer's.
 
@@ -62,9 +64,10 @@ def describe_trainer(
     check_instance("model", model, (nn.Module, NoneType), "a torch.nn.Module or None")
     plan = _plan(trainer, max_epochs, epoch_length)
     saved = find_to_save(trainer) if to_save is None else to_save
-    roles = roles_of(Role, trainer)
-    optimizers = known_optimizers(trainer, (saved or {}).values())
-    models = _known_models(roles, model, saved or {})
+    roles, reachable = roles_of(Role, trainer), find_reachable(trainer)
+    optimizers = known_optimizers(trainer, (saved or {}).values(), reachable)
+    told = [model, *(role.model() for role in roles if role.model), *(saved or {}).values()]
+    models = _known_models([*told, *_trained_by(optimizers, reachable)])
     reports = {role: role.report(trainer, plan) for role in roles}
     missing = [] if saved is None else find_unsaved(saved, should_be_saved(trainer, models, optimizers))
     findings = [*_findings(trainer, models, optimizers, reports), *([describe_unsaved(missing)] if missing else [])]
@@ -90,6 +93,7 @@ def _findings(
     for sentence in conflicts_in(trainer):
         yield Finding("conflict", sentence)
     yield from find_early_loggers(trainer)
+    yield from find_late_loggers(trainer)
     for model in models:
         yield from find_in_layers(model, held)
 
@@ -106,9 +110,15 @@ def _plan(trainer: Engine, max_epochs: int | None, epoch_length: int | None) -> 
     return plan
 
 
-def _known_models(roles: list[Role], model: nn.Module | None, to_save: Mapping[str, Any]) -> list[nn.Module]:
-    """Return the models that are known, without wrappers, and without those that are a part of another."""
-    known = [model, *(role.model() for role in roles if role.model is not None), *to_save.values()]
+def _trained_by(optimizers: list[Optimizer], reachable: list[Optimizer | nn.Module]) -> list[nn.Module]:
+    """Return the models among ``reachable`` that an optimizer trains, at least in part."""
+    trained = parameter_ids(optimizers)
+    models = [each for each in reachable if isinstance(each, nn.Module)]
+    return [each for each in models if not trained.isdisjoint(map(id, each.parameters()))]
+
+
+def _known_models(known: list[Any]) -> list[nn.Module]:
+    """Return the models among what is known, without wrappers, and without those that are a part of another."""
     models = dict.fromkeys(unwrap_model(each) for each in known if isinstance(each, nn.Module))
     parts = {part for each in models for part in each.modules() if part is not each}
     return [each for each in models if each not in parts]

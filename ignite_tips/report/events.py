@@ -1,4 +1,4 @@
-"""Which handlers act at which event of an engine, in their order, and loggers that come too early."""
+"""Which handlers act at which event of an engine, in their order, and loggers that come too early or too late."""
 
 import functools
 import inspect
@@ -15,7 +15,7 @@ from ignite_tips.core.ignite_internals import event_handlers
 from ignite_tips.core.roles import Role
 from ignite_tips.core.wiring import owner_of, roles_of
 
-__all__ = ["find_early_loggers", "handlers_by_event", "registered"]
+__all__ = ["find_early_loggers", "find_late_loggers", "handlers_by_event", "registered"]
 
 _ORDER: tuple[Any, ...] = (
     Events.STARTED,
@@ -44,14 +44,14 @@ def handlers_by_event(engine: Engine, trainer: Engine) -> dict[str, list[str]]:
     acting = {(id(role.handler()), event) for role in _roles_at(engine, trainer) for event in role.events}
     found: dict[str, list[str]] = {}
     for event, entries in registered(engine):
-        shown = [
-            _name(function, arguments)
-            for function, arguments in entries
-            if (owner := owner_of(function)) is None or (id(owner), event.name) in acting
-            if getattr(function, "__qualname__", "") != _BOOKKEEPING
-        ]
+        shown: dict[int, str] = {}  # by identity: a handler may register several functions
+        for function, arguments in entries:
+            owner = owner_of(function)
+            is_shown = owner is None or (id(owner), event.name) in acting
+            if is_shown and getattr(function, "__qualname__", "") != _BOOKKEEPING:
+                shown.setdefault(id(function if owner is None else owner), _name(function, arguments))
         if shown:
-            found[event.name] = list(dict.fromkeys(shown))  # a handler may register several functions
+            found[event.name] = list(shown.values())
     return found
 
 
@@ -65,6 +65,17 @@ def find_early_loggers(trainer: Engine) -> Iterator[Finding]:
                 names = _logged(logger, role)
                 if names and (role.is_deferred or role.handler() in later):
                     yield _too_early(_name(logger, arguments), names, role, event)
+
+
+def find_late_loggers(trainer: Engine) -> Iterator[Finding]:
+    """Yield our loggers that were attached to a run that was under way."""
+    for role in roles_of(Role, trainer):
+        if role.is_logger and role.joined_at:
+            text = (
+                f"{role.handler()!r} was attached at iteration {role.joined_at} of the run, so what was before is "
+                "missing; attach it before trainer.run(...)"
+            )
+            yield Finding("logger too late", text)
 
 
 def _logged(logger: object, role: Role) -> list[str]:
@@ -99,6 +110,7 @@ def _name(function: Callable[..., Any], arguments: tuple[Any, ...]) -> str:
         return f"{type(function.__self__).__name__}.{function.__name__}"
     if inspect.isfunction(function) and function.__name__ == "<lambda>":
         code = function.__code__
-        return f"lambda in {Path(code.co_filename).name}:{code.co_firstlineno}"
+        path = Path(code.co_filename)
+        return f"lambda in {path.name if path.is_file() else 'a cell'}:{code.co_firstlineno}"  # of a notebook
     name: str = getattr(function, "__name__", type(function).__name__)
     return name

@@ -11,7 +11,7 @@ from ignite_tips.core.events import attached_optimizers, completed_updates
 from ignite_tips.core.roles import ClipsGradients, SetsLearningRates
 from ignite_tips.core.wiring import roles_of
 
-__all__ = ["GroupReport", "OptimizerReport", "group_name", "known_optimizers", "report_optimizer"]
+__all__ = ["GroupReport", "OptimizerReport", "group_name", "known_optimizers", "parameter_ids", "report_optimizer"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class GroupReport:
 
     Attributes:
         name: its ``"name"``, or its index.
-        lr: its learning rate now.
+        lr: its learning rate now; None if it has none, as in an optimizer that finds its own.
         parameters: how many numbers its tensors have.
         tensors: how many tensors.
         frozen: the fraction of the numbers that is frozen, 0 to 1.
@@ -29,7 +29,7 @@ class GroupReport:
     """
 
     name: str
-    lr: float
+    lr: float | None
     parameters: int
     tensors: int
     frozen: float
@@ -52,12 +52,25 @@ class OptimizerReport:
     groups: tuple[GroupReport, ...]
 
 
-def known_optimizers(trainer: Engine, more: Iterable[Any]) -> list[Optimizer]:
-    """Return the optimizers of the trainer's handlers, and those among ``more``."""
+def known_optimizers(trainer: Engine, saved: Iterable[Any], reachable: Iterable[Any]) -> list[Optimizer]:
+    """Return the optimizers of the trainer's handlers, those among ``saved``, and further ones among ``reachable``.
+
+    A further one has a parameter of its own: it does not wrap another.
+    """
     clipped = [role.optimizer() for role in roles_of(ClipsGradients, trainer)]
     scheduled = [role.optimizer() for role in roles_of(SetsLearningRates, trainer)]
-    found = [*attached_optimizers(trainer), *clipped, *scheduled, *more]
-    return list({id(each): each for each in found if isinstance(each, Optimizer)}.values())
+    listed = [*attached_optimizers(trainer), *clipped, *scheduled, *saved]
+    found = {id(each): each for each in listed if isinstance(each, Optimizer)}
+    for each in reachable:
+        if isinstance(each, Optimizer) and parameter_ids([each]) - parameter_ids(found.values()):
+            found[id(each)] = each
+    return list(found.values())
+
+
+def parameter_ids(optimizers: Iterable[Optimizer]) -> set[int]:
+    """Return the ids of the parameters that the optimizers have."""
+    groups = (group for optimizer in optimizers for group in optimizer.param_groups)
+    return {id(parameter) for group in groups for parameter in group["params"]}
 
 
 def report_optimizer(trainer: Engine, optimizer: Optimizer) -> OptimizerReport:
@@ -78,7 +91,7 @@ def _report_group(name: str, group: dict[str, Any]) -> GroupReport:
     frozen = sum(parameter.numel() for parameter in parameters if not parameter.requires_grad)
     return GroupReport(
         name=name,
-        lr=float(group["lr"]),
+        lr=None if group.get("lr") is None else float(group["lr"]),
         parameters=total,
         tensors=len(parameters),
         frozen=frozen / max(total, 1),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import html
+import itertools
 import shutil
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,9 +17,9 @@ __all__ = ["HandlerFacts", "ScheduleReport", "TrainerReport"]
 _GROUP_TITLES = ("group", "lr", "parameters", "frozen", "tensors", "dtype", "device")
 _GAP = "  "
 _LEAST = 60  # characters of the last column
-_LEFT = 'style="text-align: left"'
 _NO_TERMINAL = (120, 24)
 _TIMES = ("start", "middle", "end")
+_NUMBERS = {"lr", "parameters", "frozen", "tensors", *_TIMES}  # titles of columns that end at the right
 _Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]  # title, header and rows
 
 
@@ -80,7 +81,7 @@ class TrainerReport:
     def __str__(self) -> str:
         blocks = [f"Trainer: {self._describe_run()}"]
         for title, header, rows in [*self._tables(), self._findings_table()]:
-            blocks.append("\n".join([title, *_align([header, *rows] if header else rows)]))
+            blocks.append("\n".join([title, *_align(header, rows)]))
         return "\n\n".join(blocks)
 
     __repr__ = __str__
@@ -88,7 +89,7 @@ class TrainerReport:
     def _repr_html_(self) -> str:
         parts = [f"<p><b>Trainer</b>: {html.escape(self._describe_run())}</p>"]
         for title, header, rows in [self._findings_table(), *self._tables()]:
-            lines = [_html_row("th", header), *(_html_row("td", row) for row in rows)]
+            lines = [_html_row("th", header, header), *(_html_row("td", header, row) for row in rows)]
             parts.append(f"<p><b>{html.escape(title)}</b></p><table>{''.join(lines)}</table>")
         return "\n".join(parts)
 
@@ -109,15 +110,14 @@ class TrainerReport:
             updates = "updates not counted" if optimizer.updates is None else f"{optimizer.updates} updates"
             yield f"{optimizer.name}: {updates}", _GROUP_TITLES, _group_rows(optimizer)
         for schedule in self.schedules:
-            rows = [(name, *map(_number, lrs)) for name, lrs in zip(schedule.groups, schedule.lrs, strict=True)]
-            yield f"Learning rates of {schedule.handler}", ("group", *_TIMES), rows
+            yield f"Learning rates of {schedule.handler}", *_lr_table(schedule)
         for engine, events in self.events.items():
             called = [
                 (event if index == 0 else "", name)
                 for event, names in events.items()
                 for index, name in enumerate(names)
             ]
-            yield f"Handlers of the {engine}, in order", (), called
+            yield f"Handlers of the {engine}{', in order' if called else ': none'}", (), called
         facts = [
             (each.handler, ", ".join(f"{name}: {fact}" for name, fact in each.facts.items())) for each in self.handlers
         ]
@@ -142,19 +142,42 @@ def _group_rows(optimizer: OptimizerReport) -> list[Sequence[str]]:
     ]
 
 
-def _html_row(tag: str, cells: Sequence[str]) -> str:
-    return f"<tr>{''.join(f'<{tag} {_LEFT}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
+def _lr_table(schedule: ScheduleReport) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """Return the header and rows. A time at which no learning rate is known has no column."""
+    known = [index for index in range(len(_TIMES)) if any(lrs[index] is not None for lrs in schedule.lrs)]
+    rows = [
+        (name, *(_number(lrs[index]) for index in known))
+        for name, lrs in zip(schedule.groups, schedule.lrs, strict=True)
+    ]
+    return ("group", *(_TIMES[index] for index in known)), rows
+
+
+def _html_row(tag: str, header: Sequence[str], cells: Sequence[str]) -> str:
+    titled = itertools.zip_longest(header, cells)  # some tables have no header
+    shown = (
+        f'<{tag} style="text-align: {"right" if title in _NUMBERS else "left"}">{html.escape(cell)}</{tag}>'
+        for title, cell in titled
+    )
+    return f"<tr>{''.join(shown)}</tr>"
 
 
 def _number(value: float | None) -> str:
     return "?" if value is None else f"{value:.4g}"
 
 
-def _align(rows: Sequence[Sequence[str]]) -> list[str]:
+def _align(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Return the lines of a table. What is too long for the terminal goes on below, in the last column."""
+    rows = [header, *rows] if header else rows
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     indent = sum(widths[:-1]) + len(_GAP) * len(widths)
-    lines = [_GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    titles = header or [""] * len(widths)
+    lines = [
+        _GAP.join(
+            cell.rjust(width) if title in _NUMBERS else cell.ljust(width)
+            for title, cell, width in zip(titles, row, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
     width = max(shutil.get_terminal_size(_NO_TERMINAL).columns, indent + _LEAST)
     return [
         wrapped

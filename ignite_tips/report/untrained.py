@@ -1,6 +1,5 @@
 """Parameters that do not train though they should."""
 
-import gc
 from collections.abc import Iterator, Mapping
 from math import inf
 from typing import Any
@@ -17,7 +16,7 @@ from ignite_tips.core.findings import Finding
 from ignite_tips.core.roles import FreezesParameters, SetsLearningRates
 from ignite_tips.core.wiring import roles_of
 from ignite_tips.report.events import registered
-from ignite_tips.report.optimizers import group_name
+from ignite_tips.report.optimizers import group_name, parameter_ids
 
 __all__ = ["find_untrained", "held_parameters"]
 
@@ -54,25 +53,18 @@ def find_untrained(
 
 
 def _in_no_group(model: nn.Module, optimizers: list[Optimizer]) -> Iterator[Finding]:
-    grouped = {id(parameter) for optimizer in optimizers for parameter in _parameters(optimizer)}
+    grouped = parameter_ids(optimizers)
     named = dict(model.named_parameters())
     missing = [name for name, parameter in named.items() if parameter.requires_grad and id(parameter) not in grouped]
     is_trained_here = any(id(parameter) in grouped for parameter in named.values())
-    if missing and is_trained_here and _alive_optimizers_of([named[name] for name in missing]) == []:
+    if missing and is_trained_here:
         kinds = ", ".join(type(optimizer).__name__ for optimizer in optimizers)
+        it = "it" if len(missing) == 1 else "them"
         text = (
-            f"no update changes {_first_of(missing)} of {type(model).__name__}, in no param group of {kinds}; give an "
-            "optimizer a group for it, or freeze it"
+            f"no param group of {kinds} has {_first_of(missing)} of {type(model).__name__}, so no update changes {it}; "
+            f"add {it} to a group, freeze {it}, or put the optimizer that has {it} into to_save"
         )
         yield Finding("no group", text)
-
-
-def _alive_optimizers_of(parameters: list[nn.Parameter]) -> list[Optimizer]:
-    """Return every optimizer of the process that has one of the parameters: the handlers may not know all."""
-    gc.collect()
-    wanted = set(map(id, parameters))
-    alive = [each for each in gc.get_objects() if issubclass(type(each), Optimizer) and hasattr(each, "param_groups")]
-    return [each for each in alive if not wanted.isdisjoint(map(id, _parameters(each)))]
 
 
 def _never_stepped(trainer: Engine, optimizer: Optimizer) -> Iterator[Finding]:
@@ -96,7 +88,8 @@ def _is_scheduled(trainer: Engine, optimizer: Optimizer) -> bool:
 
 def _without_learning_rate(optimizer: Optimizer) -> Iterator[Finding]:
     for index, group in enumerate(optimizer.param_groups):
-        if float(group["lr"]) == 0 and any(parameter.requires_grad for parameter in group["params"]):
+        is_zero = group.get("lr") == 0 and "initial_lr" not in group  # which torch's schedulers leave there
+        if is_zero and any(parameter.requires_grad for parameter in group["params"]):
             text = (
                 f"group {group_name(optimizer, index)!r} of {type(optimizer).__name__} has learning rate 0 and no "
                 "schedule, so it does not train; give it a learning rate, or freeze it"
@@ -143,11 +136,6 @@ def _is_zero_throughout(parameter: torch.Tensor, state: Mapping[str, Any]) -> bo
     """
     kept = [value for value in state.values() if type(value) is torch.Tensor and value.shape == parameter.shape]
     return any(value.numel() for value in kept) and not any(bool(value.any()) for value in kept)
-
-
-def _parameters(optimizer: Optimizer) -> Iterator[nn.Parameter]:
-    for group in optimizer.param_groups:
-        yield from group["params"]
 
 
 def _first_of(names: list[str]) -> str:

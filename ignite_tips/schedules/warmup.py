@@ -9,6 +9,7 @@ import torch
 from torch.optim.lr_scheduler import ChainedScheduler, LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
 
 from ignite_tips._checks import check_choice, check_integer, check_number
+from ignite_tips.core.handler import show
 from ignite_tips.schedules.torch_internals import check_scheduler, milestones_of, parts_of, restart_parts
 
 __all__ = ["linear_warmup", "warmup_stable_decay", "with_warmup"]
@@ -168,6 +169,10 @@ class _LateStart(ChainedScheduler):
     learning rate of the part before it (MultiplicativeLR, many user-written schedulers), or raises NotImplementedError
     (ChainedScheduler).
     """
+
+    def __repr__(self) -> str:
+        parts = parts_of(self)
+        return show(parts[0]) if len(parts) == 1 else f"ChainedScheduler(schedulers={show(parts)})"
 
     def _update_lr(self, epoch: int | None = None) -> None:
         for group in self.optimizer.param_groups:

@@ -88,6 +88,9 @@ class ResumableTensorboardLogger(TensorboardLogger):
         self._has_started = False
         trainer.add_event_handler(Events.STARTED, _start, weakref.ref(self))
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.writer.log_dir)!r}, trainer=Engine)"
+
     def __enter__(self) -> Self:
         """Return the logger; it is closed at the end of the ``with`` block."""
         return self

@@ -10,11 +10,12 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_instance, check_tag
+from ignite_tips.core.conflicts import add_checked_role
 from ignite_tips.core.events import OptimizerEvents, check_events, check_optimizer
 from ignite_tips.core.findings import Finding, HandlerReport
 from ignite_tips.core.handler import Handler
 from ignite_tips.core.roles import ClipsGradients, Role
-from ignite_tips.core.wiring import Annotation, Attachment, add_role, on_annotation, roles_of
+from ignite_tips.core.wiring import Annotation, Attachment, on_annotation, roles_of
 from ignite_tips.parameters.selection import check_belongs, trainable_fraction
 from ignite_tips.tensorboard.scalar_writer import ScalarWriter
 from ignite_tips.tensorboard.summary_writer import add_chart, check_open, write_text
@@ -93,7 +94,8 @@ class RunAnnotator(Handler):
             self._counts = {name: ScalarWriter(tb_logger, only_changes=True) for name in (_FRACTION, _SKIPPED)}
             for name in _NORMS:
                 add_chart(tb_logger.writer, f"{self._prefix}gradients", name, [f"^{re.escape(self._prefix)}{name}$"])
-            self._attachment.add_undo(add_role(trainer, Role(self, event, model=self._model, report=self._report)))
+            role = Role(self, event, model=self._model, report=self._report, is_logger=True)
+            add_checked_role(self._attachment, trainer, role)
             self._attachment.add_undo(
                 on_annotation(trainer, lambda engine, annotation: self._annotate(tb_logger.writer, annotation))
             )

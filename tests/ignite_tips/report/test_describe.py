@@ -1,6 +1,5 @@
 """What a report contains, before, during and after a run; that asking for it changes nothing."""
 
-import gc
 import json
 import re
 import warnings
@@ -263,21 +262,31 @@ def test_a_state_with_other_counts_has_a_report() -> None:
     assert scene.report().optimizers[0].updates == 0
 
 
-def test_an_optimizer_that_is_gone_does_not_count() -> None:
-    """Also before Python has collected it: what it had in its groups is in none now."""
+def test_an_optimizer_that_the_trainer_does_not_use_does_not_count() -> None:
+    """It exists, as that of an earlier cell, but nothing of the trainer refers to it; to_save names one that does."""
     scene = Scene()
     scene.use(scene.model.body.parameters())
     scene.clip()
-    gone: Any = torch.optim.SGD(scene.model.head.parameters(), lr=0.1)
-    assert scene.report().findings == ()
-    gone.cycle = gone
-    gc.disable()
-    try:
-        del gone
-        found = scene.report().findings
-    finally:
-        gc.enable()
-    assert [finding.kind for finding in found] == ["no group"]
+    other = torch.optim.SGD(scene.model.head.parameters(), lr=0.1)
+    assert [finding.kind for finding in scene.report().findings] == ["no group"]
+    to_save = {"body": scene.optimizer, "head": other}
+    assert "no group" not in [finding.kind for finding in scene.report(to_save=to_save).findings]
+
+
+def test_a_logger_that_joins_a_run_is_there_from_the_start_of_the_next(tmp_path: Path) -> None:
+    """So that it misses something in one run only; the same for a RunAnnotator."""
+    scene = Scene()
+    logger = tips.ResumableTensorboardLogger(tmp_path, scene.trainer)
+    annotator = tips.RunAnnotator(scene.model, scene.optimizer)
+    scene.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=3), lambda: annotator.attach(scene.trainer, logger))
+    scene.run(1)
+    (finding,) = scene.report().findings
+    assert finding.text.startswith("RunAnnotator(Net, optimizer=Adam) was attached at iteration 3 of the run, so what")
+    seen = []
+    scene.trainer.add_event_handler(Events.ITERATION_STARTED(once=1), lambda: seen.append(scene.report().findings))
+    scene.run(1)
+    assert seen == [()]
+    logger.close()
 
 
 def test_asking_changes_nothing() -> None:

@@ -33,7 +33,7 @@ def says(kind: str, sentence: str) -> Callable[[Mistake], Mistake]:
 
 
 @says(
-    "no group", "no update changes head.weight, head.bias of Net, in no param group of Adam; give an optimizer a group"
+    "no group", "no param group of Adam has head.weight, head.bias of Net, so no update changes them; add them to a gr"
 )
 def _a_part_of_the_model_is_in_no_group(scene: Scene, *, wrong: bool) -> None:
     scene.use(scene.model.body.parameters() if wrong else scene.model.parameters())
@@ -41,7 +41,7 @@ def _a_part_of_the_model_is_in_no_group(scene: Scene, *, wrong: bool) -> None:
 
 
 @says(
-    "no group", "no update changes extra.weight, extra.bias of Net, in no param group of Adam; give an optimizer a gr"
+    "no group", "no param group of Adam has extra.weight, extra.bias of Net, so no update changes them; add them to a"
 )
 def _a_layer_is_added_after_the_optimizer(scene: Scene, *, wrong: bool) -> None:
     scene.schedule()
@@ -333,6 +333,16 @@ def _a_logger_comes_before_the_clipper(scene: Scene, *, wrong: bool) -> None:
 def _a_logger_of_a_metric_that_is_set_last(scene: Scene, *, wrong: bool) -> None:
     tips.LearningRateLogger(scene.optimizer).attach(scene.trainer)
     _log(scene, OptimizerEvents.STEP_STARTED if wrong else OptimizerEvents.STEP_COMPLETED, "lr/0")
+
+
+@says(
+    "logger too late", "LearningRateLogger(Adam) was attached at iteration 8 of the run, so what was before is missing;"
+)
+def _a_logger_joins_a_run_that_is_under_way(scene: Scene, *, wrong: bool) -> None:
+    logger = tips.LearningRateLogger(scene.optimizer)
+    event = Events.EPOCH_STARTED(once=2) if wrong else Events.STARTED
+    scene.trainer.add_event_handler(event, lambda: logger.attach(scene.trainer))
+    scene.run(2)
 
 
 @says(

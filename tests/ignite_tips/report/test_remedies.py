@@ -97,7 +97,7 @@ def _without_effect(scene: Scene) -> tips.SchedulerStepper:
 
 
 REMEDIES: list[tuple[Step, str, Step]] = [
-    (_in_no_group, "or freeze it", lambda scene: (scene.model.head.requires_grad_(False), _in_no_group(scene))),
+    (_in_no_group, "freeze them", lambda scene: (scene.model.head.requires_grad_(False), _in_no_group(scene))),
     (_of_another_optimizer, "or give the handlers the optimizer that the trainer steps", _train),
     (
         _without_learning_rate,
