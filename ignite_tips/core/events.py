@@ -28,7 +28,7 @@ from ignite.engine import CallableEventWithFilter, Engine, EventsList
 from torch.optim import LBFGS, Optimizer
 
 from ignite_tips._checks import check_instance
-from ignite_tips.core.optimizer_step import OptimizerStep, check_hooked
+from ignite_tips.core.optimizer_step import OptimizerStep
 from ignite_tips.core.step_tracker import (
     AttachedOptimizer,
     OptimizerEvents,
@@ -37,6 +37,7 @@ from ignite_tips.core.step_tracker import (
     remove_if_unused,
     trackers,
 )
+from ignite_tips.core.wrapped_optimizers import check_hooked
 
 __all__ = [
     "OptimizerEvents",

@@ -1,6 +1,6 @@
 """One update of an optimizer, from final gradients to new parameters.
 
-This is the only file that touches optimizer hooks.
+This is the only file that registers optimizer hooks.
 """
 
 import functools
@@ -15,7 +15,9 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
-__all__ = ["OptimizerStep", "StepHooks", "StepListener", "StepSkipped", "after_update", "check_hooked"]
+from ignite_tips.core.wrapped_optimizers import check_outside_backward, inner_update_error, watched_inner
+
+__all__ = ["OptimizerStep", "StepHooks", "StepListener", "StepSkipped", "after_update"]
 
 
 class StepSkipped(Exception):  # noqa: N818  # not an error: it carries a decision out of a handler
@@ -159,8 +161,7 @@ class StepHooks:
             optimizer.register_step_post_hook(untraced(self._after_step)),
             *(
                 inner.register_step_pre_hook(untraced(functools.partial(self._before_inner, weakref.ref(optimizer))))
-                for inner in _inner_optimizers(optimizer).values()
-                if _is_hooked(inner) and not _parameter_ids(optimizer).isdisjoint(_parameter_ids(inner))
+                for inner in watched_inner(optimizer)
             ),
         )
 
@@ -187,7 +188,7 @@ class StepHooks:
         step = listener.open_step(optimizer) if listener is not None else None
         if step is None:
             return None
-        _check_outside_backward(optimizer)
+        check_outside_backward(optimizer)
         self._step = step
         if step.found_inf is not None and step.is_skipped_by_scaler():
             # The kernel would skip, but torch's fused SGD first allocates, and keeps, uninitialized momentum.
@@ -206,10 +207,7 @@ class StepHooks:
     def _before_inner(self, optimizer_ref: Callable[[], Optimizer | None], inner: Optimizer, *_: Any) -> None:
         listener, optimizer = self._listener(), optimizer_ref()
         if self._step is None and listener is not None and optimizer is not None and listener.open_step(optimizer):
-            raise RuntimeError(
-                f"{type(optimizer).__name__} must make its updates in its own step(), but its inner "
-                f"{type(inner).__name__} made one outside it; {_use_inner(optimizer)}"
-            )
+            raise inner_update_error(optimizer, inner)
 
     def _evaluate(self, closure: Callable[[], Any], step: OptimizerStep) -> Any:
         if step.has_started:
@@ -245,43 +243,6 @@ class StepHooks:
             step.restore()
         if step.will_run and listener is not None:
             listener.on_step_completed(step)
-
-
-def check_hooked(optimizer: Optimizer) -> None:
-    """Raise TypeError if torch's hooks do not see the optimizer's ``step()``."""
-    if not _is_hooked(optimizer):
-        raise TypeError(
-            f"optimizer must have a step() that torch's hooks see, got {type(optimizer).__name__}, a wrapper that does "
-            f"not call Optimizer.__init__; {_use_inner(optimizer)}"
-        )
-
-
-def _is_hooked(optimizer: Optimizer) -> bool:
-    # Optimizer.__init__ creates the tables of hooks, and marks its class's step() once that runs them.
-    return hasattr(optimizer, "_optimizer_step_pre_hooks") and hasattr(type(optimizer).step, "hooked")
-
-
-def _inner_optimizers(optimizer: Optimizer) -> dict[str, Optimizer]:
-    """Return the optimizers that are attributes of another one, by name."""
-    return {name: inner for name, inner in vars(optimizer).items() if isinstance(inner, Optimizer)}
-
-
-def _parameter_ids(optimizer: Optimizer) -> set[int]:
-    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-
-
-def _use_inner(optimizer: Optimizer) -> str:
-    names = [f", optimizer.{name}," for name in _inner_optimizers(optimizer)]
-    return f"give handlers and schedulers the inner optimizer{names[0] if names else ''} instead"
-
-
-def _check_outside_backward(optimizer: Optimizer) -> None:
-    if torch._C._current_graph_task_id() == -1 or len(_parameter_ids(optimizer)) == 1:
-        return
-    raise RuntimeError(
-        f"{type(optimizer).__name__} must be stepped after backward(), when its gradients are final, but was stepped "
-        "within it; create an optimizer for each parameter, or detach the handlers that act on its updates"
-    )
 
 
 def after_update(function: Callable[[], None]) -> None:

@@ -13,10 +13,11 @@ from ignite_tips.core.conflicts import conflicts_in
 from ignite_tips.core.findings import Finding, HandlerReport
 from ignite_tips.core.roles import Role, SetsLearningRates
 from ignite_tips.core.wiring import roles_of
+from ignite_tips.core.wrapped_optimizers import parameter_ids
 from ignite_tips.parameters.selection import unwrap_model
 from ignite_tips.report.events import find_early_loggers, find_late_loggers, handlers_by_event
 from ignite_tips.report.layers import find_in_layers
-from ignite_tips.report.optimizers import group_name, known_optimizers, parameter_ids, report_optimizer
+from ignite_tips.report.optimizers import group_name, known_optimizers, report_optimizer
 from ignite_tips.report.reachable import find_reachable
 from ignite_tips.report.saved import describe_unsaved, find_to_save, find_unsaved, name_of, should_be_saved
 from ignite_tips.report.trainer_report import HandlerFacts, ScheduleReport, TrainerReport
@@ -112,7 +113,7 @@ def _plan(trainer: Engine, max_epochs: int | None, epoch_length: int | None) -> 
 
 def _trained_by(optimizers: list[Optimizer], reachable: list[Optimizer | nn.Module]) -> list[nn.Module]:
     """Return the models among ``reachable`` that an optimizer trains, at least in part."""
-    trained = parameter_ids(optimizers)
+    trained = parameter_ids(*optimizers)
     models = [each for each in reachable if isinstance(each, nn.Module)]
     return [each for each in models if not trained.isdisjoint(map(id, each.parameters()))]
 

@@ -10,8 +10,9 @@ from torch.optim import Optimizer
 from ignite_tips.core.events import attached_optimizers, completed_updates
 from ignite_tips.core.roles import ClipsGradients, SetsLearningRates
 from ignite_tips.core.wiring import roles_of
+from ignite_tips.core.wrapped_optimizers import parameter_ids
 
-__all__ = ["GroupReport", "OptimizerReport", "group_name", "known_optimizers", "parameter_ids", "report_optimizer"]
+__all__ = ["GroupReport", "OptimizerReport", "group_name", "known_optimizers", "report_optimizer"]
 
 
 @dataclass(frozen=True)
@@ -62,15 +63,9 @@ def known_optimizers(trainer: Engine, saved: Iterable[Any], reachable: Iterable[
     listed = [*attached_optimizers(trainer), *clipped, *scheduled, *saved]
     found = {id(each): each for each in listed if isinstance(each, Optimizer)}
     for each in reachable:
-        if isinstance(each, Optimizer) and parameter_ids([each]) - parameter_ids(found.values()):
+        if isinstance(each, Optimizer) and parameter_ids(each) - parameter_ids(*found.values()):
             found[id(each)] = each
     return list(found.values())
-
-
-def parameter_ids(optimizers: Iterable[Optimizer]) -> set[int]:
-    """Return the ids of the parameters that the optimizers have."""
-    groups = (group for optimizer in optimizers for group in optimizer.param_groups)
-    return {id(parameter) for group in groups for parameter in group["params"]}
 
 
 def report_optimizer(trainer: Engine, optimizer: Optimizer) -> OptimizerReport:

@@ -15,8 +15,9 @@ from ignite_tips.core.events import attached_optimizers, completed_updates
 from ignite_tips.core.findings import Finding
 from ignite_tips.core.roles import FreezesParameters, SetsLearningRates
 from ignite_tips.core.wiring import roles_of
+from ignite_tips.core.wrapped_optimizers import parameter_ids
 from ignite_tips.report.events import registered
-from ignite_tips.report.optimizers import group_name, parameter_ids
+from ignite_tips.report.optimizers import group_name
 
 __all__ = ["find_untrained", "held_parameters"]
 
@@ -53,7 +54,7 @@ def find_untrained(
 
 
 def _in_no_group(model: nn.Module, optimizers: list[Optimizer]) -> Iterator[Finding]:
-    grouped = parameter_ids(optimizers)
+    grouped = parameter_ids(*optimizers)
     named = dict(model.named_parameters())
     missing = [name for name, parameter in named.items() if parameter.requires_grad and id(parameter) not in grouped]
     is_trained_here = any(id(parameter) in grouped for parameter in named.values())

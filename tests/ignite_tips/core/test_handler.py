@@ -10,6 +10,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 from torch.optim.lr_scheduler import (
+    ChainedScheduler,
     CosineAnnealingLR,
     ExponentialLR,
     LambdaLR,
@@ -60,6 +61,16 @@ def test_the_repr_is_the_call_that_made_it(handler: Any, shown: str) -> None:
         (MultiStepLR(_SGD, [5, 3]), "MultiStepLR(milestones=[3, 5])"),
         (OneCycleLR(_SGD, 0.1, total_steps=10), "OneCycleLR(total_steps=10)"),
         (LambdaLR(_SGD, _one), "LambdaLR"),
+        (
+            tips.with_warmup(CosineAnnealingLR(_SGD, 6), 2),
+            "SequentialLR(schedulers=[LinearLR(start_factor=0.01, total_iters=2), CosineAnnealingLR(T_max=6)], "
+            "milestones=[2])",
+        ),
+        (
+            tips.with_warmup(ChainedScheduler([CosineAnnealingLR(_SGD, 6), LambdaLR(_SGD, _one)]), 2),
+            "SequentialLR(schedulers=[LinearLR(start_factor=0.01, total_iters=2), "
+            "ChainedScheduler(schedulers=[CosineAnnealingLR(T_max=6), LambdaLR])], milestones=[2])",
+        ),
         (
             SequentialLR(_SGD, [ExponentialLR(_SGD, 0.9), LambdaLR(_SGD, _one)], [4]),
             "SequentialLR(schedulers=[ExponentialLR(gamma=0.9), LambdaLR], milestones=[4])",

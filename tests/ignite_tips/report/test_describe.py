@@ -246,11 +246,42 @@ def test_text_and_html_have_the_same_cells(monkeypatch: pytest.MonkeyPatch) -> N
     assert "Findings: 2" in page
 
 
+def test_numbers_end_at_the_right_and_an_unknown_time_has_no_column() -> None:
+    """The middle of a run that is over is not known."""
+    scene = Scene()
+    scene.use(tips.param_groups(scene.model, {"body.*": {}, "head.*": {}}), lr=0.5)
+    scene.schedule(StepLR(scene.optimizer, 2))
+    scene.run()
+    text, page = str(scene.report()), scene.report()._repr_html_()
+    assert "  group      lr  parameters" in text
+    assert "  body   0.0005          48" in text
+    assert "  group  start     end\n  body     0.5  0.0005\n" in text
+    assert '<th style="text-align: right">end</th>' in page
+    assert "middle" not in page
+
+
+def test_two_handlers_that_look_alike_are_both_listed() -> None:
+    """A cell that was run twice attaches such; one handler with several functions is listed once."""
+    scene = Scene()
+    for _ in range(2):
+        scene.schedule(StepLR(scene.optimizer, step_size=2))
+    assert scene.report().events["trainer"]["EPOCH_COMPLETED"] == ["SchedulerStepper(StepLR(step_size=2))"] * 2
+
+
+def test_a_lambda_of_a_notebook() -> None:
+    """Its file is not one that a reader knows."""
+    scene = Scene()
+    function = eval(compile("lambda: None", "/tmp/ipykernel_1/1513006272.py", "eval"))
+    scene.trainer.add_event_handler(Events.EPOCH_COMPLETED, function)
+    assert scene.report().events["trainer"]["EPOCH_COMPLETED"] == ["lambda in a cell:1"]
+
+
 def test_a_trainer_without_handlers_has_a_report() -> None:
     """Any engine has one."""
     report = tips.describe_trainer(Engine(lambda engine, batch: None))
     assert report.findings == ()
     assert "Findings: none" in str(report)
+    assert "Handlers of the trainer: none" in str(report)
 
 
 def test_a_state_with_other_counts_has_a_report() -> None:

@@ -95,6 +95,14 @@ def test_a_resumed_run_reads_like_an_uninterrupted_one(tmp_path: Path, checkpoin
     ][: len(annotations)]
 
 
+def test_its_repr_is_the_call_that_made_it(tmp_path: Path) -> None:
+    """Open or closed."""
+    shown = f"ResumableTensorboardLogger({str(tmp_path)!r}, trainer=Engine)"
+    with ResumableTensorboardLogger(tmp_path, Engine(lambda engine, batch: None)) as tb_logger:
+        assert repr(tb_logger) == shown
+    assert repr(tb_logger) == shown
+
+
 def test_it_may_be_resumed_again_and_again(tmp_path: Path) -> None:
     """Also from an earlier checkpoint than last time."""
     early = _train(tmp_path / "resumed", checkpoint=5)
