@@ -12,17 +12,18 @@ _LEAST_WIDTH = 60
 _GAP = "  "
 # Only inherited colours, so that a table suits light and dark pages. Jupyter's own style would centre it.
 _TABLE = "border-collapse: collapse; margin: 0; font-size: 0.9em; font-variant-numeric: tabular-nums"
-_CELL = "padding: 0.2em 0.9em 0.2em 0.4em; white-space: nowrap; text-align: {align}"
+_CELL = "padding: 0.2em 0.9em 0.2em 0.4em; vertical-align: top; white-space: {space}; text-align: {align}"
 _HEAD = "border-bottom: 1px solid; font-weight: 600"
 _FIRST = "font-family: monospace; padding-left: {indent}em"
 _DIMMED = "opacity: 0.55"
 
 
 class Column(NamedTuple):
-    """A column's title, and whether it has numbers, which end at the right."""
+    """A column's title, whether it has numbers, which end at the right, and whether HTML may break its lines."""
 
     title: str
     is_number: bool = False
+    wraps: bool = False
 
 
 class Row(NamedTuple):
@@ -69,11 +70,12 @@ def draw_text(columns: Sequence[Column], rows: Sequence[Row], width: int) -> lis
 
 
 def draw_html(columns: Sequence[Column], rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
-    """Return the table as HTML, with notes below it."""
+    """Return the table as HTML, with notes below it; without a head if no column has a title."""
     head = "".join(_html_cell("th", column, column.title, _HEAD) for column in columns)
+    head = f"<thead><tr>{head}</tr></thead>" if any(column.title for column in columns) else ""
     body = "".join(f"<tr>{_html_row(columns, row)}</tr>" for row in rows)
     below = "".join(f"<div>{escape(note)}</div>" for note in notes)
-    table = f'<table style="{_TABLE}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    table = f'<table style="{_TABLE}">{head}<tbody>{body}</tbody></table>'
     return f'<div style="overflow-x: auto">{table}</div>' + (
         f'<div style="font-size: 0.9em; padding-top: 0.4em">{below}</div>' if below else ""
     )
@@ -104,6 +106,6 @@ def _html_row(columns: Sequence[Column], row: Row) -> str:
 
 
 def _html_cell(tag: str, column: Column, text: str, *styles: str) -> str:
-    align = "right" if column.is_number else "left"
-    style = "; ".join(filter(None, [_CELL.format(align=align), *styles]))
+    align, space = "right" if column.is_number else "left", "normal" if column.wraps else "nowrap"
+    style = "; ".join(filter(None, [_CELL.format(align=align, space=space), *styles]))
     return f'<{tag} style="{style}">{escape(text)}</{tag}>'

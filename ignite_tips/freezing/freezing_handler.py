@@ -122,7 +122,7 @@ class FreezingHandler(Handler):
         engine.state.metrics["trainable_fraction"] = share = trainable_fraction(self._model)
         if is_annotated:
             kind = "freeze" if changed[-1].is_frozen else "unfreeze"
-            annotate(engine, kind, f"{kind} {patterns_of(changed)}: {share:.1%} of the parameters train")
+            annotate(engine, kind, f"{patterns_of(changed)}; {share:.1%} of the parameters train")
 
     def _start(self, engine: Engine) -> None:
         self._is_started = True

@@ -2,25 +2,33 @@
 
 import dataclasses
 import html
-import itertools
-import shutil
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+from ignite_tips._tables import Column, Row, draw_html, line_width
 from ignite_tips.core.findings import Finding
 from ignite_tips.report.optimizers import OptimizerReport
 
 __all__ = ["HandlerFacts", "ScheduleReport", "TrainerReport"]
 
-_GROUP_TITLES = ("group", "lr", "parameters", "frozen", "tensors", "dtype", "device")
+_GROUP_COLUMNS = (
+    Column("group"),
+    *(Column(title, is_number=True) for title in ("lr", "parameters", "frozen", "tensors")),
+    Column("dtype"),
+    Column("device"),
+)
+_UNTITLED = (Column("", wraps=True), Column("", wraps=True))
 _GAP = "  "
 _LEAST = 60  # characters of the last column
-_NO_TERMINAL = (120, 24)
 _TIMES = ("start", "middle", "end")
-_NUMBERS = {"lr", "parameters", "frozen", "tensors", *_TIMES}  # titles of columns that end at the right
-_Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]  # title, header and rows
+
+
+class _Table(NamedTuple):
+    title: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -80,22 +88,21 @@ class TrainerReport:
 
     def __str__(self) -> str:
         blocks = [f"Trainer: {self._describe_run()}"]
-        for title, header, rows in [*self._tables(), self._findings_table()]:
-            blocks.append("\n".join([title, *_align(header, rows)]))
+        blocks += ["\n".join([table.title, *_lines(table)]) for table in [*self._tables(), self._findings_table()]]
         return "\n\n".join(blocks)
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
         parts = [f"<p><b>Trainer</b>: {html.escape(self._describe_run())}</p>"]
-        for title, header, rows in [self._findings_table(), *self._tables()]:
-            lines = [_html_row("th", header, header), *(_html_row("td", header, row) for row in rows)]
-            parts.append(f"<p><b>{html.escape(title)}</b></p><table>{''.join(lines)}</table>")
+        for title, columns, rows in [self._findings_table(), *self._tables()]:
+            table = draw_html(columns, [*map(Row, rows)]) if rows else ""
+            parts.append(f"<p><b>{html.escape(title)}</b></p>{table}")
         return "\n".join(parts)
 
     def _findings_table(self) -> _Table:
         found = [(f"{number}.", finding.text) for number, finding in enumerate(self.findings, 1)]
-        return f"Findings: {len(found) or 'none'}", (), found
+        return _Table(f"Findings: {len(found) or 'none'}", _UNTITLED, found)
 
     def _describe_run(self) -> str:
         epochs, length = self.run["max_epochs"], self.run["epoch_length"]
@@ -108,23 +115,23 @@ class TrainerReport:
         """Yield all parts except the findings."""
         for optimizer in self.optimizers:
             updates = "updates not counted" if optimizer.updates is None else f"{optimizer.updates} updates"
-            yield f"{optimizer.name}: {updates}", _GROUP_TITLES, _group_rows(optimizer)
-        for schedule in self.schedules:
-            yield f"Learning rates of {schedule.handler}", *_lr_table(schedule)
+            yield _Table(f"{optimizer.name}: {updates}", _GROUP_COLUMNS, _group_rows(optimizer))
+        yield from map(_lr_table, self.schedules)
         for engine, events in self.events.items():
             called = [
                 (event if index == 0 else "", name)
                 for event, names in events.items()
                 for index, name in enumerate(names)
             ]
-            yield f"Handlers of the {engine}{', in order' if called else ': none'}", (), called
+            yield _Table(f"Handlers of the {engine}{', in order' if called else ': none'}", _UNTITLED, called)
         facts = [
             (each.handler, ", ".join(f"{name}: {fact}" for name, fact in each.facts.items())) for each in self.handlers
         ]
         if facts:
-            yield "What the handlers know", (), facts
+            yield _Table("What the handlers know", _UNTITLED, facts)
         if self.saved is not None:
-            yield "Saved in a checkpoint", (), [*self.saved.items(), *(("(missing)", name) for name in self.not_saved)]
+            missing = [("(missing)", name) for name in self.not_saved]
+            yield _Table("Saved in a checkpoint", _UNTITLED, [*self.saved.items(), *missing])
 
 
 def _group_rows(optimizer: OptimizerReport) -> list[Sequence[str]]:
@@ -142,50 +149,37 @@ def _group_rows(optimizer: OptimizerReport) -> list[Sequence[str]]:
     ]
 
 
-def _lr_table(schedule: ScheduleReport) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
-    """Return the header and rows. A time at which no learning rate is known has no column."""
+def _lr_table(schedule: ScheduleReport) -> _Table:
+    """Return the table of one schedule. A time at which no learning rate is known has no column."""
     known = [index for index in range(len(_TIMES)) if any(lrs[index] is not None for lrs in schedule.lrs)]
     rows = [
         (name, *(_number(lrs[index]) for index in known))
         for name, lrs in zip(schedule.groups, schedule.lrs, strict=True)
     ]
-    return ("group", *(_TIMES[index] for index in known)), rows
-
-
-def _html_row(tag: str, header: Sequence[str], cells: Sequence[str]) -> str:
-    titled = itertools.zip_longest(header, cells)  # some tables have no header
-    shown = (
-        f'<{tag} style="text-align: {"right" if title in _NUMBERS else "left"}">{html.escape(cell)}</{tag}>'
-        for title, cell in titled
-    )
-    return f"<tr>{''.join(shown)}</tr>"
+    columns = [Column("group"), *(Column(_TIMES[index], is_number=True) for index in known)]
+    return _Table(f"Learning rates of {schedule.handler}", columns, rows)
 
 
 def _number(value: float | None) -> str:
     return "?" if value is None else f"{value:.4g}"
 
 
-def _align(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def _lines(table: _Table) -> list[str]:
     """Return the lines of a table. What is too long for the terminal goes on below, in the last column."""
-    rows = [header, *rows] if header else rows
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    titles = [column.title for column in table.columns]
+    rows = [titles, *table.rows] if any(titles) else table.rows
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
     indent = sum(widths[:-1]) + len(_GAP) * len(widths)
-    titles = header or [""] * len(widths)
-    lines = [
-        _GAP.join(
-            cell.rjust(width) if title in _NUMBERS else cell.ljust(width)
-            for title, cell, width in zip(titles, row, widths, strict=True)
-        ).rstrip()
-        for row in rows
-    ]
-    width = max(shutil.get_terminal_size(_NO_TERMINAL).columns, indent + _LEAST)
-    return [
-        wrapped
-        for line in lines
-        for wrapped in textwrap.wrap(
-            line, width, initial_indent=_GAP, subsequent_indent=" " * indent, break_on_hyphens=False
-        )
-    ]
+    width = max(line_width(), indent + _LEAST)
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(least) if column.is_number else cell.ljust(least)
+            for cell, least, column in zip(row, widths, table.columns, strict=True)
+        ]
+        line = _GAP.join(cells).rstrip()
+        lines += textwrap.wrap(line, width, initial_indent=_GAP, subsequent_indent=" " * indent, break_on_hyphens=False)
+    return lines
 
 
 def _plain(value: Any) -> Any:

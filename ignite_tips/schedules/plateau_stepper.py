@@ -211,8 +211,8 @@ class PlateauStepper(Handler):
         before = _learning_rates(self.scheduler)
         self.scheduler.step(value)
         if (after := _learning_rates(self.scheduler)) != before:
-            was, now = (", ".join(f"{lr:g}" for lr in lrs) for lrs in (before, after))
-            text = f"{metric_name(self.metric)} is {value:g}, its best was {self.scheduler.best:g}"
+            was, now = (", ".join(f"{lr:.4g}" for lr in lrs) for lrs in (before, after))
+            text = f"{metric_name(self.metric)} is {value:.4g}, its best was {self.scheduler.best:.4g}"
             annotate(trainer, "plateau", f"{text}: learning rate {was} -> {now}")
 
 

@@ -77,7 +77,7 @@ def test_text_shows_the_summary_and_the_annotations(page: tuple[Browser, str]) -
     ]
     browser.open(f"{address}/#text&tagFilter=annotations")
     text = browser.wait_for(lambda browser: "unfreeze" in browser.text() and browser.text())
-    assert "unfreeze body.*: 100.0% of the parameters train" in text
+    assert "unfreeze: body.*; 100.0% of the parameters train" in text
     assert "learning rate" in text
 
 

@@ -92,9 +92,9 @@ def test_each_stage_is_announced_once() -> None:
     on_annotation(trainer, lambda engine, notice: heard.append((notice.epoch, notice.kind, notice.text)))
     trainer.run(range(2), max_epochs=5)
     assert heard == [
-        (0, "freeze", "freeze 1.*, 2.*, 0.*: 17.2% of the parameters train"),
-        (2, "unfreeze", "unfreeze 1.*, 2.*: 65.5% of the parameters train"),
-        (3, "unfreeze", "unfreeze 0.*: 100.0% of the parameters train"),
+        (0, "freeze", "1.*, 2.*, 0.*; 17.2% of the parameters train"),
+        (2, "unfreeze", "1.*, 2.*; 65.5% of the parameters train"),
+        (3, "unfreeze", "0.*; 100.0% of the parameters train"),
     ]
 
 

@@ -332,8 +332,8 @@ def test_what_is_frozen_is_told() -> None:
     run.run(2)
     assert shares == [14 / 110, 1.0]
     assert heard == [
-        (0, "freeze", "freeze 0.*: 12.7% of the parameters train"),
-        (2, "unfreeze", "unfreeze 0.*: 100.0% of the parameters train"),
+        (0, "freeze", "0.*; 12.7% of the parameters train"),
+        (2, "unfreeze", "0.*; 100.0% of the parameters train"),
     ]
 
 

@@ -238,7 +238,7 @@ def test_text_and_html_have_the_same_cells(monkeypatch: pytest.MonkeyPatch) -> N
     assert repr(report) == text
     assert max(map(len, text.splitlines())) <= 80
     assert "  <all>  0.01" in text
-    assert '<td style="text-align: left">&lt;all&gt;</td>' in page
+    assert "&lt;all&gt;</td>" in page
     assert "<all>" not in page
     for finding in report.findings:
         assert finding.text in " ".join(text.split())
@@ -256,7 +256,7 @@ def test_numbers_end_at_the_right_and_an_unknown_time_has_no_column() -> None:
     assert "  group      lr  parameters" in text
     assert "  body   0.0005          48" in text
     assert "  group  start     end\n  body     0.5  0.0005\n" in text
-    assert '<th style="text-align: right">end</th>' in page
+    assert re.search(r"<th [^>]*text-align: right[^>]*>end</th>", page)
     assert "middle" not in page
 
 
