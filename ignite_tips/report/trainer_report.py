@@ -20,6 +20,7 @@ _GROUP_COLUMNS = (
     Column("device"),
 )
 _UNTITLED = (Column("", wraps=True), Column("", wraps=True))
+_TITLE = "font-weight: 600; padding: 1em 0 0.3em"
 _GAP = "  "
 _LEAST = 60  # characters of the last column
 _TIMES = ("start", "middle", "end")
@@ -94,10 +95,10 @@ class TrainerReport:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        parts = [f"<p><b>Trainer</b>: {html.escape(self._describe_run())}</p>"]
+        parts = [f"<div><b>Trainer</b>: {html.escape(self._describe_run())}</div>"]
         for title, columns, rows in [self._findings_table(), *self._tables()]:
             table = draw_html(columns, [*map(Row, rows)]) if rows else ""
-            parts.append(f"<p><b>{html.escape(title)}</b></p>{table}")
+            parts.append(f'<div style="{_TITLE}">{html.escape(title)}</div>{table}')
         return "\n".join(parts)
 
     def _findings_table(self) -> _Table:

@@ -213,7 +213,7 @@ class PlateauStepper(Handler):
         if (after := _learning_rates(self.scheduler)) != before:
             was, now = (", ".join(f"{lr:.4g}" for lr in lrs) for lrs in (before, after))
             text = f"{metric_name(self.metric)} is {value:.4g}, its best was {self.scheduler.best:.4g}"
-            annotate(trainer, "plateau", f"{text}: learning rate {was} -> {now}")
+            annotate(trainer, "plateau", f"{text}; learning rate from {was} to {now}")
 
 
 def _unbeatable(scheduler: ReduceLROnPlateau) -> float:

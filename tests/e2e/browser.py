@@ -131,6 +131,12 @@ class Browser:
             time.sleep(0.2)
         raise TimeoutError(f"not seen within {seconds} s; the page reads:\n{self.text()}")
 
+    def set_size(self, width: int, height: int) -> None:
+        """Make the visible part of the page this large."""
+        across, down = self.run("return [outerWidth - innerWidth, outerHeight - innerHeight]")
+        size = {"width": width + across, "height": height + down}
+        self._call("POST", f"/session/{self._session}/window/rect", size)
+
     def screenshot(self, path: Path) -> None:
         """Save a screenshot as PNG."""
         path.write_bytes(base64.b64decode(self._call("GET", f"/session/{self._session}/screenshot")))

@@ -355,8 +355,8 @@ def test_reductions_are_annotated() -> None:
     on_annotation(trainer, lambda engine, annotation: told.append(annotation))
     trainer.run(range(EPOCH_LENGTH), max_epochs=4)
     assert [(annotation.kind, annotation.epoch) for annotation in told] == [("plateau", 3), ("plateau", 4)]
-    assert told[0].text == "metric 'loss' is 0.3, its best was 0.2: learning rate 1, 0.1 -> 0.5, 0.05"
-    assert told[1].text == "metric 'loss' is 0.4, its best was 0.2: learning rate 0.5, 0.05 -> 0.5, 0.025"
+    assert told[0].text == "metric 'loss' is 0.3, its best was 0.2; learning rate from 1, 0.1 to 0.5, 0.05"
+    assert told[1].text == "metric 'loss' is 0.4, its best was 0.2; learning rate from 0.5, 0.05 to 0.5, 0.025"
 
 
 def test_attaching_again_replaces_and_detaching_ends() -> None:
