@@ -1,12 +1,25 @@
 """A figure that a notebook shows. Imported only to draw, because it needs matplotlib."""
 
 import io
+from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-__all__ = ["NotebookFigure"]
+__all__ = ["NotebookFigure", "name_line"]
 
 _DPI = 96  # a browser's pixels per inch
+_NAMED = 3
+
+
+def name_line(names: Sequence[str]) -> str:
+    """Return the name of one line for several equal curves, of which only the last would be seen.
+
+    Example:
+        >>> name_line(["body", "head"]), name_line("abcdef")
+        ('body, head', 'a, b, c and 3 more')
+    """
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 class NotebookFigure(Figure):

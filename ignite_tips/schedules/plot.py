@@ -22,7 +22,7 @@ def plot_schedule(
     log_scale: bool = False,
     axes: "Axes | None" = None,
 ) -> "Figure":
-    """Draw learning rates by step, one line per name, as ``simulate_schedule`` returns them.
+    """Draw learning rates by step, as ``simulate_schedule`` returns them: a line per name, one for names with the same.
 
     Needs matplotlib: ``pip install ignite-tips[plot]``. No window opens: save the figure with ``savefig``. A notebook
     shows it as a cell's last expression.
@@ -59,8 +59,7 @@ def plot_schedule(
     check_instance("xlabel", xlabel, str, "a string")
     check_instance("log_scale", log_scale, bool, "True or False")
     axes = _new_axes() if axes is None else _checked_axes(axes)
-    for name, line in lines.items():
-        axes.plot(range(len(line)), line, label=name, drawstyle=_style(line), linewidth=1.6)
+    _draw(axes, lines)
     axes.set(xlabel=xlabel, ylabel="learning rate", yscale="log" if log_scale else "linear")
     if not log_scale:
         axes.set_ylim(bottom=0)
@@ -72,6 +71,16 @@ def plot_schedule(
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.25)
     return cast("Figure", axes.get_figure(root=True))  # None only for axes that were removed from their figure
+
+
+def _draw(axes: "Axes", lines: Mapping[str, Sequence[float]]) -> None:
+    from ignite_tips._figures import name_line
+
+    equal: dict[tuple[float, ...], list[str]] = {}
+    for name, line in lines.items():
+        equal.setdefault(tuple(line), []).append(name)
+    for line, names in equal.items():
+        axes.plot(range(len(line)), line, label=name_line(names), drawstyle=_style(line), linewidth=1.6)
 
 
 def _style(line: Sequence[float]) -> Literal["steps-post", "default"]:

@@ -21,6 +21,7 @@ _COLORS = ("#1f77b4", "#e8710a", "#2a9d4b", "#b5179e", "#7b5cd6", "#8c564b", "#0
 _LINE_STYLES = ("-", "--", ":", "-.")
 _ANNOTATION_COLORS = {"freeze": "#2b6cb0", "unfreeze": "#2f855a", "plateau": "#c05621", "skipped step": "#c53030"}
 _LEGEND_ENTRIES = 12
+_SHORT = 50  # points; learning rates are drawn as steps where all have fewer
 _LONG = 150  # points; a longer curve gets a smoothed one on top
 _Panel = tuple[str, Callable[[str], bool]]
 
@@ -45,8 +46,10 @@ def plot_runs(runs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *
 
     Vertical lines show freezing, unfreezing, plateau reductions and skipped updates, as RunAnnotator wrote them. All
     panels use the x axis of the learning rates; a point from another axis is placed by the time at which it was
-    written. Several runs differ by line style. Needs matplotlib: ``pip install ignite-tips[plot]``. A notebook shows
-    the figure as a cell's last expression. As a command: ``python -m ignite_tips.plot RUN... -o runs.png``.
+    written. Several runs differ by line style. Equal curves are one line with all their names.
+
+    Needs matplotlib: ``pip install ignite-tips[plot]``. A notebook shows the figure as a cell's last expression. As a
+    command: ``python -m ignite_tips.plot RUN... -o runs.png``.
 
     Args:
         runs: the folder of one run, or the folders of several.
@@ -124,14 +127,17 @@ def _new_figure(count: int) -> tuple["Figure", Sequence["Axes"]]:
 
 
 def _draw_panel(axes: "Axes", name: str, tags: Sequence[str], records: Sequence[RunRecord]) -> None:
-    drawn = []
-    for tag_index, tag in enumerate(tags):
-        color = _COLORS[tag_index % len(_COLORS)]
+    from ignite_tips._figures import name_line
+
+    longest = max(len(record.series[tag].steps) for record in records for tag in tags if tag in record.series)
+    same = _equal_curves(tags, records)
+    for color, equal in zip(_cycle(_COLORS, len(same)), same, strict=True):
+        label: str | None = name_line([_label(name, tag) for tag in equal])
         for record, line_style in zip(records, _cycle(_LINE_STYLES, len(records)), strict=True):
-            if tag in record.series:
-                label = _label(name, tag) if tag not in drawn else None
-                drawn.append(tag)
-                _draw_series(axes, record.series[tag], name, color=color, linestyle=line_style, label=label)
+            if equal[0] in record.series:
+                style = {"color": color, "linestyle": line_style, "label": label}
+                _draw_series(axes, record.series[equal[0]], name, is_short=longest <= _SHORT, **style)
+                label = None  # named once
     values = np.concatenate([record.series[tag].values for record in records for tag in tags if tag in record.series])
     positive = values[values > 0]
     if name in ("learning rate", "gradient norm") and len(positive) and np.ptp(np.log10(positive)) > 1.3:
@@ -146,10 +152,20 @@ def _draw_panel(axes: "Axes", name: str, tags: Sequence[str], records: Sequence[
     axes.legend(handles[: len(labels)], labels, loc="upper left", bbox_to_anchor=(1.0, 1.02), frameon=False, fontsize=9)
 
 
-def _draw_series(axes: "Axes", series: Series, name: str, **style: Any) -> None:
+def _equal_curves(tags: Sequence[str], records: Sequence[RunRecord]) -> list[list[str]]:
+    """Return the tags, those together whose curves are equal in every run."""
+    found: dict[tuple[bytes, ...], list[str]] = {}
+    for tag in tags:
+        curves = [record.series.get(tag) for record in records]
+        key = tuple(b"" if curve is None else curve.steps.tobytes() + curve.values.tobytes() for curve in curves)
+        found.setdefault(key, []).append(tag)
+    return list(found.values())
+
+
+def _draw_series(axes: "Axes", series: Series, name: str, *, is_short: bool, **style: Any) -> None:
     steps, values = series.steps, series.values
     if name == "learning rate":
-        axes.plot(steps, values, drawstyle="steps-post" if len(steps) <= 50 else "default", linewidth=1.6, **style)
+        axes.plot(steps, values, drawstyle="steps-post" if is_short else "default", linewidth=1.6, **style)
     elif len(steps) > _LONG:
         axes.plot(steps, values, linewidth=0.8, alpha=0.3, **{**style, "label": None})
         axes.plot(steps, _smooth(values), linewidth=1.6, **style)

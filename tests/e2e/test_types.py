@@ -15,6 +15,7 @@ def test_documented_code_passes_pyright(tmp_path: Path) -> None:
     """By basedpyright, whose wheel needs no network when it runs."""
     pytest.importorskip("basedpyright")
     write_snippets(tmp_path)
+    assert {path.name.split("_")[0] for path in tmp_path.iterdir()} == {"README", "docs"}
     (tmp_path / "pyrightconfig.json").write_text(f'{{"extraPaths": ["{ROOT}"], "typeCheckingMode": "standard"}}')
     options = ["--project", tmp_path, "--pythonpath", sys.executable, "--level", "error"]
     done = subprocess.run([sys.executable, "-m", "basedpyright", *options], capture_output=True, text=True)

@@ -15,7 +15,7 @@ from ignite_tips import plot_schedule, simulate_schedule
 
 
 def _groups(count: int) -> SGD:
-    return SGD([{"params": [torch.nn.Parameter(torch.ones(1))], "lr": 1.0, "name": f"g{n}"} for n in range(count)])
+    return SGD([{"params": [torch.nn.Parameter(torch.ones(1))], "lr": 1.0 + n, "name": f"g{n}"} for n in range(count)])
 
 
 def test_draws_every_group_by_name(tmp_path: Path) -> None:
@@ -45,8 +45,14 @@ def test_draws_into_given_axes() -> None:
 
 def test_draws_arrays_and_tensors() -> None:
     """A line may be whatever has numbers."""
-    figure = plot_schedule({"a": np.linspace(0, 1, 3), "b": torch.linspace(0, 1, 3), "c": range(2)})
-    assert [list(line.get_ydata()) for line in figure.axes[0].lines] == [[0, 0.5, 1], [0, 0.5, 1], [0, 1]]
+    figure = plot_schedule({"a": np.linspace(0, 1, 3), "b": torch.linspace(1, 2, 3), "c": range(2)})
+    assert [list(line.get_ydata()) for line in figure.axes[0].lines] == [[0, 0.5, 1], [1, 1.5, 2], [0, 1]]
+
+
+def test_equal_learning_rates_are_one_line_with_all_names() -> None:
+    """As of a group and of its parameters without weight decay: only the last line would be seen."""
+    figure = plot_schedule({"body": [1.0, 0.5], "body-no_decay": [1.0, 0.5], "head": [2.0, 1.0]})
+    assert [line.get_label() for line in figure.axes[0].lines] == ["body, body-no_decay", "head"]
 
 
 @pytest.mark.parametrize(

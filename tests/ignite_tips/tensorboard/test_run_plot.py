@@ -19,11 +19,18 @@ from ignite_tips.plot import main
 from ignite_tips.tensorboard.run_reader import read_run
 
 
-def _train(folder: Path, *, groups: int = 2) -> None:
-    """Six updates in two epochs, with falling learning rates, and an annotation of each kind after the first epoch."""
+def _train(folder: Path, *, groups: int = 2, lr_ratio: float = 1.1) -> None:
+    """Six updates in two epochs, with falling learning rates, and an annotation of each kind after the first epoch.
+
+    A group's learning rate is ``lr_ratio`` times that of the group before it.
+    """
     model = nn.ModuleList([nn.Linear(2, 1) for _ in range(groups)])
-    named = [{"params": layer.parameters(), "name": f"layer{index}"} for index, layer in enumerate(model)]
-    optimizer = torch.optim.SGD(named, lr=0.1)
+    optimizer = torch.optim.SGD(
+        [
+            {"params": layer.parameters(), "name": f"layer{index}", "lr": 0.1 * lr_ratio**index}
+            for index, layer in enumerate(model)
+        ]
+    )
 
     def update(engine: Engine, batch: float) -> float:
         optimizer.step()
@@ -70,6 +77,25 @@ def test_each_panel_draws_its_curves_by_name(tmp_path: Path) -> None:
     assert list(_lines(panels["loss"])["train/loss"].get_ydata()) == [3.0, 2.0, 1.0] * 2
     assert list(_lines(panels["metric"])) == ["validation/accuracy"]
     assert list(_lines(panels["gradient norm"])) == ["grad_norm"]
+
+
+def test_equal_curves_are_one_line_with_all_names(tmp_path: Path) -> None:
+    """Only the last of them would be seen; they are apart where one of several runs has them apart."""
+    _train(tmp_path / "same", groups=5, lr_ratio=1.0)
+    _train(tmp_path / "apart", groups=5)
+    assert list(_lines(plot_runs(tmp_path / "same").axes[0])) == ["layer0, layer1, layer2 and 2 more"]
+    both = plot_runs([tmp_path / "same", tmp_path / "apart"])
+    assert list(_lines(both.axes[0])) == [f"layer{index}" for index in range(5)]
+
+
+def test_learning_rates_of_one_run_have_one_style(tmp_path: Path) -> None:
+    """Also those of a group that begins late, with few points."""
+    with SummaryWriter(str(tmp_path)) as writer:
+        for step in range(60):
+            writer.add_scalar("lr/head", 1 / (1 + step), step)
+            if step > 30:
+                writer.add_scalar("lr/body", 0.5, step)
+    assert {line.get_drawstyle() for line in plot_runs(tmp_path).axes[0].lines} == {"default"}
 
 
 def test_points_of_another_axis_are_placed_by_time(tmp_path: Path) -> None:
