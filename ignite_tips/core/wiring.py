@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ignite.engine import Engine, Events
+from ignite.engine import Engine
 from torch.optim import Optimizer
 
 from ignite_tips.core.events import OptimizerEvents, check_events, for_optimizer, hold_optimizer_events
@@ -64,7 +64,7 @@ def add_role(engine: Engine, role: Role) -> Callable[[], None]:
     roles = _wirings.setdefault(engine, _Wiring()).roles
     roles.append(role)
     role.trainer = weakref.ref(engine)
-    if has_open_run(engine) and engine.last_event_name != Events.STARTED:
+    if has_open_run(engine):
         role.joined_at = engine.state.iteration
     return lambda: roles.remove(role)
 

@@ -22,12 +22,12 @@ _OPAQUE = (Engine, ModuleType, Tensor, type, str, bytes)
 
 
 def find_reachable(engine: Engine) -> list[Optimizer | nn.Module]:
-    """Return the optimizers and models that the update function and the user's handlers refer to.
+    """Return the optimizers and models that the update function and the handlers refer to.
 
     By variables of enclosing functions, global names, attributes, arguments of ``functools.partial``, and containers.
     Nothing is called.
     """
-    functions = [function for _, entries in registered(engine) for function, _ in entries if not _is_ours(function)]
+    functions = [function for _, entries in registered(engine) for function, _ in entries]
     found: list[Optimizer | nn.Module] = []
     seen: dict[int, Any] = {}
     queue = deque((function, 0) for function in (update_function(engine), *functions))
@@ -41,11 +41,6 @@ def find_reachable(engine: Engine) -> list[Optimizer | nn.Module]:
         elif depth < _DEEPEST:
             queue.extend((other, depth + 1) for other in _referred_to_by(value))
     return found
-
-
-def _is_ours(function: Any) -> bool:
-    """Whether a function is of this package, whose handlers have roles."""
-    return str(getattr(function, "__module__", "")).startswith(__name__.partition(".")[0])
 
 
 def _referred_to_by(value: Any) -> Iterable[Any]:

@@ -320,6 +320,18 @@ def test_a_logger_that_joins_a_run_is_there_from_the_start_of_the_next(tmp_path:
     logger.close()
 
 
+def test_a_logger_that_comes_when_a_resumed_run_starts_misses_nothing() -> None:
+    """Its trainer is at an iteration of the run before."""
+    scene = Scene()
+    logger = tips.LearningRateLogger(scene.optimizer)
+    scene.trainer.load_state_dict({"epoch_length": LENGTH, "max_epochs": EPOCHS, "iteration": LENGTH})
+    scene.trainer.add_event_handler(
+        Events.STARTED, lambda: logger.attach(scene.trainer, event=Events.ITERATION_STARTED)
+    )
+    scene.run()
+    assert scene.report().findings == ()
+
+
 def test_asking_changes_nothing() -> None:
     """Two runs end alike, bit for bit, if one of them is asked before, after and at each event."""
 

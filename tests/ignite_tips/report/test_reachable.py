@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from ignite.engine import Engine, Events, create_supervised_trainer
-from ignite.handlers import PiecewiseLinear
+from ignite.handlers import PiecewiseLinear, TensorboardLogger
 from torch import nn
 
 import ignite_tips as tips
@@ -69,12 +69,29 @@ def test_what_an_update_function_refers_to(update: Any) -> None:
 
 
 def test_what_handlers_refer_to() -> None:
-    """The user's and Ignite's own."""
+    """The user's, Ignite's, and a log handler of ours, which Ignite calls."""
     trainer = Engine(lambda engine, batch: None)
     trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: SGD.step())
     other = torch.optim.SGD(MODEL.parameters(), lr=0.1)
     trainer.add_event_handler(Events.ITERATION_STARTED, PiecewiseLinear(other, "lr", [(0, 0.1), (1, 0.2)]))
-    assert set(find_reachable(trainer)) == {SGD, other}
+    logged = torch.optim.SGD(MODEL.parameters(), lr=0.1)
+    logger: Any = TensorboardLogger.__new__(TensorboardLogger)
+    logger.attach(trainer, tips.LearningRateLogger(logged), Events.EPOCH_COMPLETED)
+    assert set(find_reachable(trainer)) == {SGD, other, logged}
+
+
+def test_another_trainer_is_its_own_business() -> None:
+    """Its handlers are recorded in the same places."""
+    trainers = []
+    for _ in range(2):
+        model = nn.Linear(2, 1)
+        optimizer = torch.optim.Adam(model.parameters())
+        trainers.append(create_supervised_trainer(model, optimizer, nn.MSELoss()))
+        tips.GradientNormClipper(optimizer, 1.0).attach(trainers[-1])
+        tips.ParameterFreezer(model, "bias").attach(trainers[-1])
+        tips.LearningRateLogger(optimizer).attach(trainers[-1])
+    assert [len(tips.describe_trainer(trainer).optimizers) for trainer in trainers] == [1, 1]
+    assert not set(find_reachable(trainers[0])) & set(find_reachable(trainers[1]))
 
 
 def test_what_is_not_looked_into() -> None:
