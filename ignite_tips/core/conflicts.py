@@ -139,10 +139,12 @@ def _clipped_twice(role: ClipsGradients, other: ClipsGradients) -> str | None:
     if other.optimizer() is not role.optimizer():
         return None
     kind = type(role.optimizer()).__name__
-    thresholds = f"with {other.threshold} and then with {role.threshold}, " if role.threshold else ""
+    thresholds = f"both times with {role.threshold}"
+    if role.threshold != other.threshold:
+        thresholds = f"with {other.threshold} and then with {role.threshold}, and the smaller threshold wins"
     return (
-        f"{role.handler_name} clips the trainer's {kind} twice, {thresholds}and the smaller threshold wins; detach() "
-        "one of the two, create a new trainer, or give each a tag=... if both are intended"
+        f"{role.handler_name} clips the trainer's {kind} twice, {thresholds}; detach() one of the two, create a new "
+        "trainer, or give each a tag=... if both are intended"
     )
 
 

@@ -309,7 +309,7 @@ def test_a_second_clipper_of_one_class_is_told_of(clipper: str) -> None:
     trainer = training.trainer()
     first = CLIPPERS[clipper](training.optimizer).attach(trainer).attach(trainer)
     second = CLIPPERS[clipper](training.optimizer).attach(trainer)
-    with pytest.warns(UserWarning, match=r"clips the trainer's SGD twice, with .* create a new trainer"):
+    with pytest.warns(UserWarning, match=r"clips the trainer's SGD twice, both times with .* create a new trainer"):
         trainer.run(make_batches(), max_epochs=2)
     first.detach()
     trainer.run(make_batches(), max_epochs=3)

@@ -272,7 +272,7 @@ def _many_updates_are_skipped(scene: Scene, *, wrong: bool) -> None:
 
 
 @says(
-    "conflict", "GradientNormClipper clips the trainer's Adam twice, with max_norm=0.5 and then with max_norm=0.5, and"
+    "conflict", "GradientNormClipper clips the trainer's Adam twice, both times with max_norm=0.5; detach() one of the"
 )
 def _a_cell_with_a_clipper_was_run_twice(scene: Scene, *, wrong: bool) -> None:
     first = scene.clip()
