@@ -127,7 +127,9 @@ def _report_failure(agent: "Agent", result: "RunResult", logs: "RankLogs | None"
     """Print which worker failed first and how; return the exit code of the first failure on any node."""
     failure = agent.first_failure(result)
     tail = "" if logs is None else logs.log_tail(failure.local_rank)
-    log(f"{failure}:\n{tail}" if tail else str(failure))
+    if tail:
+        log(f"rank {failure.rank}'s last lines:\n{tail}")
+    log(str(failure))
     if agent.heartbeat is None:
         return failure.exit_code
     code, earlier = agent.heartbeat.report_failure(failure.exit_code, str(failure))

@@ -11,6 +11,7 @@ from collections.abc import MutableMapping
 
 __all__ = ["main", "set_slurm_ranks"]
 
+_STARTUP = os.path.join(os.path.dirname(__file__), "startup")
 _PR_SET_PDEATHSIG = 1
 
 
@@ -22,6 +23,7 @@ def main(argv: list[str]) -> None:
     if os.getppid() != launcher:  # the launcher died before prctl
         os.kill(os.getpid(), signal.SIGKILL)
     set_slurm_ranks(os.environ)
+    os.environ["PYTHONPATH"] = os.pathsep.join([_STARTUP, *([path] if (path := os.environ.get("PYTHONPATH")) else [])])
     os.execv(command[0], command)
 
 
