@@ -18,12 +18,14 @@ from torch.distributed.elastic.rendezvous import (
     RendezvousParameters,
     RendezvousStoreInfo,
 )
-from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
+from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import create_backend
+from torch.distributed.elastic.rendezvous.dynamic_rendezvous import create_handler
 from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import StaticTCPRendezvous
 
 from .errors import LaunchError, UsageError, log
 from .nodes import STATIC, RendezvousPlan
 from .preflight import check_host_name, check_interface, interface_addresses
+from .rendezvous_state import CheckedBackend
 
 __all__ = ["Rendezvous", "host_store", "prepare_rendezvous"]
 
@@ -99,7 +101,8 @@ def _c10d_handler(plan: RendezvousPlan, address: str, is_host: bool) -> Rendezvo
         is_host=is_host,
         timeout=_TIMEOUT,
     )
-    return get_rendezvous_handler(parameters)
+    backend, store = create_backend(parameters)
+    return create_handler(store, CheckedBackend(backend), parameters)
 
 
 class _StaticRendezvous(StaticTCPRendezvous):

@@ -1,5 +1,7 @@
 """Rendezvous: two hosts train as one, and what prevents it is reported."""
 
+import base64
+import pickle
 import socket
 from contextlib import ExitStack
 from dataclasses import replace
@@ -13,6 +15,7 @@ from ignite_launch.errors import LaunchError
 from ignite_launch.nodes import STATIC, RendezvousPlan
 from ignite_launch.rendezvous import prepare_rendezvous
 from torch.distributed import TCPStore
+from torch.distributed.elastic.rendezvous import dynamic_rendezvous
 
 from tests.ignite_launch.hosts import WAIT, Host, start_on, start_on_both
 from tests.ignite_launch.support import Launch, launch, wait_until
@@ -233,6 +236,34 @@ def test_node_counts_that_differ_are_an_error(tmp_path: Path) -> None:
         first.result()
     assert result.code == 2, result.err
     assert "--nnodes must be the same on all nodes, got 2 here and 3 on 127.0.0.1" in result.err
+
+
+class _Bomb:
+    """Opens a file as soon as it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return open, (str(self._path), "w")
+
+
+@pytest.mark.parametrize("name", ["open", "os.mkdir"])
+def test_a_strangers_pickle_is_not_executed(tmp_path: Path, name: str) -> None:
+    """In an elastic run the launcher refuses a state in the store that is not made of torch's rendezvous classes."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    rendezvous = prepare_rendezvous(RendezvousPlan("c10d", "127.0.0.1", port, 1, 2, 0, "lo"))
+    stranger = TCPStore("127.0.0.1", port, wait_for_workers=False)
+    state = pickle.dumps(_Bomb(tmp_path / "opened"))
+    if name == "os.mkdir":  # by way of what torch's own module imports
+        module = dynamic_rendezvous.__name__.encode()
+        state = b"\x80\x04\x8c" + bytes([len(module)]) + module + b"\x8c\x08os.mkdir\x93"
+        state += b"\x8c" + bytes([len(f"{tmp_path}/opened")]) + f"{tmp_path}/opened".encode() + b"\x85R."
+    stranger.set("torch.rendezvous.ignite-launch", base64.b64encode(state))
+    with pytest.raises(LaunchError, match="the rendezvous store holds a state that no launcher writes"):
+        rendezvous.handler.next_rendezvous()
+    assert not (tmp_path / "opened").exists()
 
 
 def test_a_host_that_ends_while_nodes_join_is_an_error(tmp_path: Path) -> None:
