@@ -47,10 +47,9 @@ class CheckedBackend(RendezvousBackend):
 
 class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        is_plain = (module, name) in (("builtins", "set"), ("datetime", "datetime"), ("datetime", "timedelta"))
-        if is_plain or module == dynamic_rendezvous.__name__:
+        if module in (dynamic_rendezvous.__name__, "datetime") or (module, name) == ("builtins", "set"):
             found = super().find_class(module, name)
-            if isinstance(found, type) and found.__module__ == module:  # not one that torch's module has imported
+            if isinstance(found, type) and found.__module__ == module:  # not what the module has imported
                 return found
         raise pickle.UnpicklingError(f"it holds {module}.{name}")
 
