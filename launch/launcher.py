@@ -86,17 +86,16 @@ def _import_torch_quietly() -> None:
 
 
 def _run_agent(plan: LaunchPlan, reaper: "Reaper", signals: SignalHandler) -> int:
-    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs
-
     from .agent import Agent
-    from .rank_logs import RankLogs
+    from .rank_logs import ConsoleLogs, RankLogs
     from .rendezvous import prepare_rendezvous
 
     logs = None if plan.log_dir is None else RankLogs(Path(plan.log_dir))
     rendezvous = prepare_rendezvous(plan.rendezvous)
     spec = _worker_spec(plan, rendezvous)
-    logs_specs = logs or DefaultLogsSpecs(os.devnull)
-    agent = Agent(spec, logs_specs, reaper=reaper, grace=plan.grace, signals=signals, is_host=rendezvous.is_host)
+    agent = Agent(
+        spec, logs or ConsoleLogs(), reaper=reaper, grace=plan.grace, signals=signals, is_host=rendezvous.is_host
+    )
     try:
         result = agent.run()
     finally:
