@@ -110,7 +110,7 @@ def resume_over_damage(folder: Path, run: Run, kind: str, source: random.Random)
     if steps[-_CHECKPOINT:] != list(range(_CHECKPOINT + 1, _LAST + 1)):
         return f"after the resume TensorBoard reads the steps {steps}"
     kept = steps[:-_CHECKPOINT]
-    # Whole records in another place have the right checksums, and before the first position nothing says when they were.
+    # Whole records elsewhere have right checksums, and before the first position nothing says when they were written.
     last = _LAST if kind == "pieces exchanged" else _CHECKPOINT
     if not set(readable) <= set(kept) <= set(range(1, last + 1)):
         return f"before the checkpoint TensorBoard reads the steps {kept}, and {readable} could be read"
