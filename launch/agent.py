@@ -27,6 +27,7 @@ from .nodes import STATIC
 from .reaper import Reaper
 from .rendezvous import host_store
 from .signals import SignalHandler
+from .worker import slurm_ranks, startup_variables
 
 __all__ = ["Agent"]
 
@@ -168,7 +169,8 @@ class Agent(LocalElasticAgent):
 
     def _set_local_rank_env(self, worker_env: dict[str, str | None], local_rank: int, spec: WorkerSpec) -> None:
         super()._set_local_rank_env(worker_env, local_rank, spec)
-        worker_env.update(self._reaper.environment | self._error_lines.environment)
+        worker_env.update(self._reaper.environment | self._error_lines.environment | startup_variables(os.environ))
+        worker_env.update(slurm_ranks(os.environ, worker_env))
         worker_env[_SIGNALS_VARIABLE] = _TORCHRUN_SIGNALS
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:

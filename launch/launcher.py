@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 from .errors import LaunchError, log, log_error
 from .plan import LaunchPlan
 from .signals import Interrupted, SignalHandler
-from .worker import set_slurm_ranks
+from .worker import slurm_ranks
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.agent.server.api import RunResult, WorkerSpec
@@ -35,7 +35,7 @@ def run(plan: LaunchPlan) -> NoReturn:
         del os.environ[name]
     os.environ.update(plan.environment)
     if not plan.supervised:
-        set_slurm_ranks(os.environ)
+        os.environ.update(slurm_ranks(os.environ, {}))
         sys.stdout.flush()
         os.execv(plan.command[0], plan.command)
     try:
@@ -107,13 +107,11 @@ def _run_agent(plan: LaunchPlan, reaper: "Reaper", signals: SignalHandler) -> in
 def _worker_spec(plan: LaunchPlan, rendezvous: "Rendezvous") -> "WorkerSpec":
     from torch.distributed.elastic.agent.server.api import WorkerSpec
 
-    from . import worker
-
-    arguments = ("-I", "-S", str(Path(worker.__file__)), str(os.getpid()), *plan.command)
+    python, *arguments = plan.command
     return WorkerSpec(
         role="default",
         local_world_size=plan.processes,
-        entrypoint=sys.executable,
+        entrypoint=python,
         # torch treats arguments as templates, where $$ is a plain dollar sign.
         args=tuple(argument.replace("$", "$$") for argument in arguments),
         rdzv_handler=rendezvous.handler,
