@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch doesn't mark the re-export
@@ -18,6 +19,7 @@ from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, W
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.api import LogsSpecs, PContext, SubprocessContext
 
+from .error_lines import ErrorLines
 from .errors import NodeLostError, WorkerFailure, log
 from .exit_order import ExitOrder, first_failure
 from .heartbeat import Heartbeat, prepare_keys
@@ -25,6 +27,7 @@ from .nodes import STATIC
 from .reaper import Reaper
 from .rendezvous import host_store
 from .signals import SignalHandler
+from .worker import slurm_ranks, startup_variables
 
 __all__ = ["Agent"]
 
@@ -63,6 +66,7 @@ class Agent(LocalElasticAgent):
         super().__init__(spec, logs_specs)
         self.heartbeat: Heartbeat | None = None
         self._exit_order = ExitOrder()
+        self._error_lines = ErrorLines()
         self._reaper = reaper
         self._grace = grace
         self._address = spec.local_addr or "127.0.0.1"
@@ -78,7 +82,8 @@ class Agent(LocalElasticAgent):
 
     def first_failure(self, result: RunResult) -> WorkerFailure:
         """Return the failure of this node's worker that exited first."""
-        return first_failure(result, self._exit_order.ranks())
+        failure = first_failure(result, self._exit_order.ranks())
+        return replace(failure, error=self._error_lines.of_rank(failure.rank))
 
     def _running_workers(self) -> PContext | None:
         return self._pcontext
@@ -164,13 +169,15 @@ class Agent(LocalElasticAgent):
 
     def _set_local_rank_env(self, worker_env: dict[str, str | None], local_rank: int, spec: WorkerSpec) -> None:
         super()._set_local_rank_env(worker_env, local_rank, spec)
-        worker_env.update(self._reaper.environment)
+        worker_env.update(self._reaper.environment | self._error_lines.environment | startup_variables(os.environ))
+        worker_env.update(slurm_ranks(os.environ, worker_env))
         worker_env[_SIGNALS_VARIABLE] = _TORCHRUN_SIGNALS
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         self._signals.may_raise = False
         self._signals.check()
         self._reaper.sweep()  # what failed workers left behind would hold their memory and ports
+        self._error_lines.clear()
         self._killing = False
         pids: dict[int, Any] = super()._start_workers(worker_group)
         if self._killing:  # a second signal came while they started

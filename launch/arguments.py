@@ -2,17 +2,18 @@
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from .errors import UsageError
 from .spellings import other_spellings, suggest_option
+from .templates import TEMPLATES
 
-__all__ = ["LaunchOptions", "Request", "format_help", "options_among", "parse", "parse_integer"]
+__all__ = ["LaunchOptions", "Request", "format_help", "options_among", "parse", "parse_integer", "parse_node_counts"]
 
 _STRATEGIES = ("auto", "single", "dp", "ddp")
-_SHOWN = ("help", "version", "list_gpus", "env")
+_SHOWN = ("help", "version", "list_gpus", "env", "template")
 _CHECK = "ignite_launch.all_reduce_check"
 _MAX_DIGITS = 18  # fits into 64 bits; Python refuses to convert thousands of digits
 _USAGE = """ignite-launch [options] script.py [arguments]
@@ -34,13 +35,15 @@ class LaunchOptions:
         gpus: text of ``--gpus``; None for all GPUs.
         strategy: ``auto``, ``single``, ``dp`` or ``ddp``.
         nproc: processes on this node; None lets the plan choose.
-        nnodes: least and most nodes; None for SLURM's number, or one.
+        nnodes: least and most nodes; None for one.
         node_rank: this node's rank, or None. Node 0 is the one that the others connect to.
         endpoint: ``HOST:PORT`` of the rendezvous, or None.
         interface: network interface for gloo and NCCL; None lets them choose.
-        max_restarts: how often failed workers are restarted.
+        max_restarts: how often failed workers are restarted; None for never.
         grace: seconds that workers get to exit after a signal.
         log_dir: folder for one log file a rank; None for the console alone.
+        inherited: variables that options come from, by the option's name; empty for the command line.
+        variables: whose variables these are, in words.
     """
 
     script: str
@@ -53,9 +56,15 @@ class LaunchOptions:
     node_rank: int | None = None
     endpoint: str | None = None
     interface: str | None = None
-    max_restarts: int = 0
+    max_restarts: int | None = None
     grace: float = 30.0
     log_dir: str | None = None
+    inherited: Mapping[str, str] = field(default_factory=dict)
+    variables: str = ""
+
+    def say(self, name: str) -> str:
+        """Return where an option comes from and its value, as a message names it: ``--nproc 2``."""
+        return f"{self.inherited.get(name, '--' + name.replace('_', '-'))} {getattr(self, name)}"
 
 
 @dataclass(frozen=True)
@@ -66,13 +75,15 @@ class Request:
         options: options of the launch, or None.
         dry_run: show the launch instead of running it.
         check: the launch is that of ``--check``.
-        show: what to print instead: ``help``, ``version``, ``list_gpus`` or ``env``; or empty.
+        show: what to print instead: ``help``, ``version``, ``list_gpus``, ``env`` or ``template``; or empty.
+        template: which template to print.
     """
 
     options: LaunchOptions | None = None
     dry_run: bool = False
     check: bool = False
     show: str = ""
+    template: str = ""
 
 
 def parse(argv: Sequence[str]) -> Request:
@@ -83,7 +94,7 @@ def parse(argv: Sequence[str]) -> Request:
     """
     values = vars(_make_parser().parse_args(argv))
     del values["standalone"], values["given"]
-    target, dry_run = values.pop("target"), values.pop("dry_run")
+    target, dry_run, template = values.pop("target"), values.pop("dry_run"), values["template"]
     asked = [name for name in (*_SHOWN, "check") if values.pop(name)]
     if target[:1] == ["--"]:
         target = target[1:]
@@ -97,7 +108,7 @@ def parse(argv: Sequence[str]) -> Request:
     if asked == ["check"]:
         return Request(LaunchOptions(_CHECK, **values | {"module": True}), dry_run, check=True)
     if asked:
-        return Request(show=asked[0])
+        return Request(show=asked[0], template=template or "")
     if not target:
         raise UsageError("name a script, or a module with -m; see ignite-launch --help")
     if values["gpus"] is not None and parse_integer(target[0]) is not None:
@@ -123,6 +134,18 @@ def parse_integer(text: str) -> int | None:
         [7, None, None, None, None]
     """
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS else None
+
+
+def parse_node_counts(text: str) -> tuple[int, int] | None:
+    """Return the least and most nodes of ``N`` or ``MIN:MAX``, or None.
+
+    Example:
+        >>> [parse_node_counts(text) for text in ("2", "1:4", "4:1", "0")]
+        [(2, 2), (1, 4), None, None]
+    """
+    minimum, colon, maximum = text.partition(":")
+    least, most = parse_integer(minimum), parse_integer(maximum if colon else minimum)
+    return None if least is None or most is None or not 1 <= least <= most else (least, most)
 
 
 def _processes(text: str) -> int | None:
@@ -157,6 +180,13 @@ def _strategy(text: str) -> str:
     return text
 
 
+def _template(text: str) -> str:
+    if text not in TEMPLATES:
+        *names, last = TEMPLATES
+        raise argparse.ArgumentTypeError(f"must be {', '.join(names)} or {last}, got {text!r}")
+    return text
+
+
 def _text(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("must not be empty")
@@ -164,11 +194,10 @@ def _text(text: str) -> str:
 
 
 def _node_counts(text: str) -> tuple[int, int]:
-    minimum, colon, maximum = text.partition(":")
-    least, most = parse_integer(minimum), parse_integer(maximum if colon else minimum)
-    if least is None or most is None or not 1 <= least <= most:
+    counts = parse_node_counts(text)
+    if counts is None:
         raise argparse.ArgumentTypeError(f"must be N or MIN:MAX with 1 <= MIN <= MAX, got {text!r}")
-    return least, most
+    return counts
 
 
 # The one table of options, in argparse's words: the parser and the help are both made from it.
@@ -197,7 +226,7 @@ _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "-m": {"dest": "module", "action": "store_true", "help": "run a module, like python -m"},
         "--dry-run": {"action": "store_true", "help": "print the plan as JSON and as a shell command, and exit"},
     },
-    "several nodes (srun sets the first three by itself)": {
+    "several nodes (srun, mpirun and Kubernetes set the first three)": {
         "--nnodes": {"metavar": "N", "type": _node_counts, "help": "number of nodes; MIN:MAX for an elastic number"},
         "--node-rank": {"metavar": "R", "type": _integer(0), "help": "this node's rank, from 0"},
         "--rdzv-endpoint": {
@@ -212,8 +241,7 @@ _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "--max-restarts": {
             "metavar": "N",
             "type": _integer(0),
-            "default": LaunchOptions.max_restarts,
-            "help": "restart failed workers up to N times (default: %(default)s)",
+            "help": "restart failed workers up to N times (default: 0)",
         },
         "--grace": {
             "metavar": "SECONDS",
@@ -230,6 +258,11 @@ _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "about": {
         "--env": {"action": "store_true", "help": "print what a bug report needs, and exit"},
         "--check": {"action": "store_true", "help": "instead of a script, try an all-reduce and time it"},
+        "--template": {
+            "metavar": "NAME",
+            "type": _template,
+            "help": f"print a cluster job: {', '.join(TEMPLATES)}",
+        },
         "--version": {"action": "store_true", "help": "print the version, and exit"},
         "-h --help": {"action": "store_true", "help": "print this help, and exit"},
     },

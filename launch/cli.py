@@ -15,6 +15,7 @@ from .gpus import Inventory, format_gpus, read_inventory
 from .launcher import run
 from .plan import LaunchPlan, Machine, make_plan
 from .preflight import check_interface, check_log_level, check_target, make_log_dir
+from .templates import read_template
 
 __all__ = ["main"]
 
@@ -46,7 +47,7 @@ def _open_closed_streams() -> None:
 def _main(argv: Sequence[str]) -> int:
     request = parse(argv)
     if request.options is None:
-        print(_SHOW[request.show]())
+        print(read_template(request.template) if request.template else _SHOW[request.show]())
         return 0
     machine = _read_machine(request.options)
     options = _options_of_check(request.options, machine) if request.check else request.options

@@ -37,12 +37,14 @@ class WorkerFailure:
         local_rank: rank on this node.
         pid: process id.
         status: exit code, or -n if signal n killed the worker.
+        error: the exception that ended it, if one did.
     """
 
     rank: int
     local_rank: int
     pid: int
     status: int
+    error: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -51,7 +53,7 @@ class WorkerFailure:
 
     def __str__(self) -> str:
         if self.status >= 0:
-            how = f"exited with code {self.status}"
+            how = f"exited with code {self.status}" + (f": {self.error}" if self.error else "")
         else:
             how = f"was killed by {signal_name(-self.status)}"
             if self.status == -signal.SIGKILL:

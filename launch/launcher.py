@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 from .errors import LaunchError, log, log_error
 from .plan import LaunchPlan
 from .signals import Interrupted, SignalHandler
-from .worker import set_slurm_ranks
+from .worker import slurm_ranks
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.agent.server.api import RunResult, WorkerSpec
@@ -35,7 +35,7 @@ def run(plan: LaunchPlan) -> NoReturn:
         del os.environ[name]
     os.environ.update(plan.environment)
     if not plan.supervised:
-        set_slurm_ranks(os.environ)
+        os.environ.update(slurm_ranks(os.environ, {}))
         sys.stdout.flush()
         os.execv(plan.command[0], plan.command)
     try:
@@ -86,17 +86,16 @@ def _import_torch_quietly() -> None:
 
 
 def _run_agent(plan: LaunchPlan, reaper: "Reaper", signals: SignalHandler) -> int:
-    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs
-
     from .agent import Agent
-    from .rank_logs import RankLogs
+    from .rank_logs import ConsoleLogs, RankLogs
     from .rendezvous import prepare_rendezvous
 
     logs = None if plan.log_dir is None else RankLogs(Path(plan.log_dir))
     rendezvous = prepare_rendezvous(plan.rendezvous)
     spec = _worker_spec(plan, rendezvous)
-    logs_specs = logs or DefaultLogsSpecs(os.devnull)
-    agent = Agent(spec, logs_specs, reaper=reaper, grace=plan.grace, signals=signals, is_host=rendezvous.is_host)
+    agent = Agent(
+        spec, logs or ConsoleLogs(), reaper=reaper, grace=plan.grace, signals=signals, is_host=rendezvous.is_host
+    )
     try:
         result = agent.run()
     finally:
@@ -108,13 +107,11 @@ def _run_agent(plan: LaunchPlan, reaper: "Reaper", signals: SignalHandler) -> in
 def _worker_spec(plan: LaunchPlan, rendezvous: "Rendezvous") -> "WorkerSpec":
     from torch.distributed.elastic.agent.server.api import WorkerSpec
 
-    from . import worker
-
-    arguments = ("-I", "-S", str(Path(worker.__file__)), str(os.getpid()), *plan.command)
+    python, *arguments = plan.command
     return WorkerSpec(
         role="default",
         local_world_size=plan.processes,
-        entrypoint=sys.executable,
+        entrypoint=python,
         # torch treats arguments as templates, where $$ is a plain dollar sign.
         args=tuple(argument.replace("$", "$$") for argument in arguments),
         rdzv_handler=rendezvous.handler,
@@ -127,7 +124,9 @@ def _report_failure(agent: "Agent", result: "RunResult", logs: "RankLogs | None"
     """Print which worker failed first and how; return the exit code of the first failure on any node."""
     failure = agent.first_failure(result)
     tail = "" if logs is None else logs.log_tail(failure.local_rank)
-    log(f"{failure}:\n{tail}" if tail else str(failure))
+    if tail:
+        log(f"rank {failure.rank}'s last lines:\n{tail}")
+    log(str(failure))
     if agent.heartbeat is None:
         return failure.exit_code
     code, earlier = agent.heartbeat.report_failure(failure.exit_code, str(failure))

@@ -7,11 +7,12 @@ from .arguments import LaunchOptions
 from .errors import UsageError
 from .gpu_selection import Selection, select_gpus
 from .gpus import Gpu, Inventory
+from .inherited import inherit_options
 from .nodes import RendezvousPlan, plan_rendezvous
 
 __all__ = ["LaunchPlan", "Machine", "make_plan"]
 
-# Another launcher's variables, which a single process would take for its own.
+# Another launcher's variables, which a single process would take for its own, besides all that begin with PET_.
 _TORCH_VARIABLES = (
     "RANK",
     "LOCAL_RANK",
@@ -110,10 +111,11 @@ def make_plan(options: LaunchOptions, machine: Machine) -> LaunchPlan:
     Raises:
         UsageError: the options contradict each other or the machine.
     """
-    rendezvous = plan_rendezvous(options, machine.environ)
+    options = inherit_options(options, machine.environ)
+    rendezvous = plan_rendezvous(options)
     selection = select_gpus(options.gpus, machine.inventory, machine.environ)
     choice = _choose(options, selection, several_nodes=rendezvous.several_nodes)
-    supervised = choice.strategy == "ddp" or options.max_restarts > 0 or options.log_dir is not None
+    supervised = choice.strategy == "ddp" or bool(options.max_restarts) or options.log_dir is not None
     environment = _environment(choice, rendezvous, machine)
     return LaunchPlan(
         strategy=choice.strategy,
@@ -121,11 +123,11 @@ def make_plan(options: LaunchOptions, machine: Machine) -> LaunchPlan:
         gpus=tuple(gpu.id for gpu in choice.gpus),
         processes=choice.processes,
         environment=tuple(sorted(environment.items())),
-        unset=tuple(name for name in _TORCH_VARIABLES if name in machine.environ),
+        unset=tuple(name for name in machine.environ if name in _TORCH_VARIABLES or name.startswith("PET_")),
         command=_command(options, machine, supervised),
         rendezvous=rendezvous,
         supervised=supervised,
-        max_restarts=options.max_restarts,
+        max_restarts=options.max_restarts or 0,
         grace=options.grace,
         log_dir=options.log_dir,
     )
@@ -154,7 +156,7 @@ def _auto(options: LaunchOptions, selection: Selection, several_nodes: bool) -> 
     if several_nodes:
         return "ddp", "auto: several nodes"
     if options.nproc is not None:
-        return ("ddp" if options.nproc > 1 else "single"), f"auto: --nproc {options.nproc}"
+        return ("ddp" if options.nproc > 1 else "single"), f"auto: {options.say('nproc')}"
     if len(selection.gpus) > 1:
         return "ddp", f"auto: {len(selection.gpus)} GPUs"
     return "single", "auto: one GPU" if selection.gpus else "auto: no GPU"
@@ -195,7 +197,7 @@ def _ddp(options: LaunchOptions, selection: Selection) -> tuple[int, tuple[Gpu, 
     processes = count if options.nproc is None else options.nproc
     if processes > count:
         raise UsageError(
-            f"--nproc {processes} is more processes than the {count} GPU{'s' * (count > 1)} "
+            f"{options.say('nproc')} is more processes than the {count} GPU{'s' * (count > 1)} "
             f"({', '.join(gpu.id for gpu in selection.gpus)}); --gpus none trains on the CPU"
         )
     if selection.explicit and processes < count:

@@ -1,4 +1,7 @@
-"""``--log-dir``: one log file per rank. Rank 0's output and a failing rank's traceback also go to the console."""
+"""Where the workers' output goes: the console, or with ``--log-dir`` a file per rank.
+
+Rank 0's output and a failing rank's traceback go to the console in both cases.
+"""
 
 import contextlib
 import os
@@ -13,7 +16,7 @@ from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs
 
 from .errors import UsageError, log
 
-__all__ = ["RankLogs"]
+__all__ = ["ConsoleLogs", "RankLogs"]
 
 _STDOUT, _STDERR = 1, 2
 _TAIL_BYTES = 64 * 1024
@@ -62,7 +65,26 @@ def _write_all(descriptor: int, data: bytes) -> None:
             select.select([], [descriptor], [])
 
 
-class RankLogs(LogsSpecs):
+class ConsoleLogs(LogsSpecs):
+    """Tells torch's agent to leave the workers' output to the console.
+
+    torch's own class would start two threads for each worker, which read /dev/null.
+    """
+
+    @property
+    def root_log_dir(self) -> str:
+        """No folder."""
+        return os.devnull
+
+    def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
+        """Return where the output of each start goes, given the workers' environments by local rank."""
+        for environment in envs.values():
+            environment["TORCHELASTIC_ERROR_FILE"] = ""
+        console = dict.fromkeys(envs, "")
+        return LogsDest(stdouts=dict(console), stderrs=dict(console), error_files=dict(console))
+
+
+class RankLogs(ConsoleLogs):
     """Tells torch's agent where to send the workers' output: into pipes that a thread of the launcher reads.
 
     ``FOLDER/rank_R.log`` has the lines of rank R's stdout and stderr in the order in which they came. Rank 0 has two
@@ -88,9 +110,8 @@ class RankLogs(LogsSpecs):
     def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
         """Open files and pipes for a start of the workers, given their environments by local rank."""
         self.finish()
-        destinations = LogsDest(error_files=dict.fromkeys(envs, ""))
+        destinations = super().reify(envs)
         for local_rank, environment in envs.items():
-            environment["TORCHELASTIC_ERROR_FILE"] = ""
             path = self._folder / f"rank_{environment['RANK']}.log"
             file = self._open(path, environment)
             if environment["RANK"] == "0":

@@ -18,12 +18,14 @@ from torch.distributed.elastic.rendezvous import (
     RendezvousParameters,
     RendezvousStoreInfo,
 )
-from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
+from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import create_backend
+from torch.distributed.elastic.rendezvous.dynamic_rendezvous import create_handler
 from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import StaticTCPRendezvous
 
-from .errors import LaunchError, UsageError
+from .errors import LaunchError, UsageError, log
 from .nodes import STATIC, RendezvousPlan
 from .preflight import check_host_name, check_interface, interface_addresses
+from .rendezvous_state import CheckedBackend
 
 __all__ = ["Rendezvous", "host_store", "prepare_rendezvous"]
 
@@ -69,6 +71,8 @@ def prepare_rendezvous(plan: RendezvousPlan) -> Rendezvous:
     if not plan.several_nodes:
         # An address, since a container's own name may not resolve; port 0 lets the kernel pick a free one.
         return Rendezvous(_StaticRendezvous("127.0.0.1", 0, 0, 1, _RUN_ID, _TIMEOUT), "127.0.0.1", is_host=True)
+    if plan.source:
+        _wait_for_name(plan.host, plan.port)
     address = _own_address(plan.host, plan.port, plan.interface)
     check_host_name(address, plan.interface)
     is_host = plan.node_rank == 0 if plan.node_rank is not None else _is_own(plan.host, plan.port)
@@ -97,7 +101,8 @@ def _c10d_handler(plan: RendezvousPlan, address: str, is_host: bool) -> Rendezvo
         is_host=is_host,
         timeout=_TIMEOUT,
     )
-    return get_rendezvous_handler(parameters)
+    backend, store = create_backend(parameters)
+    return create_handler(store, CheckedBackend(backend), parameters)
 
 
 class _StaticRendezvous(StaticTCPRendezvous):
@@ -231,6 +236,23 @@ def _check_port_is_free(host: str, port: int) -> None:
             ) from error
 
 
+def _wait_for_name(host: str, port: int) -> None:
+    """Return once the host's name resolves: Kubernetes publishes a pod's name only after the pod was scheduled."""
+    deadline = time.monotonic() + _TIMEOUT
+    is_told = False
+    while True:
+        try:
+            _resolve(host, port)
+            return
+        except LaunchError:
+            if time.monotonic() > deadline:
+                raise
+        if not is_told:
+            log(f"waiting until the name of node 0, {host}, resolves")
+            is_told = True
+        time.sleep(0.2)
+
+
 def _wait_for_port(host: str, port: int) -> None:
     """Return once something listens on the port; raise LaunchError after the timeout."""
     deadline = time.monotonic() + _TIMEOUT
@@ -248,5 +270,5 @@ def _resolve(host: str, port: int) -> tuple[int, Any]:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
     except OSError as error:
-        raise LaunchError(f"--rdzv-endpoint: cannot resolve the host {host!r}: {error.strerror}") from error
+        raise LaunchError(f"cannot resolve node 0's name, {host!r}: {error.strerror}; see --rdzv-endpoint") from error
     return family, address

@@ -1,40 +1,32 @@
-"""Code that runs in each worker before the user's script, which then replaces it by exec.
+"""Variables of a worker, besides those that torch's agent sets."""
 
-Run as a file without site packages, which takes milliseconds: ``worker.py LAUNCHER_PID COMMAND…``.
-"""
-
-import ctypes
 import os
-import signal
-import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-__all__ = ["main", "set_slurm_ranks"]
+__all__ = ["slurm_ranks", "startup_variables"]
 
-_PR_SET_PDEATHSIG = 1
-
-
-def main(argv: list[str]) -> None:
-    """Make this process die with the launcher, then exec the command."""
-    launcher, command = int(argv[0]), argv[1:]
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != launcher:  # the launcher died before prctl
-        os.kill(os.getpid(), signal.SIGKILL)
-    set_slurm_ranks(os.environ)
-    os.execv(command[0], command)
+_STARTUP = str(Path(__file__).with_name("startup"))
 
 
-def set_slurm_ranks(environ: MutableMapping[str, str]) -> None:
-    """Set SLURM's ranks to torch's, or to those of a single process.
+def startup_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables by which a worker's Python finds ``startup/sitecustomize.py``, which hides them again."""
+    inherited = environ.get("PYTHONPATH")
+    path = f"{_STARTUP}{os.pathsep}{inherited}" if inherited else _STARTUP
+    return {"PYTHONPATH": path, "IGNITE_LAUNCH_PID": str(os.getpid())}
+
+
+def slurm_ranks(environ: Mapping[str, str], ranks: Mapping[str, Any]) -> dict[str, str]:
+    """Return SLURM's variables for torch's ranks, or for a single process; none outside SLURM.
 
     srun counts one task a node, an allocation the tasks that it has room for, and Ignite reads SLURM's variables first.
     """
-    if "SLURM_JOB_ID" in environ:
-        single = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-        for slurm_name, torch_name in (("PROCID", "RANK"), ("LOCALID", "LOCAL_RANK"), ("NTASKS", "WORLD_SIZE")):
-            environ[f"SLURM_{slurm_name}"] = environ.get(torch_name, single[torch_name])
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+    if "SLURM_JOB_ID" not in environ:
+        return {}
+    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"} | dict(ranks)
+    return {
+        "SLURM_PROCID": ranks["RANK"],
+        "SLURM_LOCALID": ranks["LOCAL_RANK"],
+        "SLURM_NTASKS": ranks["WORLD_SIZE"],
+    }

@@ -1,4 +1,4 @@
-"""A short version of `python -m tests.e2e.attack`."""
+"""A short version of `python -m tests.e2e.attack`; tests/ignite_launch/test_heartbeat.py has the losses of nodes."""
 
 import random
 import signal
@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.attack import Death, attack, draw, try_environment
+from tests.e2e.attack.damage import DAMAGES, Run, resume_over_damage
+from tests.e2e.attack.deaths import Death, attack, draw
+from tests.e2e.attack.environments import try_environment
 from tests.settings import seeded
 
 
@@ -21,6 +23,27 @@ def test_a_signal_ends_or_spares_the_whole_run(tmp_path: Path, number: int) -> N
 def test_strange_variables_are_harmless_or_told(tmp_path: Path, number: int) -> None:
     """Random values of the variables that a launcher reads: the run goes well, or one sentence says what is wrong."""
     assert try_environment(tmp_path, random.Random(seeded(number))) == ""
+
+
+def test_a_run_resumes_over_any_damage(tmp_path: Path) -> None:
+    """Each kind of damage to an event file costs at most what was damaged, and never the resume."""
+    (tmp_path / "run").mkdir()
+    run = Run(tmp_path / "run")
+    for number in range(10):
+        for kind in DAMAGES:
+            folder = tmp_path / f"{kind} {number}"
+            folder.mkdir()
+            assert resume_over_damage(folder, run, kind, random.Random(seeded(number))) == "", (kind, number)
+
+
+def test_a_resume_that_loses_something_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack on event files itself can fail: without the cut at the checkpoint, steps would come twice."""
+    for name in ("run", "resumed"):
+        (tmp_path / name).mkdir()
+    run = Run(tmp_path / "run")
+    monkeypatch.setattr("ignite_tips.tensorboard.resumable_logger.truncate_after", lambda *_, **__: 0)
+    monkeypatch.setitem(DAMAGES, "none", lambda data, source: data)
+    assert "TensorBoard reads the steps" in resume_over_damage(tmp_path / "resumed", run, "none", random.Random(0))
 
 
 def test_a_wrong_exit_code_is_found(tmp_path: Path) -> None:

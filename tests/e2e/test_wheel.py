@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from ignite_launch.templates import TEMPLATES
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,12 +28,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_has_both_packages_and_nothing_else(wheel: Path) -> None:
-    """It has every module and py.typed of the two packages, but no tests and no examples."""
+    """It has every module and py.typed of the two packages, and the templates, but no tests and no examples."""
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     ours = {f"ignite_tips/{path.relative_to(ROOT / 'ignite_tips')}" for path in (ROOT / "ignite_tips").rglob("*.py")}
     theirs = {f"ignite_launch/{path.relative_to(ROOT / 'launch')}" for path in (ROOT / "launch").rglob("*.py")}
     typed = {"ignite_tips/py.typed", "ignite_launch/py.typed"}
-    assert ours | theirs | typed <= names
+    templates = {f"ignite_launch/{file}" for file in TEMPLATES.values()}
+    assert ours | theirs | typed | templates <= names
     assert {name.split("/")[0] for name in names} == {"ignite_tips", "ignite_launch"}
 
 

@@ -28,6 +28,11 @@ def environment(tmp_path: Path, **variables: str) -> dict[str, str]:
         "TORCHELASTIC_",
         "OMP_NUM_THREADS",
         "GLOO_",
+        "MASTER_",
+        "MPI_",
+        "OMPI_",
+        "PET_",
+        "PMI_",
         "NCCL_",
     )
     scratch = tmp_path / "tmp"

@@ -1,6 +1,5 @@
 """Nodes learn that another node failed, restarted or stopped responding."""
 
-import subprocess
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
@@ -31,15 +30,14 @@ def test_a_launcher_that_dies_ends_the_other_node(tmp_path: Path, hosts: tuple[H
 def test_a_host_that_vanishes_ends_the_other(tmp_path: Path, hosts: tuple[Host, Host]) -> None:
     """After the cable is cut, both nodes exit with a message within 60 seconds."""
     (tmp_path / "wait.py").write_text(WAIT)
-    cable = ["ip", "-n", hosts[1].namespace, "link", "set", hosts[1].interface]
     with ExitStack() as stack:
         runs = start_on_both(stack, tmp_path, hosts, "--nnodes", "2", str(tmp_path / "wait.py"))
         wait_ready_on_both(runs)
-        subprocess.run([*cable, "down"], check=True, timeout=10)
+        hosts[1].set_cable("down")
         try:
             results = [run.result(60) for run in runs]
         finally:
-            subprocess.run([*cable, "up"], check=True, timeout=10)
+            hosts[1].set_cable("up")
     _check_message(results[0], "no heartbeat from node 1 for 20 s")
     _check_message(results[1], "the node that hosts the rendezvous has not answered for 20 s")
 

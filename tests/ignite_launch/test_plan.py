@@ -51,6 +51,7 @@ def test_the_plan(answers: dict[str, dict[str, Any]], number: int, case: Case) -
     assert ",".join(answer["gpus"]) == case.gpus
     assert case.reason in answer["reason"]
     assert answer["unset"] == list(case.unset)
+    assert answer["max_restarts"] == case.max_restarts
     assert {name: answer["environment"].get(name) for name in case.variables} == case.variables
     assert {name: answer["rendezvous"][name] for name in case.rendezvous} == case.rendezvous
 

@@ -6,9 +6,11 @@ import threading
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 from ignite_launch import rank_logs
 
+from tests.ignite_launch.scripts import wait_ready, write_script
 from tests.ignite_launch.support import Launch, launch
 
 _TALK = """
@@ -111,3 +113,14 @@ def test_a_console_that_does_not_block_gets_everything() -> None:
     reader.join(30)
     os.close(read_end)
     assert b"".join(received) == data
+
+
+def test_the_console_costs_no_threads(tmp_path: Path) -> None:
+    """Without a log folder the launcher has fewer threads than workers."""
+    script = write_script(tmp_path, "ready()\ntime.sleep(1000)")
+    with Launch(tmp_path, "--nproc", "6", script) as running:
+        wait_ready(tmp_path, 6)
+        threads = psutil.Process(running.process.pid).num_threads()
+        running.process.kill()
+        running.result()
+    assert threads < 6

@@ -34,6 +34,8 @@ MACHINES = {
 }
 INTERFACES = {"lo": "127.0.0.1", "eth0": "192.0.2.2"}
 _SRUN = "SLURM_STEP_ID=0 SLURM_STEP_NUM_NODES=2 SLURM_STEP_NODELIST=a[1-2] SLURM_JOB_ID=1 SLURM_NODEID=0"
+_OPEN_MPI = "OMPI_COMM_WORLD_SIZE=2 OMPI_COMM_WORLD_RANK=0 MASTER_ADDR=n0 MASTER_PORT=29500"
+_MPICH = "PMI_SIZE=2 PMI_RANK=0 MASTER_ADDR=n0 MASTER_PORT=29500"
 _MEET = "--nproc 1 --rdzv-endpoint n0:29500"
 _TWO_NODES = "on each of 2 nodes, rendezvous at n0:29500"
 
@@ -44,6 +46,7 @@ REMEDIES = [
     ("CPU", "", "or a module with -m", "-m package.train", "single (auto: no GPU)"),
     ("CPU", "--check s.py", "remove one of the two", "--check", "ddp (--strategy ddp)"),
     ("CPU", "--check s.py", "remove one of the two", "s.py", "single (auto: no GPU)"),
+    ("CPU", "--template slurm s.py", "remove one of the two", "s.py", "single (auto: no GPU)"),
     ("CPU", "folder", "name a script", "folder/s.py", "single (auto: no GPU)"),
     ("CPU", "-m s.py", "a script needs no -m", "s.py", "single (auto: no GPU)"),
     ("CPU", "python s.py", "leave out 'python'", "s.py", "single (auto: no GPU)"),
@@ -146,6 +149,34 @@ REMEDIES = [
         "use srun --ntasks-per-node=1",
         f"{_SRUN} SLURM_STEP_NUM_TASKS=2 --nproc 1 s.py",
         "on each of 2 nodes, rendezvous at a1:20001, from srun's variables",
+    ),
+    (
+        "CPU",
+        f"{_OPEN_MPI} OMPI_COMM_WORLD_LOCAL_SIZE=2 --nproc 1 s.py",
+        "use mpirun --map-by ppr:1:node --bind-to none",
+        f"{_OPEN_MPI} OMPI_COMM_WORLD_LOCAL_SIZE=1 --nproc 1 s.py",
+        f"{_TWO_NODES}, from mpirun's variables",
+    ),
+    (
+        "CPU",
+        f"{_MPICH} MPI_LOCALNRANKS=2 --nproc 1 s.py",
+        "use mpirun -ppn 1",
+        f"{_MPICH} MPI_LOCALNRANKS=1 --nproc 1 s.py",
+        f"{_TWO_NODES}, from mpirun's variables",
+    ),
+    (
+        "CPU",
+        "OMPI_COMM_WORLD_SIZE=2 OMPI_COMM_WORLD_RANK=0 OMPI_COMM_WORLD_LOCAL_SIZE=1 --nproc 1 s.py",
+        "several nodes need --rdzv-endpoint HOST:PORT, where HOST is node 0; mpirun's variables say",
+        f"OMPI_COMM_WORLD_SIZE=2 OMPI_COMM_WORLD_RANK=0 OMPI_COMM_WORLD_LOCAL_SIZE=1 {_MEET} s.py",
+        _TWO_NODES,
+    ),
+    (
+        "CPU",
+        "PET_NNODES=2 --nproc 1 s.py",
+        "several nodes need --rdzv-endpoint HOST:PORT, where HOST is node 0; the PET_ variables say",
+        f"PET_NNODES=2 {_MEET} s.py",
+        "on each of 2 nodes, rendezvous at n0:29500, from the PET_ variables",
     ),
     # What torch would trip over.
     ("CPU", "LOGLEVEL=loud --nproc 2 s.py", "INFO, DEBUG", "LOGLEVEL=INFO --nproc 2 s.py", "2 processes on the CPU"),

@@ -1,14 +1,21 @@
 """Rendezvous: two hosts train as one, and what prevents it is reported."""
 
+import base64
+import pickle
 import socket
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
+from ignite_launch.errors import LaunchError
+from ignite_launch.nodes import STATIC, RendezvousPlan
+from ignite_launch.rendezvous import prepare_rendezvous
 from torch.distributed import TCPStore
+from torch.distributed.elastic.rendezvous import dynamic_rendezvous
 
 from tests.ignite_launch.hosts import WAIT, Host, start_on, start_on_both
 from tests.ignite_launch.support import Launch, launch, wait_until
@@ -80,6 +87,53 @@ def test_srun_needs_no_options(tmp_path: Path, hosts: tuple[Host, Host]) -> None
         ["0 0 0 0 4 4 0", "1 1 1 1 4 4 0"],
         ["2 2 0 0 4 4 1", "3 3 1 1 4 4 1"],
     ], results
+
+
+@pytest.mark.parametrize("program", ["mpirun", "Kubernetes"])
+def test_a_clusters_variables_need_no_options(tmp_path: Path, program: str) -> None:
+    """With what mpirun or an operator sets for two nodes, the launchers find each other and the workers get ranks."""
+    script = "import os, sys\nsys.stdout.write(' '.join(os.environ.get(name, '-') for name in sys.argv[1:]))"
+    (tmp_path / "ranks.py").write_text(script)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = f"{server.getsockname()[1]}"
+    names = ["RANK", "LOCAL_RANK", "WORLD_SIZE", "GROUP_RANK", "PET_NNODES"]
+    with ExitStack() as stack:
+        runs = []
+        for node in ("0", "1"):
+            (tmp_path / node).mkdir()
+            variables = {
+                "mpirun": {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": node, "OMPI_COMM_WORLD_LOCAL_SIZE": "1"}
+                | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
+                "Kubernetes": {"PET_NNODES": "2", "PET_NODE_RANK": node, "PET_NPROC_PER_NODE": "1"}
+                | {"PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": port, "WORLD_SIZE": "2", "RANK": node},
+            }[program]
+            options = ["--nproc", "1", str(tmp_path / "ranks.py"), *names]
+            runs.append(stack.enter_context(Launch(tmp_path / node, *options, **variables)))
+        results = [run.result() for run in runs]
+    assert [result.out for result in results] == ["0 0 2 0 -", "1 0 2 1 -"], results
+
+
+def test_a_name_that_a_cluster_publishes_later_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Node 0's name, taken from variables, may resolve only after a while; one that was typed must do at once."""
+    loopback = [(socket.AF_INET, socket.SOCK_DGRAM, 0, "", ("127.0.0.1", 0))]
+    answers = iter([socket.gaierror(-2, "Name or service not known")] * 2)
+
+    def resolve(*_: object, **__: object) -> list[tuple[object, ...]]:
+        for error in answers:
+            raise error
+        return loopback
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    plan = RendezvousPlan(STATIC, "train-0.train", port, 2, 2, 0, None, "the PET_ variables")
+    assert prepare_rendezvous(plan).address == "127.0.0.1"
+    assert capsys.readouterr().err == "ignite-launch: waiting until the name of node 0, train-0.train, resolves\n"
+    answers = iter([socket.gaierror(-2, "Name or service not known")])
+    with pytest.raises(LaunchError, match="cannot resolve node 0's name, 'train-0[.]train': Name or service"):
+        prepare_rendezvous(replace(plan, source=""))
 
 
 def test_a_name_that_resolves_to_loopback_is_refused(tmp_path: Path, hosts: tuple[Host, Host]) -> None:
@@ -182,6 +236,34 @@ def test_node_counts_that_differ_are_an_error(tmp_path: Path) -> None:
         first.result()
     assert result.code == 2, result.err
     assert "--nnodes must be the same on all nodes, got 2 here and 3 on 127.0.0.1" in result.err
+
+
+class _Bomb:
+    """Opens a file as soon as it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return open, (str(self._path), "w")
+
+
+@pytest.mark.parametrize("name", ["open", "os.mkdir"])
+def test_a_strangers_pickle_is_not_executed(tmp_path: Path, name: str) -> None:
+    """In an elastic run the launcher refuses a state in the store that is not made of torch's rendezvous classes."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    rendezvous = prepare_rendezvous(RendezvousPlan("c10d", "127.0.0.1", port, 1, 2, 0, "lo"))
+    stranger = TCPStore("127.0.0.1", port, wait_for_workers=False)
+    state = pickle.dumps(_Bomb(tmp_path / "opened"))
+    if name == "os.mkdir":  # by way of what torch's own module imports
+        module = dynamic_rendezvous.__name__.encode()
+        state = b"\x80\x04\x8c" + bytes([len(module)]) + module + b"\x8c\x08os.mkdir\x93"
+        state += b"\x8c" + bytes([len(f"{tmp_path}/opened")]) + f"{tmp_path}/opened".encode() + b"\x85R."
+    stranger.set("torch.rendezvous.ignite-launch", base64.b64encode(state))
+    with pytest.raises(LaunchError, match="the rendezvous store holds a state that no launcher writes"):
+        rendezvous.handler.next_rendezvous()
+    assert not (tmp_path / "opened").exists()
 
 
 def test_a_host_that_ends_while_nodes_join_is_an_error(tmp_path: Path) -> None:
