@@ -15,7 +15,12 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
-from ignite_tips.core.wrapped_optimizers import check_outside_backward, inner_update_error, watched_inner
+from ignite_tips.core.wrapped_optimizers import (
+    check_not_captured,
+    check_outside_backward,
+    inner_update_error,
+    watched_inner,
+)
 
 __all__ = ["OptimizerStep", "StepHooks", "StepListener", "StepSkipped", "after_update"]
 
@@ -189,6 +194,7 @@ class StepHooks:
         if step is None:
             return None
         check_outside_backward(optimizer)
+        check_not_captured(optimizer)
         self._step = step
         if step.found_inf is not None and step.is_skipped_by_scaler():
             # The kernel would skip, but torch's fused SGD first allocates, and keeps, uninitialized momentum.

@@ -1,9 +1,18 @@
-"""Optimizers whose updates torch's step hooks do not see, or not whole: wrappers, and steps within ``backward()``."""
+"""Updates that torch's step hooks do not see, or not whole: by wrappers, within ``backward()``, in a CUDA graph."""
+
+from typing import Any
 
 import torch
 from torch.optim import Optimizer
 
-__all__ = ["check_hooked", "check_outside_backward", "inner_update_error", "parameter_ids", "watched_inner"]
+__all__ = [
+    "check_hooked",
+    "check_not_captured",
+    "check_outside_backward",
+    "inner_update_error",
+    "parameter_ids",
+    "watched_inner",
+]
 
 
 def check_hooked(optimizer: Optimizer) -> None:
@@ -23,6 +32,16 @@ def check_outside_backward(optimizer: Optimizer) -> None:
         f"{type(optimizer).__name__} must be stepped after backward(), when its gradients are final, but was stepped "
         "within it; create an optimizer for each parameter, or detach the handlers that act on its updates"
     )
+
+
+def check_not_captured(optimizer: Optimizer) -> None:
+    """Raise RuntimeError if the optimizer's step is being captured in a CUDA graph."""
+    cuda: Any = torch.cuda
+    if cuda.is_initialized() and cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            f"{type(optimizer).__name__} must be stepped outside a CUDA graph, whose replays call no handlers; capture "
+            "forward and backward only, or detach the handlers that act on its updates"
+        )
 
 
 def watched_inner(optimizer: Optimizer) -> list[Optimizer]:
