@@ -34,7 +34,7 @@ test-newest:
 test-loggers:
 	$(MAKE) .venv-loggers/ready VENV=.venv-loggers
 	.venv-loggers/bin/python -m pip install --quiet mlflow wandb clearml tensorboardX
-	.venv-loggers/bin/python -m pytest tests/ignite_tips/tensorboard/test_installed_loggers.py
+	.venv-loggers/bin/python -m pytest tests/ignite_tips/tensorboard/test_installed_loggers.py tests/e2e/test_other_packages.py
 
 soak: $(READY)
 	$(BIN)/python -m tests.e2e.soak --kills $(or $(KILLS),100) --seed $(or $(SEED),0)
