@@ -18,7 +18,7 @@ LOADED = re.compile(
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built site."""
-    pytest.importorskip("mkdocs", reason="the extra `docs` is not installed; `make docs` installs it")
+    pytest.importorskip("mkdocs", reason="the group `docs` is not installed; `make docs` installs it")
     folder = tmp_path_factory.mktemp("site")
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
