@@ -81,6 +81,19 @@ def test_every_public_name_is_in_the_api() -> None:
     assert sorted(documented) == sorted({*ignite_tips.__all__, "events"} - {"__version__"})
 
 
+def test_each_row_of_the_comparison_has_its_test_and_each_cell_its_link() -> None:
+    """Our column is held by the test that the row names; another project's cell is a link, or says that there is none."""
+    text = (DOCS / "compared.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
+    ours = [row for row in rows if len(row) == 9 and row[0] and row[0] != "---"]
+    assert len(ours) >= 10
+    for row in ours:
+        path = row[-1].strip("`")
+        assert (DOCS.parent / "tests" / path).exists() or (DOCS.parent / "tests" / "ignite_tips" / path).exists(), path
+    cells = [cell for row in rows if row[0] not in ("", "---") for cell in row[1:7]]
+    assert [cell for cell in cells if cell != "–" and not re.search(r"\]\[\w-\w+\]|\]\(", cell)] == []
+
+
 def test_every_picture_is_shown() -> None:
     """No picture is unused."""
     text = "".join(page.read_text() for page in [*PAGES, DOCS.parent / "README.md"])

@@ -45,3 +45,9 @@ def test_examples_of_docstrings_are_code(site: Path) -> None:
     assert text.count('<span class="gp">&gt;&gt;&gt; </span>') > 10
     assert text.count("process_group") >= 5
     assert "Example:" not in text
+
+
+def test_no_sentence_is_said_twice_of_errors(site: Path) -> None:
+    """An entry for two errors is shown once, with both names."""
+    text = re.sub(r"<[^>]+>", "", (site / "api" / "clipping.html").read_text())
+    assert len(re.findall(r"TypeError \| ValueError\s+–", text)) >= 5
