@@ -13,7 +13,7 @@ _EXAMPLE = re.compile(r"^Example:\n(?P<body>(?: .*\n?|\n)+)", re.MULTILINE)
 
 
 class DocstringsForMarkdown(Extension):
-    """Shows ``Example:`` as code, splits entries for several arguments, shows several errors as ``A | B``."""
+    """Shows ``Example:`` as code, a final ``::`` as a colon, several arguments one by one, several errors as one."""
 
     def on_object(self, *, obj: Object, **_: Any) -> None:
         """Rewrite the docstring of a module, class, function or attribute before griffe reads it."""

@@ -26,8 +26,6 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>\w*) *(?P<options>[^\n]*)\n(?P<text>.*?)^(?P=indent)```$", re.M | re.S
 )
-
-
 _GRID = re.compile(r'^<div class="grid(?P<kind>[^"]*)" markdown>\n.*?^</div>\n</div>$', re.M | re.S)
 
 
