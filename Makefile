@@ -6,7 +6,7 @@ CONSTRAINTS := constraints.txt
 READY := $(VENV)/ready
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
-.PHONY: demo test test-shaken test-lowest test-newest test-loggers combinations soak attack check bench gpu gpu-dry-run docs screenshots clean
+.PHONY: demo test test-shaken test-lowest test-newest test-loggers combinations soak attack check bench gpu gpu-dry-run docs screenshots dist clean
 
 demo: $(READY)
 	$(BIN)/ignite-launch --nproc 2 examples/digits.py
@@ -34,7 +34,7 @@ test-newest:
 test-loggers:
 	$(MAKE) .venv-loggers/ready VENV=.venv-loggers
 	.venv-loggers/bin/python -m pip install --quiet mlflow wandb clearml tensorboardX
-	.venv-loggers/bin/python -m pytest tests/ignite_tips/tensorboard/test_installed_loggers.py
+	.venv-loggers/bin/python -m pytest tests/ignite_tips/tensorboard/test_installed_loggers.py tests/e2e/test_other_packages.py
 
 # Every kind of parallelism with every clipper, against one process; writes the table in docs/combinations.md. Then
 # compiled code, by torch's default compiler.
@@ -57,7 +57,7 @@ check: $(READY)
 	$(BIN)/mypy ignite_tips launch build/snippets
 
 bench: $(READY)
-	$(PIP) --editable '.[bench]'
+	$(PIP) --editable . --group bench
 	$(BIN)/python -m benchmarks
 
 # Everything that needs a GPU; writes benchmarks/RESULTS-GPU.md. With WHEELS=folder it runs in $(PYTHON)'s own
@@ -68,13 +68,13 @@ ifdef WHEELS
 	$(PYTHON) -m tools.gpu --wheels $(WHEELS)
 else
 	$(MAKE) $(READY)
-	$(PIP) --editable '.[bench]'
+	$(PIP) --editable . --group bench
 	$(BIN)/python -m tools.gpu
 endif
 
 # The same without a GPU, on a substitute; writes to build/gpu/.
 gpu-dry-run: $(READY)
-	$(PIP) --editable '.[bench]'
+	$(PIP) --editable . --group bench
 	$(BIN)/python -m tools.gpu --dry-run
 
 # Needs Chromium and its driver, as the browser tests do.
@@ -83,14 +83,23 @@ screenshots: $(READY)
 	$(BIN)/python examples/plot_schedules.py
 
 docs: $(READY)
-	$(PIP) --editable '.[docs]'
+	$(PIP) --editable . --group docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "open site/index.html"
+
+# The sdist, and the wheel built from it, checked as a package index checks them.
+dist: $(READY)
+	$(PIP) --group release
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist
 
 clean:
 	rm -rf .venv* build dist site *.egg-info runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
 
 $(READY): setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) --editable '.[plot,examples,dev]'
+	$(PIP) --upgrade 'pip>=25.1' # the first that knows --group
+	$(PIP) --editable '.[plot,examples]' --group dev
 	touch $@

@@ -1,6 +1,6 @@
 """Run the benchmarks, each in its own process, and save the results in benchmarks/: RESULTS.md and its picture.
 
-python -m benchmarks                 all of them; writes RESULTS.md, results.png and results.json, which has the data
+python -m benchmarks                 all of them; writes RESULTS.md, its pictures and results.json, which has the data
 python -m benchmarks clipping ...    only these; writes nothing
 python -m benchmarks --quick ...     a few rounds of each, to check that they run; writes nothing
 """
@@ -69,10 +69,11 @@ def run(name: str, *, quick: bool = False) -> list[Table]:
 
 
 def write(results: Results, machine: str, folder: Path) -> None:
-    """Write the data, the report and the picture."""
+    """Write the data, the report and the pictures."""
     (folder / "results.json").write_text(dumps({"machine": machine, "benchmarks": results}))
-    (folder / "RESULTS.md").write_text(report(results, machine, picture="results.png"))
-    draw(results, machine).savefig(folder / "results.png", dpi=150)
+    (folder / "RESULTS.md").write_text(report(results, machine))
+    for name, figure in draw(results, machine).items():
+        figure.savefig(folder / f"results-{name}.png", dpi=150)
 
 
 def _machine() -> str:

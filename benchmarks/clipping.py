@@ -22,9 +22,9 @@ from ignite_tips import GradientNormClipper
 # name: shapes of the tensors, updates in a run, rounds, bars of the ratio (inactive, active, active fused)
 CASES: dict[str, tuple[list[tuple[int, ...]], int, int, tuple[float, float, float]]] = {
     "4 small tensors": ([(128,), (16,), (64,), (4,)], 200, 30, (0.4, 0.7, 0.7)),
-    "161 of 155,000": ([(155_000,)] * 161, 3, 21, (0.5, 1.05, 0.45)),
-    "1,000 of 2,000": ([(2_000,)] * 1000, 8, 21, (0.5, 1.05, 1.05)),
-    "1,000 of 40 by 50": ([(40, 50)] * 1000, 8, 21, (0.5, 1.05, 1.05)),
+    "25 M parameters in 161 tensors": ([(155_000,)] * 161, 3, 21, (0.5, 1.05, 0.45)),
+    "2 M parameters in 1,000 vectors": ([(2_000,)] * 1000, 8, 21, (0.5, 1.05, 1.05)),
+    "2 M parameters in 1,000 matrices": ([(40, 50)] * 1000, 8, 21, (0.5, 1.05, 1.05)),
 }
 PEERS = ("by hand", "Lightning", "Accelerate")
 
@@ -43,7 +43,7 @@ def measure(quick: bool) -> list[Table]:
     for name, (shapes, steps, rounds, bars) in CASES.items():
         for active in (False, True):
             for fused in (False, True):
-                kind = ("active" if active else "inactive", "fused" if fused else "foreach")
+                kind = ("clipped" if active else "within the threshold", "fused" if fused else "foreach")
                 loops = clipping_loops(shapes, steps, active=active, fused=fused)
                 seconds = interleaved(loops, rounds=3 if quick else rounds, number=1)
                 pairs = {one: (one, "without") for one in (PEERS[0], "ours")}

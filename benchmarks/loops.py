@@ -1,6 +1,6 @@
 """Runs in several frameworks that only make updates with given gradients, so a tip's cost is visible.
 
-Each function returns a run of ``steps`` updates that can be called repeatedly. The extra ``bench`` installs the peers.
+Each function returns a run of ``steps`` updates that can be called repeatedly. The group ``bench`` installs the peers.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""The picture in RESULTS.md: all tips on, each tip alone, and how costs grow."""
+"""The pictures in RESULTS.md: all tips on, each tip alone, and how costs grow."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -7,7 +7,7 @@ from benchmarks.timing import Spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure, SubFigure
+    from matplotlib.figure import Figure
 
 __all__ = ["draw"]
 
@@ -18,27 +18,36 @@ STYLE = {"font.size": 9, "text.color": INK, "axes.labelcolor": SOFT, "ytick.colo
 LEFT = {"ha": "left", "va": "center", "fontsize": 9}
 
 
-def draw(results: dict[str, list[Table]], machine: str = "") -> "Figure":
-    """Draw the results of ``training``, of every benchmark's peers, and of ``growth``, as far as they exist."""
+def draw(results: dict[str, list[Table]], machine: str = "") -> "dict[str, Figure]":
+    """Draw the results of ``training``, of every benchmark's peers, and of ``growth``, as far as they exist.
+
+    Each is a picture of its own, by name: "training", "tips" and "growth".
+    """
     from matplotlib import rc_context
-    from matplotlib.figure import Figure
 
     peers = [(name, table) for name, tables in results.items() for table in tables if table.name == "peers"]
     rows = sum(len(table.rows) for _, table in peers) + len(peers)
-    heights = [3.6, 0.9 + 0.215 * rows, 5.0]
-    with rc_context(
-        {"font.size": 9, "text.color": INK, "axes.labelcolor": SOFT, "ytick.color": INK, "xtick.color": SOFT}
-    ):
-        figure = Figure(figsize=(11, sum(heights)), facecolor="white", layout="constrained")
-        parts = figure.subfigures(3, 1, height_ratios=heights, hspace=0.03)
-        _draw_training(parts[0], next(iter(results.get("training", [])), None))
-        _draw_peers(parts[1], peers)
-        _draw_growth(parts[2], {table.name: table for table in results.get("growth", [])})
-        figure.supxlabel(machine, fontsize=7, color=SOFT)
+    with rc_context(STYLE):
+        figures = {
+            "training": _new_figure(3.6, machine),
+            "tips": _new_figure(0.9 + 0.215 * rows, machine),
+            "growth": _new_figure(5.0, machine),
+        }
+        _draw_training(figures["training"], next(iter(results.get("training", [])), None))
+        _draw_peers(figures["tips"], peers)
+        _draw_growth(figures["growth"], {table.name: table for table in results.get("growth", [])})
+    return figures
+
+
+def _new_figure(height: float, machine: str) -> "Figure":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, height), facecolor="white", layout="constrained")
+    figure.supxlabel(machine, fontsize=7, color=SOFT)
     return figure
 
 
-def _draw_training(part: "SubFigure", table: Table | None) -> None:
+def _draw_training(part: "Figure", table: Table | None) -> None:
     if table is None:
         return
     _title(part, "All tips on: the time of an update over the hand-written one", "less is better")
@@ -63,7 +72,7 @@ def _draw_training(part: "SubFigure", table: Table | None) -> None:
     _legend(part, axes)
 
 
-def _draw_peers(part: "SubFigure", peers: list[tuple[str, Table]]) -> None:
+def _draw_peers(part: "Figure", peers: list[tuple[str, Table]]) -> None:
     if not peers:
         return
     _title(part, "Each tip alone: our cost over theirs", "left of the line ours costs less; quartiles")
@@ -101,7 +110,7 @@ def _draw_peers(part: "SubFigure", peers: list[tuple[str, Table]]) -> None:
     _legend(part, axes)
 
 
-def _draw_growth(part: "SubFigure", tables: dict[str, Table]) -> None:
+def _draw_growth(part: "Figure", tables: dict[str, Table]) -> None:
     if not tables:
         return
     _title(part, "Growth: the cost of a tip per update, µs", "by tensors above, by param groups of ten below")
@@ -127,7 +136,7 @@ def _draw_growth(part: "SubFigure", tables: dict[str, Table]) -> None:
     _legend(part, grid[0][0])
 
 
-def _legend(part: "SubFigure", axes: "Axes") -> None:
+def _legend(part: "Figure", axes: "Axes") -> None:
     part.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=8, loc="upper right", ncols=3)
 
 
@@ -152,5 +161,5 @@ def _clean(axes: "Axes") -> None:
     axes.spines[["left", "bottom"]].set_color(GRID)
 
 
-def _title(part: "SubFigure", text: str, more: str) -> None:
+def _title(part: "Figure", text: str, more: str) -> None:
     part.suptitle(f"{text}   ({more})", x=0.01, ha="left", fontsize=11.5, fontweight="bold")

@@ -13,9 +13,17 @@ machines, microseconds do not. A figure with two more in parentheses is a median
 """
 
 
-def report(results: Results, machine: str, *, picture: str) -> str:
-    """Return the report as Markdown."""
-    parts = [_OPENING + f"\n{machine}.", f"![Ratios at a glance]({picture})"]
+_PICTURES = {
+    "training": "All tips on: the time of an update over the hand-written one",
+    "tips": "Each tip alone: our cost over that of others",
+    "growth": "How the cost of a tip grows",
+}
+
+
+def report(results: Results, machine: str) -> str:
+    """Return the report as Markdown, with its pictures, each in ``results-NAME.png``."""
+    parts = [_OPENING + f"\n{machine}."]
+    parts += [f"## {words}\n\n![{words}](results-{name}.png)" for name, words in _PICTURES.items()]
     summary = bars(results)
     if summary.rows:
         parts += ["## Bars", summary.markdown()]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ignite_tips.tensorboard.run_plot import plot_runs
+from ignite_tips.tensorboard.run_reader import find_runs
 
 __all__ = ["main"]
 
@@ -20,17 +21,20 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Draw runs as a picture; an error is one sentence and exit code 2."""
     parser = _Parser(prog=_PROGRAM, description="Draw runs without a server.", allow_abbrev=False)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a run's TensorBoard files")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="the folder of a run's TensorBoard files, or one with runs below it"
+    )
     parser.add_argument("-o", "--output", default="runs.png", help="the picture; its suffix sets the format")
     parser.add_argument("--title", help="title above the picture")
     options = parser.parse_args(arguments)
     try:
         _check_output(options.output)
-        figure = plot_runs(options.runs, title=options.title)
+        runs = [run for folder in options.runs for run in find_runs(folder)]
+        figure = plot_runs(runs, title=options.title)
         figure.savefig(options.output)
     except (ValueError, OSError, ImportError) as error:
         parser.exit(2, f"{_PROGRAM}: error: {' '.join(str(error).split())}\n")
-    print(options.output)
+    print(f"wrote {options.output}, with {len(runs)} run{'s' * (len(runs) > 1)}")
 
 
 def _check_output(output: str) -> None:

@@ -7,17 +7,19 @@ from griffe import Extension, Object
 
 __all__ = ["DocstringsForMarkdown"]
 
-_SEVERAL = re.compile(r"^    (?P<names>\w+(?:, \w+)+):(?P<text>.*(?:\n {8}.*)*)", re.MULTILINE)
+_SEVERAL = re.compile(r"^    (?P<names>[a-z_]\w*(?:, [a-z_]\w*)+):(?P<text>.*(?:\n {8}.*)*)", re.MULTILINE)
+_ERRORS = re.compile(r"^    [A-Z]\w*(?:, [A-Z]\w*)+:", re.MULTILINE)
 _EXAMPLE = re.compile(r"^Example:\n(?P<body>(?: .*\n?|\n)+)", re.MULTILINE)
 
 
 class DocstringsForMarkdown(Extension):
-    """Shows ``Example:`` as code, splits entries for several arguments or errors, shows a final ``::`` as a colon."""
+    """Shows ``Example:`` as code, a final ``::`` as a colon, several arguments one by one, several errors as one."""
 
     def on_object(self, *, obj: Object, **_: Any) -> None:
         """Rewrite the docstring of a module, class, function or attribute before griffe reads it."""
         if obj.docstring is not None:
             text = re.sub(r"::$", ":", obj.docstring.value, flags=re.MULTILINE)
+            text = _ERRORS.sub(lambda match: match[0].replace(", ", " | "), text)
             obj.docstring.value = _EXAMPLE.sub(_as_code, _SEVERAL.sub(_as_several, text))
 
 

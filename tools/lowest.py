@@ -2,6 +2,7 @@
 
 import re
 import sys
+import tomllib
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -18,10 +19,11 @@ def main() -> None:
     for requirement in config["options"]["install_requires"].split():
         print(requirement.replace(">=", "=="))
     pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
-    for extra in ("plot", "examples", "dev"):
-        for requirement in config["options.extras_require"][extra].split():
-            name = re.split("[>=]", requirement)[0]
-            print(f"{name}=={pinned[name]}")
+    extras = config["options.extras_require"]
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+    for requirement in [*extras["plot"].split(), *extras["examples"].split(), *groups["dev"]]:
+        name = re.split("[>=]", requirement)[0]
+        print(f"{name}=={pinned[name]}")
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def plot_schedule(
         axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.25)
-    return cast("Figure", axes.get_figure(root=True))  # None only for axes that were removed from their figure
+    return cast("Figure", axes.figure).figure  # that of a subfigure is the whole one
 
 
 def _draw(axes: "Axes", lines: Mapping[str, Sequence[float]]) -> None:

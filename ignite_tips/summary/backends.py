@@ -1,4 +1,4 @@
-"""Other libraries' tables of a model: torchinfo's and torchsummary's."""
+"""Other libraries' tables of a model: torchinfo's and torchsummary's, imported only when asked for."""
 
 import contextlib
 import io
@@ -6,10 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torchinfo
-import torchsummary
 from torch import nn
-from torchinfo.torchinfo import clear_cached_forward_pass
 
 from ignite_tips.summary.preserve_state import preserved
 
@@ -57,6 +54,9 @@ class _Call(nn.Module):
 
 
 def _torchinfo_table(model: nn.Module, args: Sequence[Any], keywords: Mapping[str, Any]) -> str:
+    import torchinfo
+    from torchinfo.torchinfo import clear_cached_forward_pass
+
     call = _Call(model, args, keywords)
     try:
         found = torchinfo.summary(call, input_data=torch.zeros(1), mode="eval", verbose=0, cache_forward_pass=False)
@@ -66,6 +66,8 @@ def _torchinfo_table(model: nn.Module, args: Sequence[Any], keywords: Mapping[st
 
 
 def _torchsummary_table(model: nn.Module, args: Sequence[Any], device: torch.device) -> str:
+    import torchsummary
+
     sizes = [tuple(argument.shape[1:]) for argument in args]
     printed = io.StringIO()
     with contextlib.ExitStack() as stack:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ignite_tips._checks import check_instance, check_iterable
-from ignite_tips.tensorboard.run_reader import RunRecord, Series, read_run
+from ignite_tips.tensorboard.run_reader import RunRecord, Series, find_runs, read_run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,13 +52,14 @@ def plot_runs(runs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *
     command: ``python -m ignite_tips.plot RUN... -o runs.png``.
 
     Args:
-        runs: the folder of one run, or the folders of several.
+        runs: the folder of one run, or the folders of several. A folder without event files stands for the runs below
+            it.
         title: the title above the picture; None shows the runs' names.
 
     Raises:
         ImportError: without matplotlib.
         TypeError: if an argument has the wrong type.
-        ValueError: if no folder is given, a folder has no event files, or no folder has a curve.
+        ValueError: if no folder is given, no event files are in or below a folder, or no folder has a curve.
 
     Example:
         >>> import tempfile
@@ -77,7 +78,7 @@ def plot_runs(runs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *
     if not folders:
         raise ValueError("runs must have at least one folder, got none")
     check_instance("title", title, (str, NoneType), "a string or None")
-    records = [_on_one_axis(read_run(folder)) for folder in folders]
+    records = [_on_one_axis(read_run(run)) for folder in folders for run in find_runs(folder)]
     panels = _sort_into_panels(records)
     if not panels:
         raise ValueError(f"runs must have curves to draw, got none in {', '.join(map(str, folders))}")

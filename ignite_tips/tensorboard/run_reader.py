@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-__all__ = ["RunAnnotation", "RunRecord", "Series", "read_run"]
+__all__ = ["RunAnnotation", "RunRecord", "Series", "find_runs", "read_run"]
 
 _ALL = {"scalars": 0, "tensors": 0, "images": 1, "histograms": 1, "compressedHistograms": 1, "audio": 1}
 _ANNOTATIONS = "annotations/text_summary"
@@ -48,15 +48,22 @@ class RunRecord:
     annotations: Sequence[RunAnnotation]
 
 
-def read_run(folder: str | os.PathLike[str]) -> RunRecord:
-    """Read all points of the event files in ``folder``.
+def find_runs(folder: str | os.PathLike[str]) -> list[Path]:
+    """Return ``folder`` if it is a run, which has event files; otherwise the runs below it, sorted by name.
+
+    Folders within a run are parts of it, such as the groups of ``LearningRateLogger(run_per_group=True)``.
 
     Raises:
-        ValueError: if there are none.
+        ValueError: if there is none.
     """
-    path = Path(folder)
-    if not path.is_dir() or not any("tfevents" in file.name for file in path.iterdir()):
+    found = {file.parent for file in Path(folder).rglob("*tfevents*")} if os.fspath(folder) else set()
+    if not found:
         raise ValueError(f"runs must be folders with TensorBoard's event files, got {os.fspath(folder)!r}")
+    return sorted(path for path in found if found.isdisjoint(path.parents))
+
+
+def read_run(path: Path) -> RunRecord:
+    """Read all points of the event files in a folder that ``find_runs`` has found."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # no training needs it
 
     reader = EventAccumulator(str(path), size_guidance=_ALL).Reload()

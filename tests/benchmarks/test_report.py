@@ -1,5 +1,6 @@
 """The report, its picture, and the command that creates them."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -51,20 +52,22 @@ def test_bars_are_counted_and_the_missed_are_named() -> None:
 def test_the_report_holds_machine_picture_and_every_table() -> None:
     """The report has every measurement."""
     results = make_results()
-    text = report(results, "two cores", picture="results.png")
-    assert "\n\ntwo cores.\n\n![Ratios at a glance](results.png)\n\n## Bars\n\n" in text
+    text = report(results, "two cores")
+    assert "\n\ntwo cores.\n\n## All tips on" in text
     for name, tables in results.items():
         assert f"\n\n## {name}\n\n" in text
         assert all(table.markdown() in text for table in tables)
 
 
 def test_results_are_written_as_data_report_and_picture(tmp_path: Path) -> None:
-    """All three files are written; the picture has whatever benchmarks there are."""
+    """All files are written; the pictures have whatever benchmarks there are."""
     results = make_results()
     write(results, "two cores", tmp_path)
     assert loads((tmp_path / "results.json").read_text()) == {"machine": "two cores", "benchmarks": results}
-    assert (tmp_path / "RESULTS.md").read_text() == report(results, "two cores", picture="results.png")
-    assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "RESULTS.md").read_text() == report(results, "two cores")
+    pictures = re.findall(r"!\[.+\]\((.+)\)", (tmp_path / "RESULTS.md").read_text())
+    assert pictures == ["results-training.png", "results-tips.png", "results-growth.png"]
+    assert all((tmp_path / picture).read_bytes().startswith(b"\x89PNG") for picture in pictures)
     write({"launch": []}, "two cores", tmp_path)
 
 

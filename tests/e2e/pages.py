@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 import tests.support  # has the fork server import torch and Ignite  # noqa: F401
 from tests.settings import threads
@@ -25,21 +26,31 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>\w*) *(?P<options>[^\n]*)\n(?P<text>.*?)^(?P=indent)```$", re.M | re.S
 )
+_GRID = re.compile(r'^<div class="grid(?P<kind>[^"]*)" markdown>\n.*?^</div>\n</div>$', re.M | re.S)
 
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block. Python with a title is a whole script for two processes; the next block may be its output.
+    """One fenced block. Python named like a file is a whole script for two processes; the next block may be its output.
 
     Attributes:
         text: the text between the fences, without the indentation of a list or a note around it.
         line: the number of the page's line before its first line.
+        grid: the number of the grid that shows it beside another block; 0 outside a grid.
+        is_mistake: whether the first block of its grid is an example of what is wrong.
     """
 
     language: str
     title: str
     text: str
     line: int
+    grid: int = 0
+    is_mistake: bool = False
+
+    @property
+    def is_script(self) -> bool:
+        """Whether it is a whole script for two processes."""
+        return self.title.endswith(".py")
 
 
 @dataclass(frozen=True)
@@ -53,11 +64,16 @@ class Run:
 def blocks(page: Path) -> list[Block]:
     """Return the page's fenced blocks in order."""
     text = page.read_text()
+    grids = list(enumerate(_GRID.finditer(text), start=1))
     found = []
     for match in _FENCE.finditer(text):
         title = re.search(r'title="([^"]+)"', match["options"])
         line = text.count("\n", 0, match.start("text"))
-        found.append(Block(match["language"], title[1] if title else "", textwrap.dedent(match["text"]), line))
+        number, kind = next(
+            ((number, grid["kind"]) for number, grid in grids if grid.start() < match.start() < grid.end()), (0, "")
+        )
+        code = textwrap.dedent(match["text"])
+        found.append(Block(match["language"], title[1] if title else "", code, line, number, kind == " mistake"))
     return found
 
 
@@ -72,7 +88,10 @@ def scripts(page: Path) -> list[tuple[Block, Block | None]]:
 
 
 def run_in_one_process(page: Path, code: list[Block], folder: Path) -> Run:
-    """Run blocks in order, in one new process and one namespace, with ``folder`` as its working folder."""
+    """Run blocks in order, in one new process and one namespace, with ``folder`` as its working folder.
+
+    Blocks of a grid each start from the page's first block, and must leave the same ``model``, unless one is a mistake.
+    """
     return _run(_run_blocks, page, code, folder, [{}])[0]
 
 
@@ -129,13 +148,29 @@ def _work(target: Any, path: Path, code: list[Block], folder: Path, environment:
 
 
 def _run_blocks(page: Path, code: list[Block], outputs: list[str]) -> None:
+    if not torch.cuda.is_available():  # code for GPUs then runs on the CPU
+        nn.Module.cuda = torch.Tensor.cuda = lambda self, *_: self
     namespace: dict[str, Any] = {"__name__": "__main__"}
     linecache.getlines(str(page))
+    weights: dict[int, dict[str, torch.Tensor]] = {}
     for block in code:
-        # Empty lines before it, so a traceback has the page's line numbers.
-        compiled = compile("\n" * block.line + block.text, str(page), "exec")
-        with _printed(outputs):
-            exec(compiled, namespace)
+        if block.grid:
+            _execute(page, code[0], namespace)
+        with _printed(outputs), warnings.catch_warnings():
+            if block.is_mistake and block.grid not in weights:
+                warnings.simplefilter("ignore")
+            _execute(page, block, namespace)
+        if block.grid:
+            state = namespace["model"].state_dict()
+            other = weights.setdefault(block.grid, state)
+            if other is not state:
+                same = all(torch.equal(value, state[name]) for name, value in other.items())
+                assert same != block.is_mistake, f"line {block.line}: the same weights: {same}"
+
+
+def _execute(page: Path, block: Block, namespace: dict[str, Any]) -> None:
+    # Empty lines before it, so a traceback has the page's line numbers.
+    exec(compile("\n" * block.line + block.text, str(page), "exec"), namespace)
 
 
 def _run_script(path: Path, code: list[Block], outputs: list[str]) -> None:

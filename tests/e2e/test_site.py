@@ -8,17 +8,21 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.browser import chromium, find_chromium
+
 ROOT = Path(__file__).parents[2]
 # What a browser loads by itself; links to click are not included.
 LOADED = re.compile(
     r"""<(?:script|img|iframe|source)\b[^>]*\bsrc=["']?(?:https?:)?//|<link\b[^>]*\bhref=["']?(?:https?:)?//"""
 )
+# The titles of the pages that the search shows.
+_FOUND = "return [...document.querySelectorAll('.md-search-result__article h1')].map(title => title.textContent.trim())"
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built site."""
-    pytest.importorskip("mkdocs", reason="the extra `docs` is not installed; `make docs` installs it")
+    pytest.importorskip("mkdocs", reason="the group `docs` is not installed; `make docs` installs it")
     folder = tmp_path_factory.mktemp("site")
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
@@ -45,3 +49,24 @@ def test_examples_of_docstrings_are_code(site: Path) -> None:
     assert text.count('<span class="gp">&gt;&gt;&gt; </span>') > 10
     assert text.count("process_group") >= 5
     assert "Example:" not in text
+
+
+def test_no_sentence_is_said_twice_of_errors(site: Path) -> None:
+    """An entry for two errors is shown once, with both names."""
+    text = re.sub(r"<[^>]+>", "", (site / "api" / "clipping.html").read_text())
+    assert len(re.findall(r"TypeError \| ValueError\s+\N{EN DASH}", text)) >= 5
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(find_chromium() is None, reason="needs chromium and chromedriver")
+def test_search_works_on_the_disk(site: Path) -> None:
+    """Without a server, in English and in Chinese."""
+    with chromium() as browser:
+        browser.open((site / "index.html").as_uri())
+        browser.wait_for(lambda browser: browser.run("return document.forms.search.offsetWidth"))
+        for words, page in (("clip gradients", "Gradient clipping"), ("梯度裁剪", "从你的 PyTorch 循环开始")):
+            browser.run(
+                f"const field = document.forms.search.query; field.focus(); field.value = '{words}';"
+                "field.dispatchEvent(new KeyboardEvent('keyup'));"
+            )
+            browser.wait_for(lambda browser, page=page: page in browser.run(_FOUND))

@@ -1,8 +1,10 @@
-"""The wheel: its contents, and that it works when installed alone."""
+"""The sdist and the wheel built from it: their contents, and that the wheel works when installed alone."""
 
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -11,31 +13,61 @@ import pytest
 from ignite_launch.templates import TEMPLATES
 
 ROOT = Path(__file__).parents[2]
+BUILD_SDIST = "import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])"
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built as by a user."""
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sdist, built from a copy: a build leaves files behind, and the next would pack those of deleted modules."""
+    folder = tmp_path_factory.mktemp("sdist")
+    leave = shutil.ignore_patterns(".*", "build", "dist", "site", "*.egg-info", "runs")
+    source = shutil.copytree(ROOT, folder / "source", ignore=leave)
+    command = [sys.executable, "-W", "ignore", "-c", BUILD_SDIST, str(folder)]
+    subprocess.run(command, check=True, timeout=100, cwd=source, stdout=subprocess.DEVNULL)
+    (built,) = folder.glob("*.tar.gz")
+    return built
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel that pip builds from the sdist, in an empty folder."""
     folder = tmp_path_factory.mktemp("wheel")
-    # From a copy: a build leaves files behind, and the next build would pack those of deleted modules.
-    source = shutil.copytree(
-        ROOT, folder / "source", ignore=shutil.ignore_patterns(".*", "build", "*.egg-info", "runs")
-    )
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(source)]
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", str(sdist)]
     subprocess.run(command, check=True, timeout=100, cwd=folder)
     (built,) = folder.glob("*.whl")
     return built
 
 
+def _files(folder: str) -> set[str]:
+    found = (path for path in (ROOT / folder).rglob("*") if path.is_file() and path.parent.name != "__pycache__")
+    return {str(path.relative_to(ROOT)) for path in found}
+
+
+def test_the_sdist_is_complete(sdist: Path) -> None:
+    """It has tests, docs, examples and all else that a packager or a developer needs."""
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    for folder in ("benchmarks", "docs", "examples", "ignite_tips", "launch", "tests", "tools"):
+        assert _files(folder) - names == set()
+    assert {"CHANGELOG.md", "LICENSE", "Makefile", "README.zh-CN.md", "conftest.py", "constraints.txt"} <= names
+
+
 def test_the_wheel_has_both_packages_and_nothing_else(wheel: Path) -> None:
-    """It has every module and py.typed of the two packages, and the templates, but no tests and no examples."""
+    """It has every file of the two packages, templates and py.typed too, but no tests and no examples."""
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    ours = {f"ignite_tips/{path.relative_to(ROOT / 'ignite_tips')}" for path in (ROOT / "ignite_tips").rglob("*.py")}
-    theirs = {f"ignite_launch/{path.relative_to(ROOT / 'launch')}" for path in (ROOT / "launch").rglob("*.py")}
-    typed = {"ignite_tips/py.typed", "ignite_launch/py.typed"}
-    templates = {f"ignite_launch/{file}" for file in TEMPLATES.values()}
-    assert ours | theirs | typed | templates <= names
-    assert {name.split("/")[0] for name in names} == {"ignite_tips", "ignite_launch"}
+    launch = {name.replace("launch/", "ignite_launch/", 1) for name in _files("launch")}
+    assert names == _files("ignite_tips") | launch
+    assert {f"ignite_launch/{file}" for file in TEMPLATES.values()} <= names
+
+
+def test_the_metadata_are_what_a_user_sees(wheel: Path) -> None:
+    """The author, keywords and the extras that users need; developers' tools are no extras."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        metadata = archive.read(name).decode()
+    assert "\nAuthor: ignite-tips contributors\n" in metadata
+    assert "\nKeywords: pytorch," in metadata
+    assert re.findall(r"^Provides-Extra: (.+)$", metadata, re.MULTILINE) == ["plot", "examples"]
 
 
 def test_the_wheel_works_installed_alone(wheel: Path, tmp_path: Path) -> None:

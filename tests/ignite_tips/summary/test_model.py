@@ -2,6 +2,7 @@
 
 import random
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from ignite_tips import summarize_model
 from tests.ignite_tips.architectures import MODELS, Odd, Residual, Tied
+from tests.support import run_script
 
 
 def _snapshot(model: nn.Module) -> list[Any]:
@@ -70,6 +72,20 @@ def test_the_architectures_are_many() -> None:
     """There are at least twelve, including each of the difficult kinds."""
     assert len(MODELS) >= 12
     assert {"residual with shared parts", "lstm with tuples", "tied embeddings", "lazy", "empty"} <= set(MODELS)
+
+
+def test_other_libraries_are_imported_only_for_their_tables(tmp_path: Path) -> None:
+    """Neither of them is imported with the package, and a table of torchinfo does not import torchsummary."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys, torch, ignite_tips\n"
+        "libraries = ('torchinfo', 'torchsummary')\n"
+        "print([name in sys.modules for name in libraries])\n"
+        "ignite_tips.summarize_model(torch.nn.Linear(2, 2), input_size=(1, 2), backend='torchinfo')\n"
+        "print([name in sys.modules for name in libraries])\n"
+    )
+    (ended,) = run_script(script, folder=tmp_path)
+    assert ended.out == "[False, False]\n[True, False]\n", ended.err
 
 
 def _torchsummary_total(model: nn.Module, arguments: dict[str, Any]) -> str:

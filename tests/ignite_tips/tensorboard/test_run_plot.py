@@ -151,12 +151,24 @@ def test_many_groups_have_a_short_legend(tmp_path: Path) -> None:
 
 
 def test_the_command_writes_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It writes a PNG and prints its path."""
+    """It writes a PNG and says where, and of how many runs."""
     _train(tmp_path / "run")
     picture = tmp_path / "picture.png"
     main([str(tmp_path / "run"), "-o", str(picture), "--title", "a run"])
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert capsys.readouterr().out == f"{picture}\n"
+    assert capsys.readouterr().out == f"wrote {picture}, with 1 run\n"
+
+
+def test_a_folder_stands_for_the_runs_below_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As in TensorBoard, also further below; the folders within a run are parts of it."""
+    for folder in ("first", "first/head", "more/second"):
+        with SummaryWriter(str(tmp_path / "runs" / folder)) as writer:
+            writer.add_scalar("lr", 0.5, 1)
+    figure = plot_runs(tmp_path / "runs")
+    assert figure.get_suptitle() == "first, second"
+    picture = tmp_path / "picture.png"
+    main([str(tmp_path / "runs"), "-o", str(picture)])
+    assert capsys.readouterr().out == f"wrote {picture}, with 2 runs\n"
 
 
 def test_the_command_fails_with_a_sentence(tmp_path: Path) -> None:
