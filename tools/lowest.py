@@ -16,14 +16,17 @@ def main() -> None:
     oldest = config["options"]["python_requires"].removeprefix(">=")
     if oldest != "{}.{}".format(*sys.version_info):
         sys.exit(f"this needs Python {oldest}, the oldest that setup.cfg admits: make test-lowest PYTHON=...")
-    for requirement in config["options"]["install_requires"].split():
-        print(requirement.replace(">=", "=="))
-    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
     extras = config["options.extras_require"]
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
-    for requirement in [*extras["plot"].split(), *extras["examples"].split(), *groups["dev"]]:
-        name = re.split("[>=]", requirement)[0]
-        print(f"{name}=={pinned[name]}")
+    lowest = [*config["options"]["install_requires"].split(), *extras["plot"].split()]
+    for requirement in lowest:
+        print(requirement.replace(">=", "=="))
+    print("pyparsing<3.3")  # newer ones warn about how matplotlib 3.8 calls them
+    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
+    for requirement in [*extras["examples"].split(), *groups["dev"]]:
+        if requirement not in lowest:
+            name = re.split("[>=]", requirement)[0]
+            print(f"{name}=={pinned[name]}")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,11 @@ LOADED = re.compile(
 )
 # The titles of the pages that the search shows.
 _FOUND = "return [...document.querySelectorAll('.md-search-result__article h1')].map(title => title.textContent.trim())"
+# The code and drawings that are wider than their place.
+_IS_CUT = (
+    "return [...document.querySelectorAll('pre > code, article svg, body')]"
+    ".filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent)"
+)
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +75,13 @@ def test_search_works_on_the_disk(site: Path) -> None:
                 "field.dispatchEvent(new KeyboardEvent('keyup'));"
             )
             browser.wait_for(lambda browser, page=page: page in browser.run(_FOUND))
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(find_chromium() is None, reason="needs chromium and chromedriver")
+def test_no_line_of_code_is_cut(site: Path) -> None:
+    """Signatures, code side by side and the drawing fit a narrow window."""
+    with chromium((500, 900)) as browser:
+        for page in ("api/clipping", "from-your-loop", "how-it-works"):
+            browser.open((site / f"{page}.html").as_uri())
+            assert browser.run(_IS_CUT) == [], page

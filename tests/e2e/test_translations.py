@@ -1,4 +1,4 @@
-"""The Chinese pages: the code of the English ones, with links that lead somewhere."""
+"""The Chinese pages: the code of the English ones. And links of Markdown files that are not on the site."""
 
 import re
 from pathlib import Path
@@ -24,12 +24,12 @@ def test_code_and_output_are_those_of_the_english_page(page: Path) -> None:
     assert code == original
 
 
-@pytest.mark.parametrize("page", [*TRANSLATED, ROOT / "README.md"], ids=lambda page: page.name)
-def test_links_lead_to_files(page: Path) -> None:
-    """Each relative link and picture exists."""
-    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
-    assert links
-    assert [link for link in links if not (page.parent / link).exists()] == []
+def test_links_of_files_outside_the_site_lead_somewhere() -> None:
+    """Each relative link and picture exists; `mkdocs build --strict` checks those within the site."""
+    pages = [*ROOT.glob("*.md"), *(ROOT / "benchmarks").glob("*.md")]
+    links = [(page.parent, link) for page in pages for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())]
+    assert len(links) > 30
+    assert [link for folder, link in links if not (folder / link).exists()] == []
 
 
 def test_readme_begins_with_the_link_to_the_chinese_one() -> None:
