@@ -15,23 +15,28 @@ _ADDED_TO_STATE = re.compile(r"\.state\.optimizer_steps?\b.*")
 
 
 def write_snippets(folder: Path) -> None:
-    """Write each block of README, each page of docs without its whole scripts, and each of those.
+    """Write what the tests run as one script: README's blocks, whole scripts, halves of pairs, and the rest of a page.
 
-    A line has the number that it has in its page.
+    A line has the number that it has in its page. Translations have the same code, so they are left out.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("*.py"):
         path.unlink()
     for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
-        name = re.sub(r"\W", "_", str(page.relative_to(ROOT).with_suffix("")))
-        for number, file in enumerate(_files(page)):
-            (folder / f"{name}_{number}.py").write_text(_text(file))
+        if "zh" not in page.parts:
+            name = re.sub(r"\W", "_", str(page.relative_to(ROOT).with_suffix("")))
+            for number, file in enumerate(_files(page)):
+                (folder / f"{name}_{number}.py").write_text(_text(file))
 
 
 def _files(page: Path) -> list[list[Block]]:
     code = [block for block in blocks(page) if block.language == "python"]
-    together = [block for block in code if not block.title and page.parent != ROOT]
-    return [[block] for block in code if block not in together] + [together] * bool(together)
+    if page.parent == ROOT:
+        return [[block] for block in code]
+    scripts = [[block] for block in code if block.title.endswith(".py")]
+    halves = [[code[0], block] for block in code if block.grid]
+    together = [block for block in code if not block.title.endswith(".py") and not block.grid]
+    return scripts + halves + [together] * bool(together)
 
 
 def _text(file: list[Block]) -> str:
