@@ -107,8 +107,9 @@ class TrainerReport:
 
     def _describe_run(self) -> str:
         epochs, length = self.run["max_epochs"], self.run["epoch_length"]
-        planned = "length not known before the run" if epochs is None else f"{epochs} epochs"
-        planned += "" if length is None else f" of {length} iterations"
+        planned = f"{epochs} epochs" + ("" if length is None else f" of {length} iterations")
+        if epochs is None:
+            planned = "max_epochs not known before the run, so schedules are not checked"
         done = f"epoch {self.run['epoch']}, iteration {self.run['iteration']}" if self.run["iteration"] else "not run"
         return f"{planned}; {done}"
 

@@ -282,6 +282,7 @@ def test_a_trainer_without_handlers_has_a_report() -> None:
     assert report.findings == ()
     assert "Findings: none" in str(report)
     assert "Handlers of the trainer: none" in str(report)
+    assert "Trainer: max_epochs not known before the run, so schedules are not checked; not run" in str(report)
 
 
 def test_a_state_with_other_counts_has_a_report() -> None:
