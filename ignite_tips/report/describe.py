@@ -73,7 +73,7 @@ def describe_trainer(
     missing = [] if saved is None else find_unsaved(saved, should_be_saved(trainer, models, optimizers))
     findings = [*_findings(trainer, models, optimizers, reports), *([describe_unsaved(missing)] if missing else [])]
     return TrainerReport(
-        run={name: getattr(plan, name) for name in ("max_epochs", "epoch_length", "epoch", "iteration")},
+        run={name: getattr(plan, name) for name in ("max_epochs", "max_iters", "epoch_length", "epoch", "iteration")},
         optimizers=tuple(report_optimizer(trainer, optimizer) for optimizer in optimizers),
         events=_events(trainer, roles),
         handlers=tuple(HandlerFacts(repr(r.handler()), report.facts) for r, report in reports.items() if report.facts),

@@ -50,7 +50,7 @@ def _referred_to_by(value: Any) -> Iterable[Any]:
         return [value.__func__, value.__self__]
     if isinstance(value, FunctionType):
         used = [value.__globals__[name] for name in _names(value.__code__) if name in value.__globals__]
-        return [*filter(None, map(_content, value.__closure__ or ())), *used]
+        return [*map(_content, value.__closure__ or ()), *used]
     if isinstance(value, dict | list | tuple | set):
         members = value.values() if isinstance(value, dict) else value
         return members if len(members) <= _LONGEST else ()

@@ -63,7 +63,8 @@ class TrainerReport:
     A notebook shows it as HTML, with the findings first.
 
     Attributes:
-        run: the lengths of the run, and how far it is: ``max_epochs``, ``epoch_length``, ``epoch``, ``iteration``.
+        run: the lengths of the run, and how far it is: ``max_epochs``, ``max_iters``, ``epoch_length``, ``epoch``,
+            ``iteration``; None where it is not known or not given.
         optimizers: the optimizers that the trainer's handlers know.
         events: for the trainer, and for other engines that its handlers act on, what is called at each event, in order.
         handlers: the handlers of this toolkit that know something about the run.
@@ -106,9 +107,13 @@ class TrainerReport:
         return _Table(f"Findings: {len(found) or 'none'}", _UNTITLED, found)
 
     def _describe_run(self) -> str:
-        epochs, length = self.run["max_epochs"], self.run["epoch_length"]
-        planned = "length not known before the run" if epochs is None else f"{epochs} epochs"
-        planned += "" if length is None else f" of {length} iterations"
+        epochs, iterations, length = (self.run[name] for name in ("max_epochs", "max_iters", "epoch_length"))
+        if epochs is not None:
+            planned = f"{epochs} epochs" + ("" if length is None else f" of {length} iterations")
+        elif iterations is not None:
+            planned = f"{iterations} iterations"
+        else:
+            planned = "max_epochs not known before the run, so schedules are not checked"
         done = f"epoch {self.run['epoch']}, iteration {self.run['iteration']}" if self.run["iteration"] else "not run"
         return f"{planned}; {done}"
 

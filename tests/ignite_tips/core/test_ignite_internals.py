@@ -28,6 +28,7 @@ ENGINE = Engine(lambda engine, batch: None)
         (ENGINE, "_fire_event"),
         (ENGINE, "_internal_run_generator"),
         (ENGINE, "_internal_run_legacy"),
+        (ENGINE, "_process_function"),
         (BaseLogger, "_create_output_handler"),
         (TensorboardLogger, "_create_output_handler"),
     ],

@@ -157,6 +157,7 @@ def test_given_lengths_replace_those_of_the_trainer() -> None:
     scene.schedule()
     with warnings.catch_warnings(action="ignore"):  # of a schedule that is longer
         scene.trainer.run(scene.data, max_iters=LENGTH)
+    assert str(tips.describe_trainer(scene.trainer)).startswith("Trainer: 8 iterations; epoch 1, iteration 8")
     assert scene.report().handlers[0].facts == {"steps": "1 of 6"}
     assert scene.report(max_epochs=9).run["max_epochs"] == 9
 
@@ -224,7 +225,13 @@ def test_the_dict_is_plain_and_complete() -> None:
     assert json.loads(json.dumps(plain, allow_nan=False)) == plain
     assert set(plain) == set(vars(report))
     assert plain["findings"][0] == {"kind": report.findings[0].kind, "text": report.findings[0].text}
-    assert plain["run"] == {"max_epochs": EPOCHS, "epoch_length": LENGTH, "epoch": EPOCHS, "iteration": 48}
+    assert plain["run"] == {
+        "max_epochs": EPOCHS,
+        "max_iters": None,
+        "epoch_length": LENGTH,
+        "epoch": EPOCHS,
+        "iteration": 48,
+    }
 
 
 def test_text_and_html_have_the_same_cells(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,6 +289,7 @@ def test_a_trainer_without_handlers_has_a_report() -> None:
     assert report.findings == ()
     assert "Findings: none" in str(report)
     assert "Handlers of the trainer: none" in str(report)
+    assert "Trainer: max_epochs not known before the run, so schedules are not checked; not run" in str(report)
 
 
 def test_a_state_with_other_counts_has_a_report() -> None:

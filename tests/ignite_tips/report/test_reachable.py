@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine, Events, create_supervised_trainer
@@ -92,6 +93,17 @@ def test_another_trainer_is_its_own_business() -> None:
         tips.LearningRateLogger(optimizer).attach(trainers[-1])
     assert [len(tips.describe_trainer(trainer).optimizers) for trainer in trainers] == [1, 1]
     assert not set(find_reachable(trainers[0])) & set(find_reachable(trainers[1]))
+
+
+def test_data_is_left_alone() -> None:
+    """Tensors and arrays have no truth value, and none is asked for."""
+    tensor, array, empty = torch.ones(2), np.ones(2), None
+
+    def update(engine: Engine, batch: Any) -> Any:
+        return tensor, array, empty, SGD
+
+    assert find_reachable(Engine(update)) == [SGD]
+    assert find_reachable(Engine(_Job([tensor, array, SGD]).update)) == [SGD]
 
 
 def test_what_is_not_looked_into() -> None:
