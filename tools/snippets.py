@@ -5,6 +5,7 @@ python -m tools.snippets FOLDER
 
 import re
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from tests.e2e.pages import Block, blocks
@@ -15,28 +16,31 @@ _ADDED_TO_STATE = re.compile(r"\.state\.optimizer_steps?\b.*")
 
 
 def write_snippets(folder: Path) -> None:
-    """Write what the tests run as one script: README's blocks, whole scripts, halves of pairs, and the rest of a page.
+    """Write each block of README, each page of docs without its whole scripts, and each of those.
 
-    A line has the number that it has in its page. Translations have the same code, so they are left out.
+    A line has the number that it has in its page. Left out are translations, which have the same code, pages of pairs,
+    because code in blog posts has no types, and pages that import what is not installed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("*.py"):
         path.unlink()
     for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
-        if "zh" not in page.parts:
+        code = [block for block in blocks(page) if block.language == "python"]
+        has_types = _can_import(code) and not any(block.grid for block in code)
+        if has_types and "zh" not in page.parts:
             name = re.sub(r"\W", "_", str(page.relative_to(ROOT).with_suffix("")))
-            for number, file in enumerate(_files(page)):
+            for number, file in enumerate(_files(page, code)):
                 (folder / f"{name}_{number}.py").write_text(_text(file))
 
 
-def _files(page: Path) -> list[list[Block]]:
-    code = [block for block in blocks(page) if block.language == "python"]
-    if page.parent == ROOT:
-        return [[block] for block in code]
-    scripts = [[block] for block in code if block.title.endswith(".py")]
-    halves = [[code[0], block] for block in code if block.grid]
-    together = [block for block in code if not block.title.endswith(".py") and not block.grid]
-    return scripts + halves + [together] * bool(together)
+def _can_import(code: list[Block]) -> bool:
+    packages = {name for block in code for name in re.findall(r"^(?:from|import) (\w+)", block.text, re.MULTILINE)}
+    return all(find_spec(name) for name in packages)
+
+
+def _files(page: Path, code: list[Block]) -> list[list[Block]]:
+    together = [block for block in code if not block.is_script and page.parent != ROOT]
+    return [[block] for block in code if block not in together] + [together] * bool(together)
 
 
 def _text(file: list[Block]) -> str:
