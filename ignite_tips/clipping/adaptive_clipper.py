@@ -6,17 +6,18 @@ from math import inf
 from typing import Any, Literal, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_instance, check_names, check_number
 from ignite_tips.clipping.gradient_clipper import ClippingMethod, GradientClipper, Update
 from ignite_tips.clipping.gradients import Gradients
 from ignite_tips.clipping.norms import min_factor, tensor_norms
+from ignite_tips.clipping.shards import local_part, norms_over_shards, shard_groups
 from ignite_tips.parameters.selection import select_parameters
 
-__all__ = ["AdaptiveGradientClipper", "UnitScaling", "clip_units", "unitwise_norm", "whole"]
+__all__ = ["AdaptiveGradientClipper", "UnitScaling", "clip_units", "unitwise_norm"]
 
 
 class AdaptiveGradientClipper(GradientClipper):
@@ -35,7 +36,7 @@ class AdaptiveGradientClipper(GradientClipper):
         exclude: one or several shell globs over the model's parameter names; what they match is not clipped. None by
             default; the paper excludes the classifier.
         model: the one whose parameters ``exclude`` names; it also gives names to messages.
-        on_nonfinite, tag, process_group: as for ``GradientNormClipper``, with the same waits for a GPU.
+        on_nonfinite, tag, process_group, norm_group: as for ``GradientNormClipper``, with the same waits for a GPU.
 
     Raises:
         TypeError, ValueError: if an argument is not as above, a pattern matches nothing or all is excluded.
@@ -62,13 +63,20 @@ class AdaptiveGradientClipper(GradientClipper):
         on_nonfinite: Literal["raise", "skip", "propagate"] = "raise",
         tag: str | None = None,
         process_group: Any = None,
+        norm_group: Any = None,
     ) -> None:
         clipping = check_number("clipping", clipping, gt=0, lt=inf)
         eps = check_number("eps", eps, gt=0, lt=inf)
         patterns = check_names("exclude", exclude)
         method = UnitScaling(clipping, eps)
         super().__init__(
-            optimizer, method, on_nonfinite=on_nonfinite, model=model, tag=tag, process_group=process_group
+            optimizer,
+            method,
+            on_nonfinite=on_nonfinite,
+            model=model,
+            tag=tag,
+            process_group=process_group,
+            norm_group=norm_group,
         )
         if not patterns:
             return
@@ -92,8 +100,9 @@ class UnitScaling(ClippingMethod):
 
     def measure(self, gradients: Gradients) -> list[Sequence[Tensor]]:
         """Return the norm of each gradient, and keep those of its units."""
-        self._unit_norms = [unitwise_norm(gradient) for gradient in gradients.all]
-        return [tensor_norms([whole(norms) for norms in self._unit_norms])]
+        of_parts = [unitwise_norm(local_part(gradient)) for gradient in gradients.all]
+        self._unit_norms = norms_over_shards(gradients.all, of_parts, of_units=True)
+        return [norms_over_shards(gradients.all, tensor_norms(of_parts))]
 
     def clip(self, update: Update) -> Tensor | float:
         """Scale the units; return the smallest factor."""
@@ -151,8 +160,8 @@ def clip_units(
 
     Args:
         weights: what the gradients belong to.
-        gradients: dense tensors.
-        norms: the ``unitwise_norm`` of the gradients.
+        gradients: dense tensors, on which ranks their parts are as those of the weights.
+        norms: the ``unitwise_norm`` of this rank's part of the gradients, over all ranks that have parts of a unit.
         clipping: λ, as for ``AdaptiveGradientClipper``.
         eps: ε, as for ``AdaptiveGradientClipper``.
         on_host: whether all is on the CPU, where values can be read and nothing is multiplied by 1.
@@ -160,32 +169,47 @@ def clip_units(
     Returns:
         The smallest factor of a unit, over all ranks: a number if ``on_host``.
     """
+    weight_norms = norms_over_shards(weights, [unitwise_norm(local_part(each)) for each in weights], of_units=True)
+    parts = [local_part(gradient) for gradient in gradients]
     factors: list[Tensor | float] = []
     for places in _together(norms):
-        of_weights = _joined([unitwise_norm(weights[place]) for place in places])
+        of_weights = _joined([weight_norms[place] for place in places])
         of_gradients = _joined([norms[place] for place in places])
         if not of_gradients.numel():
             continue
         largest = of_weights.clamp_min(eps) * clipping
         too_large = of_gradients > largest
         factor = torch.where(too_large, largest / of_gradients.clamp_min(_SMALLEST_NORM), 1.0)
-        least = whole(factor).min()
+        least = factor.min()
         factors.append(least.item() if on_host else least)
         if on_host and factors[-1] == 1.0:
             continue
-        parts = torch.split(factor, [norms[place].numel() for place in places]) if len(places) > 1 else [factor]
-        clipped = _segments(too_large, parts) if on_host and len(places) > 1 else range(len(places))
+        each = torch.split(factor, [norms[place].numel() for place in places]) if len(places) > 1 else [factor]
+        clipped = _segments(too_large, each) if on_host and len(places) > 1 else range(len(places))
         for index in clipped:
-            gradient, part = gradients[places[index]], parts[index].view_as(norms[places[index]])
-            gradient.mul_(part.to(gradient.dtype) if part.dim() else part)
-    return min_factor(factors)
+            part, by = parts[places[index]], each[index].view_as(norms[places[index]])
+            part.mul_(by.to(part.dtype) if by.dim() else by)
+    return _over_ranks(min_factor(factors), gradients)
+
+
+def _over_ranks(factor: Tensor | float, gradients: Sequence[Tensor]) -> Tensor | float:
+    """Return the smallest factor of the ranks that have parts of the gradients."""
+    groups = shard_groups(gradients)
+    if not groups:
+        return factor
+    device = gradients[0].device  # a rank without a row has the number 1, whatever the device
+    least = factor if isinstance(factor, Tensor) else torch.full((), factor, device=device)
+    least = least.double()
+    for group in groups:
+        dist.all_reduce(least, dist.ReduceOp.MIN, group)
+    return least.item() if isinstance(factor, float) else least
 
 
 def _together(norms: Sequence[Tensor]) -> list[list[int]]:
-    """Return the places of norms that can be one vector: plain ones of one device and dtype; a DTensor stays alone."""
+    """Return the places of norms that can be one vector, because they have one device and one dtype."""
     lists: dict[object, list[int]] = {}
     for place, norm in enumerate(norms):
-        lists.setdefault(place if isinstance(norm, DTensor) else (norm.device, norm.dtype), []).append(place)
+        lists.setdefault((norm.device, norm.dtype), []).append(place)
     return list(lists.values())
 
 
@@ -197,8 +221,3 @@ def _segments(flags: Tensor, parts: Sequence[Tensor]) -> list[int]:
     """Return which of the parts, into which ``flags`` is split, have one that is set."""
     ends = torch.tensor([part.numel() for part in parts], device="cpu").cumsum(0)
     return sorted(set(torch.bucketize(flags.nonzero().view(-1), ends, right=True).tolist()))
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """Return a DTensor with the values of all ranks, as a plain tensor; another tensor as it is."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

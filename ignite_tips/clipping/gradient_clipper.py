@@ -8,7 +8,6 @@ from types import NoneType
 from typing import Any, Literal, Self
 
 import torch
-import torch.distributed as dist
 from ignite.engine import Engine, Events, State
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -18,6 +17,7 @@ from ignite_tips.clipping.clip_record import ClipRecord
 from ignite_tips.clipping.gradients import Gradients, check_parameters
 from ignite_tips.clipping.nonfinite import NonfinitePolicy
 from ignite_tips.clipping.norms import to_device, total_norm
+from ignite_tips.clipping.rank_norms import RankNorms, check_rank_groups
 from ignite_tips.core.conflicts import add_checked_role, describe_no_gradients, warn_after_first_epoch
 from ignite_tips.core.events import OptimizerEvents, check_optimizer, current_step
 from ignite_tips.core.findings import HandlerReport
@@ -110,6 +110,7 @@ class GradientClipper(Handler):
         model: nn.Module | None = None,
         tag: str | None = None,
         process_group: Any = None,
+        norm_group: Any = None,
     ) -> None:
         check_optimizer(optimizer, "clip in its closure with clip_gradient_norm() instead")
         check_instance("per_group", per_group, bool, "True or False")
@@ -118,14 +119,14 @@ class GradientClipper(Handler):
         if model is not None:
             check_belongs(optimizer, model)
         check_tag(tag)
-        if dist.is_available():
-            what = "a torch.distributed.ProcessGroup or None"
-            check_instance("process_group", process_group, (dist.ProcessGroup, NoneType), what)
+        check_rank_groups(process_group, norm_group)
         check_parameters(optimizer)
         self._optimizer = optimizer
         self._method = method
         self._model = model
-        self._policy = NonfinitePolicy(on_nonfinite, optimizer, model, process_group)
+        self._policy = NonfinitePolicy(on_nonfinite, optimizer, model)
+        agrees = on_nonfinite != "propagate"
+        self._ranks = RankNorms(optimizer, model, method.norm_type, process_group, norm_group, agrees=agrees)
         self._per_group = per_group
         prefix = "" if tag is None else f"{tag}/"
         self._norm_name, self._coefficient_name = f"{prefix}grad_norm", f"{prefix}grad_clip_coef"
@@ -160,7 +161,7 @@ class GradientClipper(Handler):
             for ending in (Events.EPOCH_COMPLETED, Events.COMPLETED):
                 self._attachment.add_handler(trainer, ending, self._policy.raise_deferred)
             warn_after_first_epoch(self._attachment, trainer, self._describe_no_gradients)
-            self._policy.look_for_peers()
+            self._ranks.look_for_peers()
         return self
 
     def detach(self) -> None:
@@ -192,14 +193,15 @@ class GradientClipper(Handler):
     def _start_run(self, engine: Engine) -> None:
         self._had_gradients = False
         self._record.start_run(self._policy.skipped)
-        self._policy.start_run(engine)
+        self._policy.start_run()
+        self._ranks.start_run(per_group=self._per_group)
 
     def _clip(self, engine: Engine) -> None:
         self._policy.start_update(engine)
         gradients = Gradients(self._optimizer, per_group=self._per_group)
         self._had_gradients = self._had_gradients or any(gradients.lists)
         update = Update(current_step(engine), gradients, partial(runs_last, engine, self._optimizer, self._clip))
-        done = None if self._policy.has_peers else self._method.clip_quickly(update)
+        done = None if self._ranks.has_peers else self._method.clip_quickly(update)
         norm, factor = self._measure_and_clip(engine, update) if done is None else done
         metrics = engine.state.metrics
         metrics[self._norm_name], metrics[self._coefficient_name] = norm, factor
@@ -213,7 +215,7 @@ class GradientClipper(Handler):
         if len(norms) > 1:  # of groups that may lie on several devices
             device = gradients.device
             norms = [to_device(device, norm) for norm in norms]
-        update.norms = self._policy.agree(norms)
+        update.norms = self._ranks.combine(norms)
         norm = update.norms[0] if len(norms) == 1 else total_norm(update.norms, norm_type)
         update.norm = norm.item() if gradients.on_host or self._method.reads_norm else norm
         self._policy.admit(engine, update.step, gradients, each, update.norm)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from ignite_tips.clipping.shards import sum_terms
 from ignite_tips.parameters.selection import unwrap_model
 
 __all__ = ["Gradients", "check_parameters", "parameter_names"]
@@ -16,7 +17,8 @@ __all__ = ["Gradients", "check_parameters", "parameter_names"]
 class Gradients:
     """The gradients of one update, in one list or in one for each param group.
 
-    A sparse gradient is coalesced, and the values that it stores, which may be changed in place, stand for it.
+    Each may be changed in place. A sparse gradient is coalesced, and the values that it stores stand for it; one of
+    which each rank has a term is summed, because no rank could clamp it.
 
     Attributes:
         owners: the parameters that have a gradient, in lists.
@@ -39,7 +41,8 @@ class Gradients:
                 gradient = parameter.grad
                 if gradient is not None:
                     self.owners[-1].append(parameter)
-                    self.lists[-1].append(_stored_values(parameter) if gradient.is_sparse else gradient)
+                    is_plain = not (gradient.is_sparse or isinstance(gradient, DTensor))
+                    self.lists[-1].append(gradient if is_plain else _prepared(parameter))
                     self.on_host = self.on_host and gradient.is_cpu
 
     @property
@@ -107,9 +110,13 @@ def parameter_names(optimizer: Optimizer, model: nn.Module | None = None) -> dic
     return names
 
 
-def _stored_values(parameter: Tensor) -> Tensor:
+def _prepared(parameter: Tensor) -> Tensor:
     gradient: Any = parameter.grad
-    if not gradient.is_coalesced():
-        parameter.grad = gradient = gradient.coalesce()
-    values: Tensor = gradient._values()
+    if isinstance(gradient, DTensor):
+        whole = sum_terms(gradient)
+    else:
+        whole = gradient if gradient.is_coalesced() else gradient.coalesce()
+    if whole is not gradient:
+        parameter.grad = whole
+    values: Tensor = whole._values() if whole.is_sparse else whole
     return values

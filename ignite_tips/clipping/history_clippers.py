@@ -53,7 +53,7 @@ class AutoClipper(GradientClipper):
         optimizer: the one whose gradients are clipped.
         percentile: in (0, 100]; between two norms it is interpolated, as in ``numpy.percentile``.
         history_size: ≥ 1, the number of norms kept, 8 bytes each in a checkpoint.
-        on_nonfinite, model, tag, process_group: as for ``GradientNormClipper``.
+        on_nonfinite, model, tag, process_group, norm_group: as for ``GradientNormClipper``.
 
     Raises:
         TypeError, ValueError: if an argument is not as above; if the optimizer has no parameter.
@@ -81,12 +81,19 @@ class AutoClipper(GradientClipper):
         model: nn.Module | None = None,
         tag: str | None = None,
         process_group: Any = None,
+        norm_group: Any = None,
     ) -> None:
         percentile = check_number("percentile", percentile, gt=0, le=100)
         history_size = check_integer("history_size", history_size, ge=1)
         method = HistoryScaling(f"percentile={percentile}", PercentileRule(percentile, history_size))
         super().__init__(
-            optimizer, method, on_nonfinite=on_nonfinite, model=model, tag=tag, process_group=process_group
+            optimizer,
+            method,
+            on_nonfinite=on_nonfinite,
+            model=model,
+            tag=tag,
+            process_group=process_group,
+            norm_group=norm_group,
         )
 
 
@@ -105,7 +112,7 @@ class ZClipper(GradientClipper):
         z_threshold: > 0, finite, in standard deviations.
         max_norm: > 0, the largest threshold of any update; ``math.inf`` for none.
         warmup_steps: ≥ 1, updates before the first z-score.
-        on_nonfinite, model, tag, process_group: as for ``GradientNormClipper``.
+        on_nonfinite, model, tag, process_group, norm_group: as for ``GradientNormClipper``.
 
     Raises:
         TypeError, ValueError: if an argument is not as above; if the optimizer has no parameter.
@@ -135,6 +142,7 @@ class ZClipper(GradientClipper):
         model: nn.Module | None = None,
         tag: str | None = None,
         process_group: Any = None,
+        norm_group: Any = None,
     ) -> None:
         alpha = check_number("alpha", alpha, gt=0, lt=1)
         z_threshold = check_number("z_threshold", z_threshold, gt=0, lt=inf)
@@ -143,5 +151,11 @@ class ZClipper(GradientClipper):
         settings = f"z_threshold={z_threshold}, max_norm={max_norm}"
         method = HistoryScaling(settings, ZScoreRule(alpha, z_threshold, warmup_steps), max_norm)
         super().__init__(
-            optimizer, method, on_nonfinite=on_nonfinite, model=model, tag=tag, process_group=process_group
+            optimizer,
+            method,
+            on_nonfinite=on_nonfinite,
+            model=model,
+            tag=tag,
+            process_group=process_group,
+            norm_group=norm_group,
         )

@@ -3,11 +3,10 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
-from math import inf, isfinite
-from typing import Any, NoReturn, cast
+from math import isfinite
+from typing import NoReturn, cast
 
 import torch
-import torch.distributed as dist
 from ignite.engine import Engine
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
@@ -36,26 +35,22 @@ class NonfinitePolicy:
 
     Attributes:
         mode: ``"raise"``, ``"skip"`` or ``"propagate"``.
-        has_peers: whether there are other ranks, all of which have to do the same.
         skipped: updates skipped so far.
     """
 
-    def __init__(self, mode: str, optimizer: Optimizer, model: nn.Module | None, process_group: Any) -> None:
+    def __init__(self, mode: str, optimizer: Optimizer, model: nn.Module | None) -> None:
         self.mode = mode
         self.skipped = 0
-        self.has_peers = False
         self._optimizer = optimizer
         self._model = model
-        self._process_group = process_group
         self._told = 0
         self._is_first = True
         self._is_lr_search = False
         self._deferred = DeferredFiniteCheck()
 
-    def start_run(self, engine: Engine) -> None:
-        """Look for other ranks, and prepare for the first update."""
+    def start_run(self) -> None:
+        """Prepare for the first update."""
         self._deferred = DeferredFiniteCheck()
-        self.look_for_peers()
         self._is_first = True
         self._is_lr_search = is_lr_search(engine)
 
@@ -66,25 +61,9 @@ class NonfinitePolicy:
             self._is_first = False
             self._tell_skipped(engine)
 
-    def look_for_peers(self) -> None:
-        """Find out whether there are other ranks."""
-        self.has_peers = dist.is_initialized() and dist.get_world_size(self._process_group) > 1
-
     def load(self, skipped: int) -> None:
         """Take up the count of another run."""
         self.skipped, self._told = skipped, 0
-
-    def agree(self, norms: list[Tensor]) -> list[Tensor]:
-        """Return the largest norms of all ranks, infinite where any rank's is not finite; "propagate" asks none.
-
-        Where gradients were reduced, each rank has these norms already, but ranks of different hardware may differ in
-        the last bit. Where one rank has a NaN of its own, all have to know.
-        """
-        if not self.has_peers or self.mode == "propagate":
-            return norms
-        largest = torch.nan_to_num(torch.stack(norms), nan=inf, posinf=inf)
-        dist.all_reduce(largest, dist.ReduceOp.MAX, self._process_group)
-        return list(largest)
 
     def admit(
         self,
@@ -255,16 +234,16 @@ def first_of(found: Sequence[str]) -> str:
 
 def describe_gradients(names: Mapping[Tensor, str]) -> str:
     """Say which of the parameters, by name, have a gradient that is not finite."""
-    found = [
-        f"{kinds} in {name}"
-        for parameter, name in names.items()
-        if parameter.grad is not None and (kinds := nonfinite_kinds(parameter.grad))
-    ]
-    return first_of(found) or _NONE_HERE
+    gradients = {name: parameter.grad for parameter, name in names.items() if parameter.grad is not None}
+    return first_of(_describe(gradients)) or _NONE_HERE
 
 
 def describe_buffers(model: nn.Module | None) -> str:
     """Say what stays though the update is not made, such as BatchNorm's running statistics of a NaN batch."""
-    buffers = {} if model is None else dict(unwrap_model(model).named_buffers())
-    found = [f"{kinds} in {name}" for name, buffer in buffers.items() if (kinds := nonfinite_kinds(buffer))]
+    found = _describe({} if model is None else dict(unwrap_model(model).named_buffers()))
     return f"; the forward pass left {first_of(found)}" if found else ""
+
+
+def _describe(tensors: Mapping[str, Tensor]) -> list[str]:
+    kinds = zip(tensors, nonfinite_kinds(list(tensors.values())), strict=True)
+    return [f"{found} in {name}" for name, found in kinds if found]

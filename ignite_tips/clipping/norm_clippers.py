@@ -144,10 +144,15 @@ class GradientNormClipper(GradientClipper):
         tag: prefix of the metrics' names, as in ``"generator/grad_norm"``; not empty. Without it the clippers of
             several optimizers write the same names, and the last update's values stay.
         process_group: the ranks that train together and have to agree; None for all. "propagate" asks none.
+        norm_group: the ranks that have the other parameters of the model, such as the stages of a pipeline: a
+            DeviceMesh of one dimension, as ``mesh["pp"]``, or a process group. The norm is then that of all. DTensors
+            need none: they say on which ranks their parts are.
 
     Raises:
         TypeError, ValueError: if an argument is not as above, or a numpy or torch number; if the optimizer has no
             parameter, or computes its gradients several times in an update, as LBFGS.
+        RuntimeError: when a run starts, if the ranks' optimizers have different parameters and there is no
+            ``norm_group`` ("propagate" does not ask), or if ``per_group`` is to add the norms of different groups.
 
     State saved: the number of skipped updates.
 
@@ -179,6 +184,7 @@ class GradientNormClipper(GradientClipper):
         model: nn.Module | None = None,
         tag: str | None = None,
         process_group: Any = None,
+        norm_group: Any = None,
     ) -> None:
         max_norm = check_number("max_norm", max_norm, gt=0)
         super().__init__(
@@ -189,6 +195,7 @@ class GradientNormClipper(GradientClipper):
             model=model,
             tag=tag,
             process_group=process_group,
+            norm_group=norm_group,
         )
 
 

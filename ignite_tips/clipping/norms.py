@@ -1,13 +1,15 @@
 """Norms and clipping of gradients: plain, sparse and distributed tensors, of any devices and dtypes."""
 
 from collections.abc import Iterable, Sequence
+from itertools import compress
 from math import fsum, inf, sqrt
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Partial
+from torch.distributed.tensor import DTensor
 
 from ignite_tips._checks import check_instance, check_iterable, check_number
+from ignite_tips.clipping.shards import local_part, norms_over_shards, sum_terms
 
 __all__ = [
     "EPSILON",
@@ -153,29 +155,23 @@ def largest_magnitude(tensors: list[Tensor]) -> Tensor:
 
 def _mixed_norms(tensors: list[Tensor], norm_type: float) -> list[Tensor]:
     norms: dict[int, Tensor] = {}
-    for places in _group_by_device_and_dtype(tensors):
-        alike = [tensors[place] for place in places]
+    device = tensors[0].device
+    tensors = [sum_terms(tensor) for tensor in tensors]
+    parts = [local_part(tensor) for tensor in tensors]
+    for places in _group_by_device_and_dtype(parts):
+        alike = [parts[place] for place in places]
+        if norm_type == inf:  # torch refuses that of a tensor without values, such as a rank's shard of a small one
+            alike = [part if part.numel() else part.new_zeros(1) for part in alike]
         # The squares of 16-bit gradients overflow (float16) or lose all but three digits (bfloat16).
         accumulate = torch.float32 if alike[0].dtype.itemsize == 2 else None
-        if norm_type == inf:
-            whole = _largest_magnitudes(alike, accumulate)
-        else:
-            part = torch.stack(torch._foreach_norm(alike, norm_type, dtype=accumulate))
-            whole = part.full_tensor() if isinstance(part, DTensor) else part
-        norms.update(zip(places, to_device(tensors[0].device, whole), strict=True))
+        of_parts = torch._foreach_norm(alike, norm_type, dtype=accumulate)
+        each = norms_over_shards([tensors[place] for place in places], of_parts, norm_type)
+        norms.update(zip(places, _all_to_device(device, each), strict=True))
     return [norms[place] for place in range(len(tensors))]
 
 
-def _largest_magnitudes(tensors: list[Tensor], dtype: torch.dtype | None) -> Tensor:
-    # torch refuses the infinity norm of a tensor without values, such as a rank's shard of a small parameter.
-    local = [tensor if tensor.numel() else tensor.new_zeros(1) for tensor in _local(tensors)]
-    largest = torch.stack(torch._foreach_norm(local, inf, dtype=dtype))
-    if not isinstance(tensors[0], DTensor):
-        return largest
-    mesh = tensors[0].device_mesh
-    largest = largest.nan_to_num(nan=inf, posinf=inf)  # what a reduction makes of NaN depends on the ranks' order
-    whole: Tensor = DTensor.from_local(largest, mesh, [Partial("max")] * mesh.ndim).full_tensor()
-    return whole
+def _all_to_device(device: torch.device, norms: Sequence[Tensor]) -> Iterable[Tensor]:
+    return norms if norms[0].device == device else to_device(device, torch.stack(tuple(norms)))
 
 
 def clip_coefficient(norm: Tensor, max_norm: float) -> Tensor:
@@ -193,8 +189,9 @@ def clip_divisor(norm: Tensor, max_norm: float) -> Tensor:
 
 def clamp_gradients(tensors: list[Tensor], clip_value: float) -> None:
     """Bring every value of dense tensors, in place, to within ±``clip_value``; NaN stays NaN."""
-    for places in _group_by_device_and_dtype(tensors):
-        local = _local([tensors[place] for place in places])
+    parts = [local_part(tensor) for tensor in tensors]
+    for places in _group_by_device_and_dtype(parts):
+        local = [parts[place] for place in places]
         if local[0].is_cpu:  # both ends in one pass
             for tensor in local:
                 tensor.clamp_(-clip_value, clip_value)
@@ -208,8 +205,9 @@ def scale_gradients(tensors: list[Tensor], coefficient: Tensor) -> None:
     if tensors and _is_uniform(tensors):
         torch._foreach_mul_(tensors, to_device(tensors[0].device, coefficient))
         return
-    for places in _group_by_device_and_dtype(tensors):
-        local = _local([tensors[place] for place in places])
+    parts = [local_part(tensor) for tensor in tensors]
+    for places in _group_by_device_and_dtype(parts):
+        local = [parts[place] for place in places]
         torch._foreach_mul_(local, to_device(local[0].device, coefficient))
 
 
@@ -234,18 +232,17 @@ def dense_values(tensors: Iterable[Tensor]) -> list[Tensor]:
     return [tensor.coalesce()._values() if tensor.is_sparse else tensor for tensor in tensors]
 
 
-def nonfinite_kinds(tensor: Tensor) -> str:
-    """Return which of NaN and infinity ``tensor`` holds on any rank, in words; empty where all is finite.
+def nonfinite_kinds(tensors: Sequence[Tensor]) -> list[str]:
+    """Return which of NaN and infinity each tensor holds on any rank, in words; empty where all is finite.
 
     Example:
-        >>> nonfinite_kinds(torch.tensor([1.0, float("nan"), -float("inf")]))
-        'NaN and inf'
+        >>> nonfinite_kinds([torch.tensor([1.0, float("nan"), -float("inf")]), torch.tensor([1.0])])
+        ['NaN and inf', '']
     """
-    values = tensor._values() if tensor.is_sparse else tensor
-    found = {"NaN": values.isnan().any(), "inf": values.isinf().any()}
-    return " and ".join(
-        kind for kind, flag in found.items() if (flag.full_tensor() if isinstance(flag, DTensor) else flag)
-    )
+    parts = [local_part(tensor) for tensor in dense_values(tensors)]
+    flags = [torch.stack([part.isnan().any(), part.isinf().any()]).float() for part in parts]
+    found = norms_over_shards(tensors, flags, inf)
+    return [" and ".join(compress(("NaN", "inf"), kinds.tolist())) for kinds in found]
 
 
 def _as_list(tensors: Tensor | Iterable[Tensor]) -> list[Tensor]:
@@ -257,10 +254,6 @@ def _as_list(tensors: Tensor | Iterable[Tensor]) -> list[Tensor]:
         if not (tensor.is_floating_point() or tensor.is_complex()):
             raise TypeError(f"each of tensors must be of floating-point numbers, got one of {tensor.dtype}")
     return listed
-
-
-def _local(tensors: list[Tensor]) -> list[Tensor]:
-    return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
 
 
 def _is_uniform(tensors: list[Tensor]) -> bool:
@@ -278,6 +271,5 @@ def _group_by_device_and_dtype(tensors: list[Tensor]) -> list[list[int]]:
     """Return the places of the tensors that one foreach call can take together."""
     lists: dict[object, list[int]] = {}
     for place, tensor in enumerate(tensors):
-        mesh = (tensor.device_mesh, tensor.placements) if isinstance(tensor, DTensor) else None
-        lists.setdefault((tensor.device, tensor.dtype, mesh), []).append(place)
+        lists.setdefault((tensor.device, tensor.dtype), []).append(place)
     return list(lists.values())

@@ -195,9 +195,9 @@ def test_bad_arguments_are_named() -> None:
 
 def test_nonfinite_kinds_names_both() -> None:
     """NaN and infinity are told apart; finite values are neither."""
-    assert nonfinite_kinds(torch.tensor([1.0])) == ""
-    assert nonfinite_kinds(torch.tensor([math.nan])) == "NaN"
-    assert nonfinite_kinds(torch.tensor([-math.inf, math.nan])) == "NaN and inf"
+    assert nonfinite_kinds([torch.tensor([1.0])]) == [""]
+    assert nonfinite_kinds([torch.tensor([math.nan])]) == ["NaN"]
+    assert nonfinite_kinds([torch.tensor([-math.inf, math.nan])]) == ["NaN and inf"]
 
 
 @pytest.mark.parametrize("size", [3, 2000])
