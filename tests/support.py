@@ -28,6 +28,7 @@ from tests.settings import seeded, threads
 _CONTEXT = multiprocessing.get_context("forkserver")
 _PRELOAD = ["ignite.engine", "ignite.handlers", "ignite.distributed", "tests.support"]
 _PRELOAD += ["torch", "torch._dynamo"]  # an optimizer's first step imports this, which takes seconds
+_PRELOAD += ["torch.distributed.checkpoint", "torch.distributed.pipelining", "torch.distributed.tensor.parallel"]
 _PRELOAD += ["sklearn.datasets", "torch.utils.tensorboard", "pytest", "ignite_tips", "ignite_launch.agent"]
 _CONTEXT.set_forkserver_preload(_PRELOAD)
 

@@ -198,11 +198,11 @@ def _over_ranks(factor: Tensor | float, gradients: Sequence[Tensor]) -> Tensor |
     if not groups:
         return factor
     device = gradients[0].device  # a rank without a row has the number 1, whatever the device
-    least = factor if isinstance(factor, Tensor) else torch.full((), factor, device=device)
-    least = least.double()
+    is_number = not isinstance(factor, Tensor)
+    least = torch.full((), factor, dtype=torch.float64, device=device) if is_number else factor.double()
     for group in groups:
         dist.all_reduce(least, dist.ReduceOp.MIN, group)
-    return least.item() if isinstance(factor, float) else least
+    return least.item() if is_number else least
 
 
 def _together(norms: Sequence[Tensor]) -> list[list[int]]:

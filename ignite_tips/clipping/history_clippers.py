@@ -52,7 +52,7 @@ class AutoClipper(GradientClipper):
     Args:
         optimizer: the one whose gradients are clipped.
         percentile: in (0, 100]; between two norms it is interpolated, as in ``numpy.percentile``.
-        history_size: ≥ 1, the number of norms kept, 8 bytes each in a checkpoint.
+        history_size: ≥ 1, the number of norms kept, 9 bytes each in a checkpoint.
         on_nonfinite, model, tag, process_group, norm_group: as for ``GradientNormClipper``.
 
     Raises:

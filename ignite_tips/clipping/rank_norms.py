@@ -104,14 +104,14 @@ class RankNorms:
         agrees = self._agrees and not self._are_shared
         if not self.has_peers or (self._norm_group is None and not agrees):
             return norms
-        joined = torch.stack(norms)
+        joined, parameter = torch.stack(norms), next(self._parameters())
         # A rank without gradients has norms of 0, on the CPU and in float32: a collective needs one device and dtype.
-        combined = joined.to(next(self._parameters()).device, torch.float64)
+        combined = joined.to(parameter.device, torch.float64)
         if self._norm_group is not None:
             combined = combine_norms(combined, self._norm_type, self._norm_group)
         if agrees:
             combined = combine_norms(combined, inf, self._process_group)
-        return list(combined.to(joined.dtype))
+        return list(combined.to(torch.promote_types(joined.dtype, parameter.dtype.to_real())))
 
     def _groups(self) -> list[Any]:
         return [self._process_group, *([] if self._norm_group is None else [self._norm_group])]

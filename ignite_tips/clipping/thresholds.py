@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from math import floor, inf, sqrt
 from typing import Any
 
-from torch import Tensor, float64, strided, tensor
-
-from ignite_tips._checks import check_instance, check_keys, check_number, describe
+from ignite_tips._checks import check_instance, check_keys, check_number
 
 __all__ = ["PercentileRule", "ZScoreRule"]
 
@@ -39,13 +37,16 @@ class PercentileRule:
         return low + (high - low) * share if share < 0.5 else high - (high - low) * (1 - share)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the norms, the oldest first."""
-        return {"norms": tensor(list(self._history), dtype=float64)}
+        """Return the norms, the oldest first.
+
+        A list: torch.distributed.checkpoint loads a tensor only into one of the same size.
+        """
+        return {"norms": list(self._history)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up a history; of one longer than ``history_size`` the last part."""
-        norms = check_keys("the state's rule", state, ("norms",))["norms"]
-        self._history = deque(_as_floats(norms), maxlen=self._history.maxlen)
+        norms = _check_norms("norms", check_keys("the state's rule", state, ("norms",))["norms"])
+        self._history = deque(norms, maxlen=self._history.maxlen)
         self._sorted = sorted(self._history)
 
 
@@ -91,8 +92,7 @@ class ZScoreRule:
         """Take up the statistics."""
         state = check_keys("the state's rule", state, ("warmup", "mean", "variance"))
         warmup, mean, variance = state["warmup"], state["mean"], state["variance"]
-        check_instance("the state's warmup", warmup, list, "a list of norms")
-        warmup = [check_number("each of the state's warmup", norm, gt=0, lt=inf) for norm in warmup]
+        warmup = _check_norms("warmup", warmup)
         if mean is not None:
             mean = check_number("the state's mean", mean, ge=0, lt=inf)
         elif len(warmup) >= self._warmup_steps:  # the end of the warm-up would never come
@@ -104,13 +104,6 @@ class ZScoreRule:
         self._variance = check_number("the state's variance", variance, ge=0, lt=inf)
 
 
-def _as_floats(norms: Any) -> list[float]:
-    check_instance("the state's norms", norms, Tensor, "a tensor")
-    if not norms.is_floating_point() or norms.layout is not strided or norms.is_meta:
-        raise TypeError(
-            f"the state's norms must be a dense tensor of floating-point numbers, got one of {norms.dtype}, "
-            f"{norms.layout} on {norms.device}"
-        )
-    if norms.dim() != 1 or not bool((norms.isfinite() & (norms > 0)).all()):
-        raise ValueError(f"the state's norms must be finite and > 0, in one dimension, got {describe(norms)}")
-    return [float(norm) for norm in norms.tolist()]
+def _check_norms(key: str, norms: Any) -> list[float]:
+    check_instance(f"the state's {key}", norms, list, "a list of norms")
+    return [check_number(f"each of the state's {key}", norm, gt=0, lt=inf) for norm in norms]

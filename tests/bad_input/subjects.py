@@ -90,6 +90,8 @@ def _clips(name: str, arguments: dict[str, Any] | None = None, **domains: Domain
         "tag": _tag,
         "process_group": one_of(None),
     }
+    if name != "GradientValueClipper":  # its norm, the largest value, is the same whatever ranks are asked
+        shared["norm_group"] = one_of(None)
     return Subject(getattr(ignite_tips, name), lambda: {"optimizer": _sgd} | (arguments or {}), shared | domains)
 
 
