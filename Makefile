@@ -6,7 +6,7 @@ CONSTRAINTS := constraints.txt
 READY := $(VENV)/ready
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
-.PHONY: demo test test-shaken test-lowest test-newest test-loggers soak attack check bench gpu gpu-dry-run docs screenshots clean
+.PHONY: demo test test-shaken test-lowest test-newest test-loggers combinations soak attack check bench gpu gpu-dry-run docs screenshots clean
 
 demo: $(READY)
 	$(BIN)/ignite-launch --nproc 2 examples/digits.py
@@ -35,6 +35,10 @@ test-loggers:
 	$(MAKE) .venv-loggers/ready VENV=.venv-loggers
 	.venv-loggers/bin/python -m pip install --quiet mlflow wandb clearml tensorboardX
 	.venv-loggers/bin/python -m pytest tests/ignite_tips/tensorboard/test_installed_loggers.py
+
+# Every kind of parallelism with every clipper, against one process; writes the table in docs/combinations.md.
+combinations: $(READY)
+	$(BIN)/python -W ignore -m tests.e2e.parallel docs/combinations.md
 
 soak: $(READY)
 	$(BIN)/python -m tests.e2e.soak --kills $(or $(KILLS),100) --seed $(or $(SEED),0)

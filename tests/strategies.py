@@ -1,7 +1,7 @@
 """One small network under each kind of parallelism, for tests that compare several ranks with one process.
 
-It is in double precision. BatchNorm is in the stem, which stays frozen: the statistics of a rank's rows are not those of
-the whole batch.
+It is in double precision. BatchNorm is in the stem, which stays frozen, because the statistics of a rank's rows are not
+those of the whole batch.
 """
 
 from collections import OrderedDict

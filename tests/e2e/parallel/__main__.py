@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from tests.e2e.parallel.cells import CLIPS, WAYS, Cell, failures, tolerance, train_cells
-from tests.e2e.parallel.collectives import Counts, count_collectives
+from tests.e2e.parallel.collectives import Counts, count_all
 from tests.strategies import STRATEGIES
 from tests.support import run_distributed
 
@@ -27,7 +27,7 @@ def main() -> int:
         wrong = {cell: failures(cell, trained[cell], Path(folder)) for cell in cells}
     counts: dict[str, Counts] = {}
     for ranks in (2, 4):
-        counts |= run_distributed(_count, ranks)[0]
+        counts |= run_distributed(count_all, ranks)[0]
     rows = [_row(strategy, wrong, counts[strategy]) for strategy in STRATEGIES]
     page.write_text(f"{before}{BEGIN}\n\n{_HEAD}\n{chr(10).join(rows)}\n\n{END}{after}")
     print(f"{len(cells)} cells, each trained uninterrupted and resumed, in {time.monotonic() - started:.0f} s")
@@ -38,10 +38,6 @@ def main() -> int:
 
 _COLUMNS = ["strategy", *CLIPS, "from files", "from DCP", "torch", '"propagate"', '"raise"']
 _HEAD = f"| {' | '.join(_COLUMNS)} |\n|{' --- |' * len(_COLUMNS)}"
-
-
-def _count(rank: int, world_size: int) -> dict[str, Counts]:
-    return {name: count_collectives(name)[0] for name, each in STRATEGIES.items() if each.ranks == world_size}
 
 
 def _row(strategy: str, wrong: dict[Cell, list[str]], counts: Counts) -> str:

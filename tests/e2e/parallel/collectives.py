@@ -47,6 +47,11 @@ def count_collectives(strategy: str) -> tuple[Counts, list[str]]:
     return counts, told
 
 
+def count_all(rank: int, world_size: int) -> dict[str, Counts]:
+    """Return the counts of each strategy on so many ranks."""
+    return {name: count_collectives(name)[0] for name, each in STRATEGIES.items() if each.ranks == world_size}
+
+
 def _network() -> Network:
     network = Network()
     network.stem.requires_grad_(False)
