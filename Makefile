@@ -36,9 +36,11 @@ test-loggers:
 	.venv-loggers/bin/python -m pip install --quiet mlflow wandb clearml tensorboardX
 	.venv-loggers/bin/python -m pytest tests/ignite_tips/tensorboard/test_installed_loggers.py
 
-# Every kind of parallelism with every clipper, against one process; writes the table in docs/combinations.md.
+# Every kind of parallelism with every clipper, against one process; writes the table in docs/combinations.md. Then
+# compiled code, by torch's default compiler.
 combinations: $(READY)
 	$(BIN)/python -W ignore -m tests.e2e.parallel docs/combinations.md
+	$(BIN)/python -m pytest --compiler inductor --timeout 600 tests/ignite_tips/core/test_compiled_training.py
 
 soak: $(READY)
 	$(BIN)/python -m tests.e2e.soak --kills $(or $(KILLS),100) --seed $(or $(SEED),0)

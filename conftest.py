@@ -24,8 +24,9 @@ def _doctest_names(doctest_namespace: dict[str, Any]) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add what `make test-shaken` varies."""
+    """Add what `make test-shaken` and `make combinations` vary."""
     parser.addoption("--seed", type=int, default=0, help="moves the random numbers of every test")
+    parser.addoption("--compiler", default="eager", help="torch.compile's backend; inductor takes a minute")
     parser.addoption("--threads", type=int, default=1, help="how many threads torch computes with")
 
 

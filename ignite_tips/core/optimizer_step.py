@@ -188,6 +188,7 @@ class StepHooks:
         if step is None:
             return None
         _check_outside_backward(optimizer)
+        _check_not_captured(optimizer)
         self._step = step
         if step.found_inf is not None and step.is_skipped_by_scaler():
             # The kernel would skip, but torch's fused SGD first allocates, and keeps, uninitialized momentum.
@@ -282,6 +283,14 @@ def _check_outside_backward(optimizer: Optimizer) -> None:
         f"{type(optimizer).__name__} must be stepped after backward(), when its gradients are final, but was stepped "
         "within it; create an optimizer for each parameter, or detach the handlers that act on its updates"
     )
+
+
+def _check_not_captured(optimizer: Optimizer) -> None:
+    if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            f"{type(optimizer).__name__} must be stepped outside a CUDA graph, whose replays call no handlers; capture "
+            "forward and backward only, or detach the handlers that act on its updates"
+        )
 
 
 def after_update(function: Callable[[], None]) -> None:
