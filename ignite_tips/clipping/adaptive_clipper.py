@@ -197,12 +197,13 @@ def _over_ranks(factor: Tensor | float, gradients: Sequence[Tensor]) -> Tensor |
     groups = shard_groups(gradients)
     if not groups:
         return factor
-    device = gradients[0].device  # a rank without a row has the number 1, whatever the device
-    is_number = not isinstance(factor, Tensor)
-    least = torch.full((), factor, dtype=torch.float64, device=device) if is_number else factor.double()
+    if isinstance(factor, Tensor):
+        least = factor.double()
+    else:
+        least = torch.full((), factor, dtype=torch.float64, device=gradients[0].device)
     for group in groups:
         dist.all_reduce(least, dist.ReduceOp.MIN, group)
-    return least.item() if is_number else least
+    return least if isinstance(factor, Tensor) else least.item()
 
 
 def _together(norms: Sequence[Tensor]) -> list[list[int]]:

@@ -286,7 +286,8 @@ def _check_outside_backward(optimizer: Optimizer) -> None:
 
 
 def _check_not_captured(optimizer: Optimizer) -> None:
-    if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+    cuda: Any = torch.cuda
+    if cuda.is_initialized() and cuda.is_current_stream_capturing():
         raise RuntimeError(
             f"{type(optimizer).__name__} must be stepped outside a CUDA graph, whose replays call no handlers; capture "
             "forward and backward only, or detach the handlers that act on its updates"
