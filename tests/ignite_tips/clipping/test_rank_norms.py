@@ -300,11 +300,19 @@ def _side_by_side(rank: int, world_size: int) -> list[tuple[float, float, bool]]
                 torch.allclose(whole(one), whole(other), rtol=1e-5) for one, other in zip(ours, theirs, strict=True)
             ]
             found.append((metrics["grad_norm"], norm.item(), all(same)))
+    dense = init_device_mesh("cpu", (4,), mesh_dim_names=("fsdp",))
+    experts = init_device_mesh("cpu", (2, 2), mesh_dim_names=("ep", "efsdp"))
+    parts = [distribute_tensor(ALL[0], experts, [Shard(0), Shard(1)]), distribute_tensor(ALL[1], dense, [Shard(0)])]
+    scene = Scene(parts)
+    metrics, _ = scene.run(GradientNormClipper(scene.sgd, LIMIT))
+    for parameter, gradient in zip(scene.parameters, parts, strict=True):
+        parameter.grad = gradient.clone()
+    found.append((metrics["grad_norm"], clip_grad_norm_(scene.parameters, LIMIT, ep_enabled=True).item(), True))
     return found
 
 
 def test_torchtitan_finds_the_same() -> None:
-    """Its clip_grad_norm_ with the pipeline's mesh, on plain parameters and on shards."""
+    """Its clip_grad_norm_ with the pipeline's mesh, on plain parameters and shards, and of experts on another mesh."""
     pytest.importorskip("torchtitan.distributed.utils", reason="torchtitan is not installed")
     for found in run_distributed(_side_by_side, 4):
         for ours, theirs, same in found:
