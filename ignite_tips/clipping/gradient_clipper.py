@@ -193,7 +193,7 @@ class GradientClipper(Handler):
     def _start_run(self, engine: Engine) -> None:
         self._had_gradients = False
         self._record.start_run(self._policy.skipped)
-        self._policy.start_run()
+        self._policy.start_run(engine)
         self._ranks.start_run(per_group=self._per_group)
 
     def _clip(self, engine: Engine) -> None:

@@ -48,7 +48,7 @@ class NonfinitePolicy:
         self._is_lr_search = False
         self._deferred = DeferredFiniteCheck()
 
-    def start_run(self) -> None:
+    def start_run(self, engine: Engine) -> None:
         """Prepare for the first update."""
         self._deferred = DeferredFiniteCheck()
         self._is_first = True
