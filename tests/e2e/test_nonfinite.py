@@ -125,8 +125,8 @@ def test_skip_leaves_no_trace(case: Case) -> None:
     if len(case.faults) < UPDATES:
         other.run(case.batches(whole=False))
     assert same(training, expected)
-    norms = saved({"clipper": clipper})["clipper"].get("rule", {}).get("norms", torch.zeros(0))
-    assert norms.isfinite().all()
+    norms = saved({"clipper": clipper})["clipper"].get("rule", {}).get("norms", [])
+    assert all(map(math.isfinite, norms))
     assert len(norms) in (0, state.optimizer_step)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.parallel.__main__ import BEGIN, END
 from tests.e2e.parallel.cells import Cell, add_outcomes, failures, train_here
 from tests.e2e.parallel.collectives import CLIPS, Counts, count_collectives
 from tests.strategies import STRATEGIES
@@ -67,3 +68,12 @@ def test_clippers_make_no_more_collectives_than_torch(results: dict[str, Any], s
         assert counts["AGC, propagate"] == {"ZeRO 2": 0, "pipeline 2, 1F1B": 1, "pipeline x FSDP2 2 x 2": 5}.get(
             strategy, {"FSDP2 2": 4, "tensor and sequence parallel 2": 6}.get(strategy, 8)
         )
+
+
+def test_the_table_in_the_documentation_has_every_kind() -> None:
+    """And no cell failed when `make combinations` wrote it."""
+    page = (Path(__file__).parents[2] / "docs" / "combinations.md").read_text()
+    _, _, table = page.partition(BEGIN)
+    table, _, _ = table.partition(END)
+    assert [line.split(" | ")[0] for line in table.split("\n") if line][2:] == [f"| {name}" for name in STRATEGIES]
+    assert "FAILED" not in table

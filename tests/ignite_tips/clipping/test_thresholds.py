@@ -53,7 +53,7 @@ def test_wrong_states_are_refused() -> None:
     rule.observe(1.0)
     with pytest.raises(ValueError, match="the state's rule must have the keys norms, got mean"):
         rule.load_state_dict({"mean": 1})
-    with pytest.raises(TypeError, match=r"the state's norms must be a list of norms, got 1.0 \(float\)"):
+    with pytest.raises(TypeError, match=r"the state's norms must be a list of norms, got 1.0$"):
         rule.load_state_dict({"norms": 1.0})
     assert rule.state_dict()["norms"] == [1.0]
     with pytest.raises(ValueError, match="the state's rule must have the keys warmup, mean, variance, got norms"):
