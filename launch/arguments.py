@@ -42,7 +42,7 @@ class LaunchOptions:
         max_restarts: how often failed workers are restarted; None for never.
         grace: seconds that workers get to exit after a signal.
         log_dir: folder for one log file a rank; None for the console alone.
-        inherited: variables that options come from, by the option's name; empty for the command line.
+        inherited: where options come from that were not given: a variable, or ``--check``, by the option's name.
         variables: whose variables these are, in words.
     """
 

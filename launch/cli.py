@@ -68,7 +68,7 @@ def _main(argv: Sequence[str]) -> int:
 def _options_of_check(options: LaunchOptions, machine: Machine) -> LaunchOptions:
     """Return the options of ``--check``: as ddp and, unless told otherwise, two processes if there are no two GPUs."""
     if options.strategy == "auto":
-        options = replace(options, strategy="ddp")
+        options = replace(options, strategy="ddp", inherited={"strategy": "--check"})
     if options.gpus in (None, "none") and options.nproc is None and len(machine.inventory.gpus) < 2:
         options = replace(options, nproc=2, gpus="none")
     return options

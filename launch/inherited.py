@@ -59,7 +59,7 @@ def inherit_options(options: LaunchOptions, environ: Mapping[str, str]) -> Launc
         options,
         **{name: inherited[name][0] for name in open_options},
         variables=starter.variables if open_options else "",
-        inherited={name: inherited[name][1] for name in open_options},
+        inherited={**options.inherited, **{name: inherited[name][1] for name in open_options}},
     )
 
 

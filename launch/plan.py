@@ -135,7 +135,7 @@ def make_plan(options: LaunchOptions, machine: Machine) -> LaunchPlan:
 
 def _choose(options: LaunchOptions, selection: Selection, *, several_nodes: bool) -> _Choice:
     """Return what this node runs, for these options and GPUs."""
-    strategy, why = options.strategy, f"--strategy {options.strategy}"
+    strategy, why = options.strategy, options.inherited.get("strategy", f"--strategy {options.strategy}")
     if strategy == "auto":
         strategy, why = _auto(options, selection, several_nodes)
     elif strategy != "ddp":

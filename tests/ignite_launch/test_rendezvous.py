@@ -1,7 +1,10 @@
 """Rendezvous: two hosts train as one, and what prevents it is reported."""
 
 import base64
+import ctypes
+import os
 import pickle
+import re
 import socket
 from contextlib import ExitStack
 from dataclasses import replace
@@ -152,6 +155,21 @@ def test_a_name_that_resolves_to_loopback_is_refused(tmp_path: Path, hosts: tupl
         result = running.result()
     assert result.code == 2
     assert "--interface eth9: there is no such interface with an address; available: " in result.err
+
+
+def _enter_new_network() -> None:
+    ctypes.CDLL(None).unshare(0x40000000)  # CLONE_NEWNET; os.unshare() needs Python 3.12
+
+
+def test_a_machine_without_loopback_is_told(tmp_path: Path) -> None:
+    """Where the loopback interface is down, as in a new network namespace, the launcher says so and does not wait."""
+    if os.geteuid() != 0:
+        pytest.skip("a new network namespace needs root")
+    (tmp_path / "wait.py").write_text(WAIT)
+    with Launch(tmp_path, "--nproc", "2", "wait.py", first=_enter_new_network) as running:
+        result = running.result()
+    assert result.code == 1
+    assert re.search("error: cannot reach this host at 127.0.0.1: (Network is unreachable|Cannot assign)", result.err)
 
 
 def test_a_taken_port_is_an_error(tmp_path: Path) -> None:
