@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.heartbeats_picture import draw_heartbeats
 from benchmarks.picture import draw
 from benchmarks.report import Results, report
 from benchmarks.tables import Table, dumps, loads
@@ -73,6 +74,8 @@ def write(results: Results, machine: str, folder: Path) -> None:
     (folder / "results.json").write_text(dumps({"machine": machine, "benchmarks": results}))
     (folder / "RESULTS.md").write_text(report(results, machine, picture="results.png"))
     draw(results, machine).savefig(folder / "results.png", dpi=150)
+    for table in results.get("heartbeats", []):
+        draw_heartbeats(table).savefig(folder / "results-heartbeats.png", dpi=150)
 
 
 def _machine() -> str:
