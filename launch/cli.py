@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 
-from .arguments import LaunchOptions, format_help, options_among, parse
+from .arguments import format_help, options_among, parse
 from .diagnosis import describe_environment
 from .dry_run import plan_as_json, plan_as_shell
 from .errors import LaunchError, log, log_error
 from .gpus import Inventory, format_gpus, read_inventory
 from .launcher import run
+from .options import LaunchOptions
 from .plan import LaunchPlan, Machine, make_plan
 from .preflight import check_interface, check_log_level, check_target, make_log_dir
 from .templates import read_template

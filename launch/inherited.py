@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from .arguments import LaunchOptions, parse_integer, parse_node_counts
+from .arguments import parse_integer, parse_node_counts
 from .errors import UsageError
+from .options import LaunchOptions
 
 __all__ = ["inherit_options"]
 

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .arguments import LaunchOptions
 from .errors import UsageError
 from .gpu_selection import Selection, select_gpus
 from .gpus import Gpu, Inventory
 from .inherited import inherit_options
 from .nodes import RendezvousPlan, plan_rendezvous
+from .options import LaunchOptions
 
 __all__ = ["LaunchPlan", "Machine", "make_plan"]
 

@@ -13,8 +13,8 @@ import sys
 from difflib import get_close_matches
 from pathlib import Path
 
-from .arguments import LaunchOptions
 from .errors import LaunchError, UsageError
+from .options import LaunchOptions
 
 __all__ = [
     "allow_open_files",
