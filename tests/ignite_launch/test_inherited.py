@@ -80,5 +80,5 @@ def test_a_name_that_a_cluster_publishes_later_is_waited_for(
     assert prepare_rendezvous(plan).address == "127.0.0.1"
     assert capsys.readouterr().err == "ignite-launch: waiting until the name of node 0, train-0.train, resolves\n"
     answers = iter([socket.gaierror(-2, "Name or service not known")])
-    with pytest.raises(LaunchError, match="cannot resolve node 0's name, 'train-0[.]train': Name or service"):
+    with pytest.raises(LaunchError, match=r"cannot resolve node 0's name, 'train-0\.train': Name or service"):
         prepare_rendezvous(replace(plan, source=""))

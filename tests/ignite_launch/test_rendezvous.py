@@ -7,7 +7,6 @@ import pickle
 import re
 import socket
 from contextlib import ExitStack
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import psutil
 import pytest
 import torch
 from ignite_launch.errors import LaunchError
-from ignite_launch.nodes import STATIC, RendezvousPlan
+from ignite_launch.nodes import RendezvousPlan
 from ignite_launch.rendezvous import prepare_rendezvous
 from torch.distributed import TCPStore
 from torch.distributed.elastic.rendezvous import dynamic_rendezvous
