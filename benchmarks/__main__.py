@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.heartbeats_picture import draw_heartbeats
 from benchmarks.picture import draw
 from benchmarks.report import Results, report
 from benchmarks.tables import Table, dumps, loads
@@ -72,7 +73,8 @@ def write(results: Results, machine: str, folder: Path) -> None:
     """Write the data, the report and the pictures."""
     (folder / "results.json").write_text(dumps({"machine": machine, "benchmarks": results}))
     (folder / "RESULTS.md").write_text(report(results, machine))
-    for name, figure in draw(results, machine).items():
+    heartbeats = {"heartbeats": draw_heartbeats(table) for table in results.get("heartbeats", [])}
+    for name, figure in {**draw(results, machine), **heartbeats}.items():
         figure.savefig(folder / f"results-{name}.png", dpi=150)
 
 

@@ -2,15 +2,16 @@
 
 import argparse
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from .errors import UsageError
+from .options import LaunchOptions
 from .spellings import other_spellings, suggest_option
 from .templates import TEMPLATES
 
-__all__ = ["LaunchOptions", "Request", "format_help", "options_among", "parse", "parse_integer", "parse_node_counts"]
+__all__ = ["Request", "format_help", "options_among", "parse", "parse_integer", "parse_node_counts"]
 
 _STRATEGIES = ("auto", "single", "dp", "ddp")
 _SHOWN = ("help", "version", "list_gpus", "env", "template")
@@ -22,49 +23,6 @@ _EXAMPLES = """examples:
   ignite-launch --gpus 0,1 train.py --epochs 10
   ignite-launch --gpus free:1 --dry-run -m package.train
   ignite-launch --nproc 2 --max-restarts 3 train.py --resume checkpoints"""
-
-
-@dataclass(frozen=True)
-class LaunchOptions:
-    """The parsed command line, not yet checked against the machine.
-
-    Attributes:
-        script: path of the script, or name of the module if ``module`` is true.
-        arguments: what follows the script, unchanged.
-        module: whether ``script`` is a module, as with ``python -m``.
-        gpus: text of ``--gpus``; None for all GPUs.
-        strategy: ``auto``, ``single``, ``dp`` or ``ddp``.
-        nproc: processes on this node; None lets the plan choose.
-        nnodes: least and most nodes; None for one.
-        node_rank: this node's rank, or None. Node 0 is the one that the others connect to.
-        endpoint: ``HOST:PORT`` of the rendezvous, or None.
-        interface: network interface for gloo and NCCL; None lets them choose.
-        max_restarts: how often failed workers are restarted; None for never.
-        grace: seconds that workers get to exit after a signal.
-        log_dir: folder for one log file a rank; None for the console alone.
-        inherited: variables that options come from, by the option's name; empty for the command line.
-        variables: whose variables these are, in words.
-    """
-
-    script: str
-    arguments: tuple[str, ...] = ()
-    module: bool = False
-    gpus: str | None = None
-    strategy: str = "auto"
-    nproc: int | None = None
-    nnodes: tuple[int, int] | None = None
-    node_rank: int | None = None
-    endpoint: str | None = None
-    interface: str | None = None
-    max_restarts: int | None = None
-    grace: float = 30.0
-    log_dir: str | None = None
-    inherited: Mapping[str, str] = field(default_factory=dict)
-    variables: str = ""
-
-    def say(self, name: str) -> str:
-        """Return where an option comes from and its value, as a message names it: ``--nproc 2``."""
-        return f"{self.inherited.get(name, '--' + name.replace('_', '-'))} {getattr(self, name)}"
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 
-from .arguments import LaunchOptions, format_help, options_among, parse
+from .arguments import format_help, options_among, parse
 from .diagnosis import describe_environment
 from .dry_run import plan_as_json, plan_as_shell
 from .errors import LaunchError, log, log_error
 from .gpus import Inventory, format_gpus, read_inventory
 from .launcher import run
+from .options import LaunchOptions
 from .plan import LaunchPlan, Machine, make_plan
 from .preflight import check_interface, check_log_level, check_target, make_log_dir
 from .templates import read_template
@@ -68,7 +69,7 @@ def _main(argv: Sequence[str]) -> int:
 def _options_of_check(options: LaunchOptions, machine: Machine) -> LaunchOptions:
     """Return the options of ``--check``: as ddp and, unless told otherwise, two processes if there are no two GPUs."""
     if options.strategy == "auto":
-        options = replace(options, strategy="ddp")
+        options = replace(options, strategy="ddp", inherited={"strategy": "--check"})
     if options.gpus in (None, "none") and options.nproc is None and len(machine.inventory.gpus) < 2:
         options = replace(options, nproc=2, gpus="none")
     return options

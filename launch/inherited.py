@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from .arguments import LaunchOptions, parse_integer, parse_node_counts
+from .arguments import parse_integer, parse_node_counts
 from .errors import UsageError
+from .options import LaunchOptions
 
 __all__ = ["inherit_options"]
 
@@ -59,7 +60,7 @@ def inherit_options(options: LaunchOptions, environ: Mapping[str, str]) -> Launc
         options,
         **{name: inherited[name][0] for name in open_options},
         variables=starter.variables if open_options else "",
-        inherited={name: inherited[name][1] for name in open_options},
+        inherited={**options.inherited, **{name: inherited[name][1] for name in open_options}},
     )
 
 

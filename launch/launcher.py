@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from .errors import LaunchError, log, log_error
 from .plan import LaunchPlan
+from .preflight import allow_open_files
 from .signals import Interrupted, SignalHandler
 from .worker import slurm_ranks
 
@@ -61,8 +62,8 @@ def _supervise(plan: LaunchPlan) -> int:
     from .reaper import Reaper
 
     signals = SignalHandler()
-    signals.install()
     try:
+        signals.install()
         with Reaper() as reaper:
             signals.exits_at_once = True
             _import_torch_quietly()
@@ -92,6 +93,8 @@ def _run_agent(plan: LaunchPlan, reaper: "Reaper", signals: SignalHandler) -> in
 
     logs = None if plan.log_dir is None else RankLogs(Path(plan.log_dir))
     rendezvous = prepare_rendezvous(plan.rendezvous)
+    if rendezvous.is_host:
+        allow_open_files(plan.rendezvous.max_nodes, plan.processes)
     spec = _worker_spec(plan, rendezvous)
     agent = Agent(
         spec, logs or ConsoleLogs(), reaper=reaper, grace=plan.grace, signals=signals, is_host=rendezvous.is_host

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from .arguments import LaunchOptions, parse_integer
+from .arguments import parse_integer
 from .errors import UsageError
+from .options import LaunchOptions
 
 __all__ = ["STATIC", "RendezvousPlan", "plan_rendezvous"]
 

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .arguments import LaunchOptions
 from .errors import UsageError
 from .gpu_selection import Selection, select_gpus
 from .gpus import Gpu, Inventory
 from .inherited import inherit_options
 from .nodes import RendezvousPlan, plan_rendezvous
+from .options import LaunchOptions
 
 __all__ = ["LaunchPlan", "Machine", "make_plan"]
 
@@ -135,7 +135,7 @@ def make_plan(options: LaunchOptions, machine: Machine) -> LaunchPlan:
 
 def _choose(options: LaunchOptions, selection: Selection, *, several_nodes: bool) -> _Choice:
     """Return what this node runs, for these options and GPUs."""
-    strategy, why = options.strategy, f"--strategy {options.strategy}"
+    strategy, why = options.strategy, options.inherited.get("strategy", f"--strategy {options.strategy}")
     if strategy == "auto":
         strategy, why = _auto(options, selection, several_nodes)
     elif strategy != "ddp":

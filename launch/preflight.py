@@ -6,16 +6,18 @@ import ipaddress
 import logging
 import os
 import re
+import resource
 import socket
 import struct
 import sys
 from difflib import get_close_matches
 from pathlib import Path
 
-from .arguments import LaunchOptions
-from .errors import UsageError
+from .errors import LaunchError, UsageError
+from .options import LaunchOptions
 
 __all__ = [
+    "allow_open_files",
     "check_host_name",
     "check_interface",
     "check_log_level",
@@ -75,6 +77,26 @@ def check_log_level() -> None:
     if level is not None and level not in logging.getLevelNamesMapping():
         names = ", ".join(logging.getLevelNamesMapping())
         raise UsageError(f"LOGLEVEL must be one of {names}, got {level!r}; torch's launcher reads it")
+
+
+def allow_open_files(nodes: int, processes: int) -> None:
+    """Raise the limit of open files to what node 0's launcher needs; raise LaunchError if the system doesn't allow it.
+
+    Args:
+        nodes: most nodes of the run.
+        processes: workers on each node.
+    """
+    # Two connections of each launcher, a short one when it joins, and those of each worker's process groups.
+    needed = 256 + 4 * nodes + 2 * nodes * processes
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if needed <= soft:
+        return
+    if hard < needed:
+        raise LaunchError(
+            f"{nodes} nodes of {processes} processes need up to {needed} open files on node 0, where the hard limit is "
+            f"{hard}; raise it (ulimit -Hn)"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def check_interface(name: str) -> None:

@@ -56,9 +56,11 @@ def host_store(address: str) -> TCPStore:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         server = socket.create_server((address, 0), family=family)
+        port = server.getsockname()[1]
+        # Where the loopback interface is down, one can listen, but TCPStore would wait minutes for its own connection.
+        socket.create_connection((address, port), timeout=_ANSWER_TIMEOUT).close()
     except OSError as error:
-        raise LaunchError(f"cannot listen on {address}: {error.strerror}") from error
-    port = server.getsockname()[1]
+        raise LaunchError(f"cannot reach this host at {address}: {error.strerror}") from error
     return TCPStore(address, port, is_master=True, wait_for_workers=False, master_listen_fd=server.detach())
 
 

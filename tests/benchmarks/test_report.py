@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.__main__ import BENCHMARKS, main, run, write
+from benchmarks.__main__ import BENCHMARKS, FOLDER, main, run, write
 from benchmarks.peers import add_peers, peer_table
 from benchmarks.report import Results, bars, report
 from benchmarks.tables import Bar, Table, loads
 from benchmarks.timing import Spread
 
-SUPPORT = {"loops", "peers", "picture", "report", "tables", "timing", "training_loops", "worker"}
+SUPPORT = {"heartbeats_picture", "loops", "peers", "picture", "report", "tables", "timing", "training_loops", "worker"}
 
 
 def make_results() -> Results:
@@ -57,6 +57,14 @@ def test_the_report_holds_machine_picture_and_every_table() -> None:
     for name, tables in results.items():
         assert f"\n\n## {name}\n\n" in text
         assert all(table.markdown() in text for table in tables)
+
+
+def test_heartbeats_have_a_picture(tmp_path: Path) -> None:
+    """Its file has the name that the table's caption shows, and it draws from the table alone."""
+    results = loads((FOLDER / "results.json").read_text())["benchmarks"]
+    write({"heartbeats": results["heartbeats"]}, "two cores", tmp_path)
+    assert (tmp_path / "results-heartbeats.png").read_bytes().startswith(b"\x89PNG")
+    assert "](results-heartbeats.png)" in (tmp_path / "RESULTS.md").read_text()
 
 
 def test_results_are_written_as_data_report_and_picture(tmp_path: Path) -> None:

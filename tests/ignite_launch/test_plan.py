@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from tests.ignite_launch.cluster_cases import CLUSTER_CASES
 from tests.ignite_launch.nvml import fake_nvml
 from tests.ignite_launch.plan_cases import CASES, MACHINES, Case
+
+ALL_CASES = CASES + CLUSTER_CASES
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +25,7 @@ def answers() -> dict[str, dict[str, Any]]:
             "environ": case.environ,
             "cores": 8,
         }
-        for case in CASES
+        for case in ALL_CASES
     ]
     planner = Path(__file__).with_name("nvml") / "planner.py"
     done = subprocess.run(
@@ -37,7 +40,7 @@ def answers() -> dict[str, dict[str, Any]]:
     return {f"{number}": answer for number, answer in enumerate(json.loads(done.stdout))}
 
 
-@pytest.mark.parametrize(("number", "case"), list(enumerate(CASES)), ids=[str(case) for case in CASES])
+@pytest.mark.parametrize(("number", "case"), list(enumerate(ALL_CASES)), ids=[str(case) for case in ALL_CASES])
 def test_the_plan(answers: dict[str, dict[str, Any]], number: int, case: Case) -> None:
     """Each combination gives the plan or the error of the table."""
     answer = answers[str(number)]

@@ -1,6 +1,7 @@
 """Remedies that the launcher's errors name: each is followed and gives the plan that was meant."""
 
 import os
+import resource
 import shlex
 import socket
 from dataclasses import replace
@@ -13,7 +14,7 @@ from ignite_launch.errors import LaunchError
 from ignite_launch.gpus import Gpu, Inventory
 from ignite_launch.nodes import STATIC, RendezvousPlan
 from ignite_launch.plan import LaunchPlan
-from ignite_launch.preflight import check_host_name
+from ignite_launch.preflight import allow_open_files, check_host_name
 from ignite_launch.rendezvous import prepare_rendezvous
 
 from tests.ignite_launch.support import environment
@@ -44,7 +45,7 @@ _TWO_NODES = "on each of 2 nodes, rendezvous at n0:29500"
 REMEDIES = [
     ("CPU", "", "name a script", "s.py", "single (auto: no GPU)"),
     ("CPU", "", "or a module with -m", "-m package.train", "single (auto: no GPU)"),
-    ("CPU", "--check s.py", "remove one of the two", "--check", "ddp (--strategy ddp)"),
+    ("CPU", "--check s.py", "remove one of the two", "--check", "ddp (--check)"),
     ("CPU", "--check s.py", "remove one of the two", "s.py", "single (auto: no GPU)"),
     ("CPU", "--template slurm s.py", "remove one of the two", "s.py", "single (auto: no GPU)"),
     ("CPU", "folder", "name a script", "folder/s.py", "single (auto: no GPU)"),
@@ -256,6 +257,24 @@ def test_a_taken_port() -> None:
         with pytest.raises(LaunchError, match="choose another in --rdzv-endpoint"):
             prepare_rendezvous(plan)
         assert prepare_rendezvous(free).is_host
+
+
+def test_more_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the higher limit the launcher takes what it needs, and no more."""
+    limits = {"hard": 4096, "soft": 1024}
+
+    def set_limits(_: int, new: tuple[int, int]) -> None:
+        limits["soft"], limits["hard"] = new
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limits["soft"], limits["hard"]))
+    monkeypatch.setattr(resource, "setrlimit", set_limits)
+    allow_open_files(64, 4)
+    assert limits["soft"] == 1024
+    with pytest.raises(LaunchError, match=r"need up to 20736 open files .* is 4096; raise it \(ulimit -Hn\)"):
+        allow_open_files(1024, 8)
+    limits["hard"] = 1 << 20
+    allow_open_files(1024, 8)
+    assert limits == {"soft": 20736, "hard": 1 << 20}
 
 
 def test_a_host_name_on_loopback(monkeypatch: pytest.MonkeyPatch) -> None:

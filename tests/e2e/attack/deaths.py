@@ -47,11 +47,15 @@ class Death:
     def __str__(self) -> str:
         return f"{self.number.name} to the {self.victim} in the {self.phase}, at {self.moment:.2f}"
 
+    @property
+    def is_harmless(self) -> bool:
+        """Whether the run goes on."""
+        return self.number == signal.SIGSTOP or self.victim in ("reaper", "grandchild")
+
     def explains(self, code: int) -> bool:
         """Whether a launcher may end with this exit code."""
-        is_harmless = self.number == signal.SIGSTOP or self.victim in ("reaper", "grandchild")
-        if code == 0 or is_harmless:
-            return code == 0 and (is_harmless or self.phase != "training")
+        if code == 0 or self.is_harmless:
+            return code == 0 and (self.is_harmless or self.phase != "training")
         # What the signal makes of the launcher, of the first worker, and of a worker whose Ctrl-C is an exception.
         return code in (-self.number, 128 + self.number, *((1,) if self.number == signal.SIGINT else ()))
 
@@ -95,7 +99,7 @@ def torchrun_leaves(folder: Path, death: Death) -> int:
 
 
 def _act(folder: Path, launcher: int, death: Death) -> None:
-    """Wait for the moment, send the signal, and let the workers end."""
+    """Wait for the moment, send the signal, and let the workers end unless it has to end them."""
     begin = time.monotonic()
     if death.phase == "start":
         _wait_while(lambda: time.monotonic() - begin < _EARLIEST + death.moment * _STARTING)
@@ -106,7 +110,8 @@ def _act(folder: Path, launcher: int, death: Death) -> None:
         ended = time.monotonic()
         _wait_while(lambda: time.monotonic() - ended < death.moment * _ENDING)
     _send(folder, launcher, death)
-    (folder / "end").touch()
+    if death.is_harmless or death.phase != "training":
+        (folder / "end").touch()
 
 
 def _wait_while(condition: Callable[[], bool]) -> None:
