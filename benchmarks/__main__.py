@@ -73,8 +73,10 @@ def write(results: Results, machine: str, folder: Path) -> None:
     """Write the data, the report and the pictures."""
     (folder / "results.json").write_text(dumps({"machine": machine, "benchmarks": results}))
     (folder / "RESULTS.md").write_text(report(results, machine))
-    heartbeats = {"heartbeats": draw_heartbeats(table) for table in results.get("heartbeats", [])}
-    for name, figure in {**draw(results, machine), **heartbeats}.items():
+    figures = draw(results, machine)
+    for table in results.get("heartbeats", []):
+        figures["heartbeats"] = draw_heartbeats(table)
+    for name, figure in figures.items():
         figure.savefig(folder / f"results-{name}.png", dpi=150)
 
 
