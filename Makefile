@@ -46,7 +46,7 @@ soak: $(READY)
 	$(BIN)/python -m tests.e2e.soak --kills $(or $(KILLS),100) --seed $(or $(SEED),0)
 
 # Random signals to random processes of launches, strange environments, damaged event files and lost nodes, which need root
-# and `ip`; takes 30 minutes. tests/e2e/test_attack.py is its short version.
+# and `ip`; takes about 30 minutes. tests/e2e/test_attack.py is its short version.
 attack: $(READY)
 	$(BIN)/python -m tests.e2e.attack --seed $(or $(SEED),0)
 

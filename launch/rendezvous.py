@@ -88,7 +88,7 @@ def prepare_rendezvous(plan: RendezvousPlan) -> Rendezvous:
         return Rendezvous(static, address, is_host)
     handler = _call_in_thread(lambda: _c10d_handler(plan, address, is_host), plan.host, plan.port)
     with _told_if_host_ends(plan.host, plan.port):
-        _check_node_counts(_connect(plan.host, plan.port), f"{plan.min_nodes}:{plan.max_nodes}", is_host)
+        _check_node_counts(_connect(plan.host, plan.port), f"{plan.min_nodes}:{plan.max_nodes}", is_host=is_host)
     return Rendezvous(handler, address, is_host)
 
 
@@ -130,7 +130,7 @@ class _StaticRendezvous(StaticTCPRendezvous):
 
     def _join(self) -> TCPStore:
         tcp_store = _connect(self.master_addr, self.master_port, is_host=self.rank == 0)
-        _check_node_counts(tcp_store, str(self.world_size), self.rank == 0)
+        _check_node_counts(tcp_store, str(self.world_size), is_host=self.rank == 0)
         store = PrefixStore("ignite-launch/join", tcp_store)
         if store.add(f"node {self.rank}", 1) > 1:
             raise UsageError(f"--node-rank {self.rank} was given to two nodes")
@@ -156,7 +156,7 @@ def _connect(host: str, port: int, *, is_host: bool = False) -> TCPStore:
     return _call_in_thread(connect, host, port)
 
 
-def _check_node_counts(store: TCPStore, nodes: str, is_host: bool) -> None:
+def _check_node_counts(store: TCPStore, nodes: str, *, is_host: bool) -> None:
     """Raise UsageError if the host of the store was given another ``--nnodes``: one of the two would wait."""
     key = "ignite-launch/nodes"
     if is_host:

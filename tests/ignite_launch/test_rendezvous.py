@@ -13,9 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from ignite_launch.errors import LaunchError
+from ignite_launch import rendezvous
+from ignite_launch.errors import LaunchError, UsageError
 from ignite_launch.nodes import RendezvousPlan
-from ignite_launch.rendezvous import prepare_rendezvous
+from ignite_launch.rendezvous import host_store, prepare_rendezvous
 from torch.distributed import TCPStore
 from torch.distributed.elastic.rendezvous import dynamic_rendezvous
 
@@ -211,6 +212,17 @@ def test_a_strangers_pickle_is_not_executed(tmp_path: Path, name: str) -> None:
     with pytest.raises(LaunchError, match="the rendezvous store holds a state that no launcher writes"):
         rendezvous.handler.next_rendezvous()
     assert not (tmp_path / "opened").exists()
+
+
+def test_node_0_decides_how_many_nodes_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that asks before node 0 has said its number waits for it, until a limit, and does not set it."""
+    store, silent = host_store("127.0.0.1"), host_store("127.0.0.1")
+    monkeypatch.setattr(rendezvous.time, "sleep", lambda _: rendezvous._check_node_counts(store, "3", is_host=True))
+    with pytest.raises(UsageError, match=r"must be the same on all nodes, got 2 here and 3 on 127[.]0"):
+        rendezvous._check_node_counts(store, "2", is_host=False)
+    monkeypatch.setattr(rendezvous, "_ANSWER_TIMEOUT", -1)
+    with pytest.raises(LaunchError, match="does not answer as a launcher; choose a free port"):
+        rendezvous._check_node_counts(silent, "2", is_host=False)
 
 
 def test_a_host_that_ends_while_nodes_join_is_an_error(tmp_path: Path) -> None:
