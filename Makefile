@@ -11,8 +11,8 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constra
 demo: $(READY)
 	$(BIN)/ignite-launch --nproc 2 examples/digits.py
 
-# The number of test processes. Three keep two cores busy, because many tests wait for processes that they start.
-JOBS ?= 3
+# The number of test processes. Four keep two cores busy, because many tests wait for processes that they start.
+JOBS ?= 4
 
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
@@ -55,6 +55,7 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m tools.snippets build/snippets
 	$(BIN)/mypy ignite_tips launch build/snippets
+	$(BIN)/basedpyright --pythonpath $(BIN)/python --level error build/snippets
 
 bench: $(READY)
 	$(PIP) --editable . --group bench

@@ -42,7 +42,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Seed hypothesis' examples."""
+    """Seed hypothesis' examples, and put tests with several processes first: one that starts last makes all wait."""
+    items.sort(key=lambda item: item.get_closest_marker("distributed") is None)
     for item in items:
         if isinstance(item, pytest.Function) and hasattr(item.obj, "hypothesis"):
             hypothesis.seed(seeded())(item.obj)

@@ -4,24 +4,21 @@ import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.distributed.run import main as torchrun
 
 from tests.e2e.reference_loop import train_digits_by_hand
-from tests.ignite_launch.support import Launch, wait_until
+from tests.ignite_launch.support import Launch, environment, launch, wait_until
 from tests.settings import seeded
-from tests.support import Ended, run_distributed, run_script
+from tests.support import Ended, Fork, run_distributed, run_script
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = str(ROOT / "examples" / "digits.py")
-LAUNCH = [str(Path(sys.executable).with_name("ignite-launch")), "--nproc", "2"]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
 EPOCHS, UNFREEZE = 4, 3
 PER_EPOCH = 22  # batches
 
@@ -31,16 +28,6 @@ pytestmark = pytest.mark.distributed
 def _arguments(runs: Path, *arguments: str) -> list[str]:
     shape = ["--epochs", str(EPOCHS), "--unfreeze-epoch", str(UNFREEZE), "--seed", str(seeded())]
     return ["--runs", str(runs), *shape, *arguments]
-
-
-def _command(launcher: list[str], runs: Path, *arguments: str) -> list[str]:
-    return [*launcher, SCRIPT, *_arguments(runs, *arguments)]
-
-
-def _run(launcher: list[str], runs: Path, *arguments: str) -> str:
-    done = subprocess.run(_command(launcher, runs, *arguments), capture_output=True, text=True, timeout=100)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def _run_forked(runs: Path, *arguments: str, world_size: int = 1, **variables: str) -> Ended:
@@ -63,8 +50,10 @@ def _same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A two-process run of the demo's job, and what it printed."""
-    runs = tmp_path_factory.mktemp("runs")
-    return runs, _run(LAUNCH, runs)
+    folder = tmp_path_factory.mktemp("finished")
+    done = launch(folder, "--nproc", "2", SCRIPT, *_arguments(folder / "runs"), timeout=100)
+    assert done.code == 0, done.out + done.err
+    return folder / "runs", done.out
 
 
 def test_the_run_prints_summary_accuracy_and_logs(finished: tuple[Path, str]) -> None:
@@ -112,9 +101,17 @@ def test_event_files_have_the_lrs_in_use(finished: tuple[Path, str], by_hand: tu
     ]
 
 
+def _torchrun(arguments: list[str]) -> int:
+    torchrun(arguments)
+    return 0
+
+
 def test_torchrun_and_plain_python_run_the_same_script(finished: tuple[Path, str], tmp_path: Path) -> None:
     """Without our launcher: torchrun gives the same weights, and a single process also trains."""
-    _run(TORCHRUN, tmp_path / "torchrun")
+    command = ["--nproc-per-node", "2", SCRIPT, *_arguments(tmp_path / "torchrun")]
+    outputs = [tmp_path / "torchrun.out", tmp_path / "torchrun.err"]
+    running = Fork(_torchrun, command, environment=environment(tmp_path), folder=tmp_path, outputs=outputs)
+    assert running.wait(100) == 0, outputs[1].read_text()
     assert _same(_final_checkpoint(tmp_path / "torchrun")["model"], _final_checkpoint(finished[0])["model"])
     assert _run_forked(tmp_path / "python", "--bf16", "--epochs", "1").code == 0
 
