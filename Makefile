@@ -15,7 +15,7 @@ demo: $(READY)
 JOBS ?= 4
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # Five runs with other seeds, kernels, threads and orders; takes five times as long.
 test-shaken: $(READY)

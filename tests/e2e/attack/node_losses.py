@@ -4,6 +4,7 @@ The other node has to end within the time that heartbeats allow, with an exit co
 break that is shorter than that must cost nothing.
 """
 
+import contextlib
 import os
 import random
 import signal
@@ -65,13 +66,13 @@ def lose_a_node(folder: Path, hosts: tuple[Host, Host], loss: Loss) -> str:
 def _lose(run: Launch, host: Host, loss: Loss) -> None:
     pids = {run.process.pid, *marked_processes(run.tmp_path)}
     if loss.kind == "launcher":
-        os.kill(run.process.pid, signal.SIGKILL)
+        _send(run.process.pid, signal.SIGKILL)
     elif loss.kind == "worker":
         workers = [pid for pid in pids if b"train.py" in _command(pid) and pid != run.process.pid]
-        os.kill(workers[0], signal.SIGKILL)
+        _send(workers[0], signal.SIGKILL)
     elif loss.kind in ("power", "hang"):
         for pid in pids:
-            os.kill(pid, signal.SIGKILL if loss.kind == "power" else signal.SIGSTOP)
+            _send(pid, signal.SIGKILL if loss.kind == "power" else signal.SIGSTOP)
     else:
         host.set_cable("down")
     if loss.kind == "short break":
@@ -79,6 +80,11 @@ def _lose(run: Launch, host: Host, loss: Loss) -> None:
         host.set_cable("up")
         for file in run.tmp_path.parent.glob("host*"):
             (file / "end").touch()
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):  # a signal to one process may end the next
+        os.kill(pid, number)
 
 
 def _command(pid: int) -> bytes:
@@ -100,7 +106,7 @@ def _end_the_lost(run: Launch, loss: Loss) -> str:
     """Let a node that hung go on, and wait for the end of the lost one."""
     if loss.kind == "hang":
         for pid in {run.process.pid, *marked_processes(run.tmp_path)}:
-            os.kill(pid, signal.SIGCONT)
+            _send(pid, signal.SIGCONT)
     code = run.result(_TOO_LONG).code
     if (code == 0) != (loss.kind == "short break"):
         return f"the lost node ended with {code}"
