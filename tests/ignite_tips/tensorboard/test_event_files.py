@@ -12,7 +12,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.compat.tensorflow_stub import pywrap_tensorflow
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from ignite_tips.tensorboard.event_files import RecordFile, masked_crc32c, position_event, records, truncate_after
+from ignite_tips.tensorboard.event_files import RecordFile, masked_crc32c, records, truncate_after, with_position
 
 
 @given(st.binary(max_size=3000))
@@ -56,13 +56,12 @@ def test_a_closed_file_refuses_records(tmp_path: Path) -> None:
 
 
 def _write_run(path: Path) -> bytes:
-    """Write a scalar for each of 12 iterations, each after its position, as one run does; return the file."""
+    """Write a scalar for each of 12 iterations, each with its position, as one run does; return the file."""
     file = RecordFile(path)
     for iteration in range(1, 13):
         value = Summary.Value(tag="loss", simple_value=0.5)
         scalar = Event(wall_time=1.0, step=iteration, summary=Summary(value=[value]))
-        stamp = position_event((iteration + 3) // 4, iteration, 1.0)
-        file.write(stamp.SerializeToString(), scalar.SerializeToString())
+        file.write(with_position(scalar.SerializeToString(), (iteration + 3) // 4, iteration))
     file.close()
     return path.read_bytes()
 
@@ -91,7 +90,7 @@ def test_a_damaged_record_costs_its_iteration_alone(tmp_path: Path) -> None:
     """TensorBoard reads nothing after it; then it reads the rest."""
     path = tmp_path / "events.out.tfevents.1"
     whole = bytearray(_write_run(path))
-    whole[whole.index(b"trainer at epoch 2 iteration 6")] ^= 1
+    whole[whole.index(with_position(b"", 2, 6))] ^= 1
     path.write_bytes(whole)
     assert _steps(path) == [1, 2, 3, 4, 5]
     assert truncate_after(path, epoch=2, iteration=8) > 0
