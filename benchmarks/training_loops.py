@@ -175,13 +175,15 @@ def by_hand(task: Task, folder: str, fused: bool, error_if_nonfinite: bool = Fal
     return run
 
 
-def with_our_handlers(task: Task, folder: str, fused: bool, on_nonfinite: str = "raise") -> Loop:
+def with_our_handlers(
+    task: Task, folder: str, fused: bool, on_nonfinite: str = "raise", ignites_logger: bool = False
+) -> Loop:
     model = task.model()
     optimizer = _optimizer(model, fused)
     trainer = create_supervised_trainer(model, optimizer, nn.CrossEntropyLoss(), output_transform=_nothing)
     GradientNormClipper(optimizer, MAX_NORM, on_nonfinite=on_nonfinite).attach(trainer)
     SchedulerStepper(StepLR(optimizer, 1000)).attach(trainer, OptimizerEvents.STEP_COMPLETED)
-    logger = ResumableTensorboardLogger(folder, trainer)
+    logger = TensorboardLogger(folder) if ignites_logger else ResumableTensorboardLogger(folder, trainer)
     LearningRateLogger(optimizer).attach(trainer, logger)
     data = [task.batch] * task.updates
     return lambda: (trainer.run(data), logger.flush())

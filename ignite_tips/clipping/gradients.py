@@ -35,14 +35,16 @@ class Gradients:
         self.on_host = True
         for group in optimizer.param_groups:
             if per_group or not self.lists:
-                self.owners.append([])
-                self.lists.append([])
+                owners: list[Tensor] = []
+                gradients: list[Tensor] = []
+                self.owners.append(owners)
+                self.lists.append(gradients)
             for parameter in group["params"]:
                 gradient = parameter.grad
                 if gradient is not None:
-                    self.owners[-1].append(parameter)
+                    owners.append(parameter)
                     is_plain = not (gradient.is_sparse or isinstance(gradient, DTensor))
-                    self.lists[-1].append(gradient if is_plain else _prepared(parameter))
+                    gradients.append(gradient if is_plain else _prepared(parameter))
                     self.on_host = self.on_host and gradient.is_cpu
 
     @property

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import google_crc32c
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
 __all__ = [
@@ -17,10 +17,11 @@ __all__ = [
     "event_files",
     "last_layout",
     "masked_crc32c",
-    "position_event",
+    "position_in",
     "records",
     "sub_run_files",
     "truncate_after",
+    "with_position",
 ]
 
 # A record: the length, its checksum, the data, their checksum.
@@ -29,7 +30,9 @@ _CHECKSUM = struct.Struct("<I")
 _PIECE = 1 << 20  # bytes copied at once
 _LAYOUT_TAG = "custom_scalars__config__"
 SUB_RUN = ".sub-run"  # how the name of such a file ends
-_POSITION = "trainer at epoch {} iteration {}"
+# The trainer's epoch and iteration: 16 bytes in field 1000 of an event, which readers do not know and skip.
+_POSITION = struct.Struct("<3sQQ")
+_POSITION_KEY = b"\xc2\x3e\x10"
 
 
 def event_files(folder: str | os.PathLike[str]) -> list[Path]:
@@ -42,16 +45,29 @@ def sub_run_files(folder: str | os.PathLike[str]) -> list[Path]:
     return sorted(Path(folder).glob(f"*/*tfevents*{SUB_RUN}"))
 
 
-def position_event(epoch: int, iteration: int, time: float) -> Event:
-    """Return an event that records the trainer's position; TensorBoard ignores it."""
-    return Event(wall_time=time, step=iteration, session_log=SessionLog(msg=_POSITION.format(epoch, iteration)))
+def with_position(event: bytes, epoch: int, iteration: int) -> bytes:
+    """Return a serialized event with the trainer's position in it.
+
+    Example:
+        >>> Event.FromString(with_position(Event(step=3).SerializeToString(), epoch=1, iteration=2)).step
+        3
+    """
+    return event + _POSITION.pack(_POSITION_KEY, epoch, iteration)
+
+
+def position_in(event: bytes) -> tuple[int, int] | None:
+    """Return the epoch and iteration of the trainer that a serialized event has, if any."""
+    if len(event) < _POSITION.size:
+        return None
+    key, epoch, iteration = _POSITION.unpack_from(event, len(event) - _POSITION.size)
+    return (epoch, iteration) if key == _POSITION_KEY else None
 
 
 def truncate_after(path: Path, *, epoch: int, iteration: int) -> int:
     """Drop what a run wrote to a file after it completed ``iteration`` of ``epoch``. Return how many bytes are damaged.
 
-    The records that follow a ``position_event`` were written at that position. A damaged record is dropped too, with
-    those up to the next ``position_event``: their position is unknown, and TensorBoard reads nothing after the damage.
+    A record without a position belongs to the one before it. A damaged record is dropped too, which TensorBoard could
+    not read past.
     If anything is dropped, the original file is kept beside the new one, under a name that TensorBoard does not read.
     """
     spans: list[tuple[int, int]] = []  # of bytes that are kept
@@ -61,7 +77,7 @@ def truncate_after(path: Path, *, epoch: int, iteration: int) -> int:
             last = end
             if data is None:
                 damaged, is_kept = damaged + end - start, False
-            elif (position := _parse_position(data)) is not None:
+            elif (position := position_in(data)) is not None:
                 is_kept = position[0] <= epoch and position[1] <= iteration
             if is_kept and spans and spans[-1][1] == start:
                 spans[-1] = spans[-1][0], end
@@ -117,16 +133,6 @@ def _rewrite(path: Path, file: BinaryIO, spans: list[tuple[int, int]], iteration
     os.replace(new, path)
 
 
-def _parse_position(data: bytes) -> tuple[int, int] | None:
-    if _POSITION.partition(" {}")[0].encode() not in data:
-        return None
-    event = Event.FromString(data)
-    words = event.session_log.msg.split() if event.HasField("session_log") else []
-    if len(words) != 6 or event.session_log.msg != _POSITION.format(words[3], words[5]):
-        return None
-    return int(words[3]), int(words[5])
-
-
 class RecordFile:
     """A file of records: the length of each, its checksum, the data, their checksum.
 
@@ -143,14 +149,14 @@ class RecordFile:
     def __init__(self, path: Path) -> None:
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115  # closed by close()
 
-    def write(self, *records: bytes) -> None:
-        """Append records in a single write.
+    def write(self, data: bytes) -> None:
+        """Append a record in a single write.
 
         Raises:
-            OSError: if the records could not be written in full.
+            OSError: if the record could not be written in full.
             ValueError: if the file is closed.
         """
-        framed = b"".join(_header(len(data)) + data + _CHECKSUM.pack(masked_crc32c(data)) for data in records)
+        framed = _header(len(data)) + data + _CHECKSUM.pack(masked_crc32c(data))
         written = self._file.write(framed)
         if written != len(framed):
             raise OSError(f"{written} of {len(framed)} bytes could be written to {self._file.name!r}")

@@ -120,7 +120,8 @@ class LearningRateLogger(Handler, BaseHandler):
             role = WritesNames(self, logger, self._options.names, event)
             add_checked_role(self._attachment, trainer, role)
             for member in members:
-                handler = observes_only(partial(self._on_event, scalars=scalars, event=member))
+                on_event = self._on_step_started if member == OptimizerEvents.STEP_STARTED else self._on_event
+                handler = observes_only(partial(on_event, scalars=scalars, event=member))
                 self._attachment.add_step_handler(trainer, self._optimizer, member, handler)
             if any(member != OptimizerEvents.STEP_STARTED for member in members):
                 handler = observes_only(self._on_update)
@@ -154,7 +155,8 @@ class LearningRateLogger(Handler, BaseHandler):
             scalars.write(engine, event_name, self._global_step_transform(engine, event_name), self._options.read())
         elif current_step(engine).optimizer is self._optimizer:
             self._in_use = self._options.read()
-            self._on_event(engine, scalars, event_name)
+            on_event = self._on_step_started if event_name == OptimizerEvents.STEP_STARTED else self._on_event
+            on_event(engine, scalars, event_name)
 
     def _start(self, scalars: ScalarWriter) -> None:
         if self._was_run and scalars.was_closed():  # after the run that it was for
@@ -176,11 +178,13 @@ class LearningRateLogger(Handler, BaseHandler):
             "that"
         )
 
+    def _on_step_started(self, engine: Engine, scalars: ScalarWriter, event: Any) -> None:
+        step = self._global_step_transform(engine, event)
+        current_step(engine).before_update(lambda: scalars.write(engine, event, step, self._options.read()))
+
     def _on_event(self, engine: Engine, scalars: ScalarWriter, event: Any) -> None:
         step = self._global_step_transform(engine, event)
-        if event == OptimizerEvents.STEP_STARTED:
-            current_step(engine).before_update(lambda: scalars.write(engine, event, step, self._options.read()))
-        elif event.name.endswith("_STARTED"):
+        if event.name.endswith("_STARTED"):
             self._due = lambda: scalars.write(engine, event, step, self._options.read())
         elif self._in_use is not None:
             scalars.write(engine, event, step, self._in_use)

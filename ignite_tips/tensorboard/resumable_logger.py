@@ -20,9 +20,9 @@ from ignite_tips.tensorboard.event_files import (
     SUB_RUN,
     RecordFile,
     event_files,
-    position_event,
     sub_run_files,
     truncate_after,
+    with_position,
 )
 
 __all__ = ["ResumableTensorboardLogger"]
@@ -176,7 +176,7 @@ _start.__name__ = _start.__qualname__ = ResumableTensorboardLogger.__name__  # f
 class _EventWriter:
     """Replaces TensorBoard's EventFileWriter and continues its file.
 
-    It records the trainer's position before the events that are written there.
+    It records the trainer's position in each event.
 
     Attributes:
         path: the file.
@@ -198,12 +198,12 @@ class _EventWriter:
         (self.path,) = set(event_files(self._folder)) - set(earlier)
         self._file = RecordFile(self.path)
         self._trainer = trainer
-        self._position = (0, 0)
 
     def get_logdir(self) -> str:
         return str(self._folder)
 
     def add_event(self, event: Event) -> None:
+        data = event.SerializeToString()
         trainer = self._trainer()
         if trainer is not None:
             position = (trainer.state.epoch, trainer.state.iteration)
@@ -211,12 +211,8 @@ class _EventWriter:
                 value.HasField("simple_value") for value in event.summary.value
             ):
                 return
-            if position != self._position:
-                self._position = position
-                stamp = position_event(*position, event.wall_time)
-                self._file.write(stamp.SerializeToString(), event.SerializeToString())
-                return
-        self._file.write(event.SerializeToString())
+            data = with_position(data, *position)
+        self._file.write(data)
 
     def flush(self) -> None:
         """Do nothing: everything is already written."""

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import ignite.distributed as idist
@@ -69,14 +69,17 @@ class ScalarWriter:
         """Write ``values``, by tag, at ``step``; ``event`` is the current event."""
         if self.logger is None:
             engine.state.metrics |= values
-        elif idist.get_rank() == 0:
-            write = partial(self._write_now, engine, event, step, values)
+        elif self._is_rank_0:
             if self._only_changes and values == self._latest:
-                self._held = write
+                self._held = partial(self._write_now, engine, event, step, values)
                 return
             self.flush()
             self._latest = values
-            write()
+            self._write_now(engine, event, step, values)
+
+    @cached_property
+    def _is_rank_0(self) -> bool:  # asked at the first write, when the processes have met
+        return idist.get_rank() == 0
 
     def flush(self) -> None:
         """Write the values held back last, if any."""
@@ -90,7 +93,7 @@ class ScalarWriter:
         if self._record.tags != tags:
             self._record = ScalarRecord(tags)
             self._sub_runs = [] if self._places is None else _sort_by_run(tags, self._places)
-        write_charts(writer)
+            write_charts(writer)
         if self._places is None:
             self._record.write(writer, numbers, step)
         for name, record, indices in self._sub_runs:

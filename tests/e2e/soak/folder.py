@@ -9,7 +9,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from ignite_tips.tensorboard.event_files import event_files, records
+from ignite_tips.tensorboard.event_files import event_files, position_in, records
 from tests.e2e.sameness import differences
 
 __all__ = ["Left", "compare_runs", "look", "newest_checkpoint", "position"]
@@ -68,8 +68,11 @@ def look(run: Path) -> Left:
 def position(run: Path) -> tuple[int, int]:
     """Return the first and the last iteration of the trainer that the newest event file records."""
     files = event_files(run)
-    events = EventFileLoader(str(files[-1])).Load() if files else ()
-    iterations = [event.step for event in events if event.session_log.msg.startswith("trainer at epoch")]
+    if not files:
+        return 0, 0
+    with open(files[-1], "rb") as file:
+        positions = [position_in(data) for _, _, data in records(file) if data is not None]
+    iterations = [position[1] for position in positions if position is not None]
     return (iterations[0], iterations[-1]) if iterations else (0, 0)
 
 

@@ -12,7 +12,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.compat.tensorflow_stub import pywrap_tensorflow
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from ignite_tips.tensorboard.event_files import RecordFile, masked_crc32c, position_event, records, truncate_after
+from ignite_tips.tensorboard.event_files import RecordFile, masked_crc32c, records, truncate_after, with_position
 
 
 @given(st.binary(max_size=3000))
@@ -56,13 +56,12 @@ def test_a_closed_file_refuses_records(tmp_path: Path) -> None:
 
 
 def _write_run(path: Path) -> bytes:
-    """Write a scalar for each of 12 iterations, each after its position, as one run does; return the file."""
+    """Write a scalar for each of 12 iterations, each with its position, as one run does; return the file."""
     file = RecordFile(path)
     for iteration in range(1, 13):
         value = Summary.Value(tag="loss", simple_value=0.5)
         scalar = Event(wall_time=1.0, step=iteration, summary=Summary(value=[value]))
-        stamp = position_event((iteration + 3) // 4, iteration, 1.0)
-        file.write(stamp.SerializeToString(), scalar.SerializeToString())
+        file.write(with_position(scalar.SerializeToString(), (iteration + 3) // 4, iteration))
     file.close()
     return path.read_bytes()
 
@@ -91,13 +90,34 @@ def test_a_damaged_record_costs_its_iteration_alone(tmp_path: Path) -> None:
     """TensorBoard reads nothing after it; then it reads the rest."""
     path = tmp_path / "events.out.tfevents.1"
     whole = bytearray(_write_run(path))
-    whole[whole.index(b"trainer at epoch 2 iteration 6")] ^= 1
+    whole[whole.index(with_position(b"", 2, 6))] ^= 1
     path.write_bytes(whole)
     assert _steps(path) == [1, 2, 3, 4, 5]
     assert truncate_after(path, epoch=2, iteration=8) > 0
     assert _steps(path) == [1, 2, 3, 4, 5, 7, 8]
     assert (tmp_path / "events.out.superseded-after-8.1").read_bytes() == whole
     assert truncate_after(path, epoch=2, iteration=8) == 0
+
+
+def test_a_record_without_a_position_belongs_to_the_one_before(tmp_path: Path) -> None:
+    """It stays or goes with it; at the start of the file it stays."""
+    path = tmp_path / "events.out.tfevents.1"
+    file = RecordFile(path)
+    summary = Summary(value=[Summary.Value(tag="loss", simple_value=0.5)])
+    events = [Event(step=step, summary=summary).SerializeToString() for step in range(6)]
+    for event in (
+        events[0],
+        with_position(events[1], 1, 1),
+        events[2],
+        with_position(events[3], 1, 2),
+        events[4],
+        with_position(events[5], 1, 1),  # of a run that was resumed in between
+    ):
+        file.write(event)
+    file.close()
+    assert _steps(path) == [0, 1, 2, 3, 4, 5]  # TensorBoard reads them with a position as without
+    truncate_after(path, epoch=1, iteration=1)
+    assert _steps(path) == [0, 1, 2, 5]
 
 
 def test_a_large_file_is_read_in_pieces(tmp_path: Path) -> None:
