@@ -54,7 +54,7 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m tools.snippets build/snippets
-	$(BIN)/mypy ignite_tips launch build/snippets
+	$(BIN)/mypy ignite_tips launch examples build/snippets
 
 bench: $(READY)
 	$(PIP) --editable . --group bench
