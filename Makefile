@@ -54,7 +54,7 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m tools.snippets build/snippets
-	$(BIN)/mypy ignite_tips launch build/snippets
+	$(BIN)/mypy ignite_tips launch examples build/snippets
 	$(BIN)/basedpyright --pythonpath $(BIN)/python --level error build/snippets
 
 bench: $(READY)

@@ -13,12 +13,11 @@ import sysconfig
 from pathlib import Path
 
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Engine
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from ignite_tips import GradientNormClipper
-from ignite_tips.core.events import OptimizerEvents
+from ignite_tips import GradientNormClipper, OptimizerEvents
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -62,12 +61,13 @@ class CharRNN(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(128, 64)
         self.rnn = nn.RNN(64, width, nonlinearity="relu", batch_first=True)
-        nn.init.orthogonal_(self.rnn.weight_hh_l0)  # neither vanishing nor, at first, exploding
+        nn.init.orthogonal_(self.rnn.get_parameter("weight_hh_l0"))  # neither vanishing nor, at first, exploding
         self.head = nn.Linear(width, 128)
 
     def forward(self, characters: Tensor) -> Tensor:
         """Return the logits of each next character."""
-        return self.head(self.rnn(self.embedding(characters))[0])
+        logits: Tensor = self.head(self.rnn(self.embedding(characters))[0])
+        return logits
 
 
 def train(batches: list[tuple[Tensor, Tensor]], lr: float, max_norm: float, seed: int) -> dict[str, list[float]]:
@@ -76,25 +76,22 @@ def train(batches: list[tuple[Tensor, Tensor]], lr: float, max_norm: float, seed
     model = CharRNN()
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
 
-    def update(engine: Engine, batch: tuple[Tensor, Tensor]) -> float:
+    record: dict[str, list[float]] = {"loss": [], "grad_norm": []}
+
+    def update(engine: Engine, batch: tuple[Tensor, Tensor]) -> None:
         optimizer.zero_grad()
         loss = nn.functional.cross_entropy(model(batch[0]).flatten(0, 1), batch[1].flatten())
         loss.backward()
         optimizer.step()
-        return loss.item()
+        record["loss"].append(loss.item())
 
     trainer = Engine(update)
     # With an infinite threshold the clipper only measures; NaN propagates because the unclipped run should show it.
     GradientNormClipper(optimizer, max_norm, on_nonfinite="propagate").attach(trainer)
-    record: dict[str, list[float]] = {"loss": [], "grad_norm": []}
 
     @trainer.on(OptimizerEvents.STEP_COMPLETED)
     def keep_norm(engine: Engine) -> None:
         record["grad_norm"].append(engine.state.metrics["grad_norm"])
-
-    @trainer.on(Events.ITERATION_COMPLETED)
-    def keep_loss(engine: Engine) -> None:
-        record["loss"].append(engine.state.output)
 
     trainer.run(batches)
     return record

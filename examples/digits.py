@@ -30,6 +30,7 @@ from ignite_tips import (
     GradientNormClipper,
     LearningRateLogger,
     ModelSummarizer,
+    OptimizerEvents,
     ParameterFreezer,
     PlateauStepper,
     ResumableTensorboardLogger,
@@ -39,6 +40,8 @@ from ignite_tips import (
     process_group,
     wrap_model,
 )
+
+Batch = tuple[torch.Tensor, ...]
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -70,7 +73,7 @@ def build_network() -> nn.Module:
     return network
 
 
-def build_loaders(batch_size: int, seed: int) -> tuple[DataLoader, DataLoader]:
+def build_loaders(batch_size: int, seed: int) -> tuple[DataLoader[Batch], DataLoader[Batch]]:
     """Return loaders of training and validation data; each process reads its own part of both."""
     digits = load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
@@ -78,7 +81,7 @@ def build_loaders(batch_size: int, seed: int) -> tuple[DataLoader, DataLoader]:
     parts = random_split(dataset, [1437, 360], generator=torch.Generator().manual_seed(seed))
     loaders = []
     for part, shuffle in zip(parts, (True, False), strict=True):
-        sampler = DistributedSampler(
+        sampler = DistributedSampler[Batch](
             part, idist.get_world_size(), idist.get_rank(), shuffle=shuffle, seed=seed, drop_last=shuffle
         )
         loaders.append(DataLoader(part, batch_size // idist.get_world_size(), sampler=sampler, drop_last=shuffle))
@@ -87,7 +90,8 @@ def build_loaders(batch_size: int, seed: int) -> tuple[DataLoader, DataLoader]:
 
 def forward(model: nn.Module, images: torch.Tensor, *, bf16: bool) -> torch.Tensor:
     with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
-        return model(images).float()
+        logits: torch.Tensor = model(images)
+        return logits.float()
 
 
 def newest_checkpoint(arguments: argparse.Namespace) -> Path | None:
@@ -96,10 +100,10 @@ def newest_checkpoint(arguments: argparse.Namespace) -> Path | None:
     if not (arguments.resume or is_restarted):
         return None
     newest_run = max(arguments.runs.glob("*/"), default=arguments.runs)  # the names are times
-    *_, newest = [None, *checkpoints_of(newest_run)]
-    if newest is None and arguments.resume:
+    checkpoints = checkpoints_of(newest_run)
+    if not checkpoints and arguments.resume:
         stop(f"--resume needs a run with a checkpoint, but {newest_run} has none")
-    return newest
+    return checkpoints[-1] if checkpoints else None
 
 
 def stop(sentence: str) -> NoReturn:
@@ -122,7 +126,8 @@ def tidy(run: Path) -> None:
 
 def new_run(runs: Path) -> Path:
     """Create the folder of a new run; every process gets the same one."""
-    run = Path(idist.broadcast(str(runs / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")), safe_mode=True))
+    name = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    run = runs / str(idist.broadcast(name, safe_mode=True))
     run.mkdir(parents=True, exist_ok=True)
     return run
 
@@ -144,7 +149,9 @@ def train(arguments: argparse.Namespace) -> None:
     )
     metrics = {"accuracy": Accuracy(device=device), "loss": Loss(loss_fn, device=device)}
     evaluator = create_supervised_evaluator(model, metrics, device, model_fn=model_fn)
-    trainer.add_event_handler(Events.EPOCH_STARTED, lambda engine: train_loader.sampler.set_epoch(engine.state.epoch))
+    sampler = train_loader.sampler
+    assert isinstance(sampler, DistributedSampler)
+    trainer.add_event_handler(Events.EPOCH_STARTED, lambda engine: sampler.set_epoch(engine.state.epoch))
 
     # The tips: one line each, and the update function does not change.
     summarizer = ModelSummarizer(model, input_size=(1, 1, 8, 8), optimizer=optimizer)
@@ -195,7 +202,7 @@ def train(arguments: argparse.Namespace) -> None:
 
 def log_metrics(trainer: Engine, evaluator: Engine, tb_logger: ResumableTensorboardLogger, accumulation: int) -> None:
     """Write the losses and the accuracy to TensorBoard; the x axis is the number of updates, as for all curves."""
-    steps = {"global_step_transform": lambda *_: trainer.state.optimizer_step}
+    steps = {"global_step_transform": lambda *_: trainer.state.get_event_attrib_value(OptimizerEvents.STEP_COMPLETED)}
     updated = Events.ITERATION_COMPLETED(every=accumulation)  # the loss is known when the iteration is completed
     tb_logger.attach_output_handler(
         trainer, updated, tag="training", output_transform=lambda loss: {"loss": loss}, **steps

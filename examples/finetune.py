@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from ignite_tips import GradualUnfreezer, layerwise_lr_groups, param_group_table, process_group, wrap_model
 
+Batch = tuple[torch.Tensor, ...]
 PARTS = ("stem", "body", "neck")  # from the input to the output; the head follows
 
 
@@ -66,12 +67,12 @@ def load_two_tasks(examples: int, seed: int) -> tuple[TensorDataset, TensorDatas
     )
 
 
-def build_loader(dataset: TensorDataset, batch_size: int, seed: int, *, shuffle: bool) -> DataLoader:
+def build_loader(dataset: TensorDataset, batch_size: int, seed: int, *, shuffle: bool) -> DataLoader[Batch]:
     """Return a loader of this process's part of the data."""
-    sampler = DistributedSampler(
+    sampler = DistributedSampler[Batch](
         dataset, idist.get_world_size(), idist.get_rank(), shuffle=shuffle, seed=seed, drop_last=shuffle
     )
-    return idist.auto_dataloader(dataset, batch_size=batch_size, sampler=sampler, drop_last=shuffle)
+    return DataLoader(dataset, batch_size // idist.get_world_size(), sampler=sampler, drop_last=shuffle)
 
 
 @dataclass
@@ -101,7 +102,9 @@ def train(
     evaluator = create_supervised_evaluator(model, {"accuracy": Accuracy(device=device)}, device)
     loader = build_loader(data, options.batch_size, options.seed, shuffle=True)
     judging = build_loader(judged_by, 256, options.seed, shuffle=False)
-    trainer.add_event_handler(Events.EPOCH_STARTED, lambda engine: loader.sampler.set_epoch(engine.state.epoch))
+    sampler = loader.sampler
+    assert isinstance(sampler, DistributedSampler)
+    trainer.add_event_handler(Events.EPOCH_STARTED, lambda engine: sampler.set_epoch(engine.state.epoch))
     if tune:
         stages = ["head.*", *reversed(layers)]
         GradualUnfreezer(model, stages, optimizer=optimizer).attach(trainer, every=options.every)

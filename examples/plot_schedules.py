@@ -5,6 +5,7 @@ python examples/plot_schedules.py [FILE]        by default docs/images/schedules
 
 import argparse
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -33,8 +34,7 @@ def decays() -> dict[str, list[float]]:
     """Return the three shapes of a warm-up, stable and decay schedule."""
     factors = {shape: warmup_stable_decay(10, 40, 50, shape=shape) for shape in ("linear", "cosine", "sqrt")}
     return {
-        shape: simulated(lambda sgd, factor=factor: lr_scheduler.LambdaLR(sgd, factor))["all"]
-        for shape, factor in factors.items()
+        shape: simulated(partial(lr_scheduler.LambdaLR, lr_lambda=factor))["all"] for shape, factor in factors.items()
     }
 
 

@@ -10,7 +10,7 @@ __all__ = ["Column", "Row", "draw_html", "draw_text", "line_width", "show_lrs", 
 _NO_TERMINAL = (120, 24)
 _LEAST_WIDTH = 60
 _GAP = "  "
-# Only inherited colours, so that a table suits light and dark pages. Jupyter's own style would centre it.
+# Only inherited colors, so that a table suits light and dark pages. Jupyter's own style would center it.
 _TABLE = "border-collapse: collapse; margin: 0; font-size: 0.9em; font-variant-numeric: tabular-nums"
 _CELL = "padding: 0.2em 0.9em 0.2em 0.4em; vertical-align: top; white-space: {space}; text-align: {align}"
 _HEAD = "border-bottom: 1px solid; font-weight: 600"

@@ -186,7 +186,7 @@ class Agent(LocalElasticAgent):
         self._exit_order.watch(pids)
         workers = self._running_workers()
         if workers is not None:
-            workers.close = functools.partial(self._close, workers)  # type: ignore[method-assign]
+            workers.close = functools.partial(self._close, workers)  # type: ignore[method-assign]  # for these only
         return pids
 
     def _close(self, workers: PContext, death_sig: signal.Signals | None = None, timeout: float = 0) -> None:
@@ -198,7 +198,7 @@ class Agent(LocalElasticAgent):
         killer.daemon = True
         killer.start()
         try:
-            type(workers).close(workers, death_sig, self._grace + _KILL_TIMEOUT)  # type: ignore[arg-type]
+            type(workers).close(workers, death_sig, self._grace + _KILL_TIMEOUT)  # type: ignore[arg-type]  # takes floats
         finally:
             killer.cancel()
 

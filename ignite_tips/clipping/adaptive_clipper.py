@@ -27,7 +27,7 @@ class AdaptiveGradientClipper(GradientClipper):
     unit. Acts on ``OptimizerEvents.STEP_STARTED``, where gradients are final and weights not yet changed.
 
     ``"grad_norm"`` is the 2-norm of all gradients, including excluded ones; ``"grad_clip_coef"`` is the smallest factor
-    of a unit, in a pipeline of one of this rank's stage.
+    of a unit; in a pipeline, of a unit in this rank's stage.
 
     Args:
         optimizer: the one whose gradients are clipped.

@@ -137,10 +137,10 @@ class GradientClipper(Handler):
     def attach(self, trainer: Engine) -> Self:
         """Clip before every update that the optimizer makes while ``trainer`` runs; attaching again replaces.
 
-        When the run starts it warns of a second clipper of its class for the optimizer, and of one of another optimizer
-        that writes the same metrics. After the first epoch it warns if the optimizer has parameters to train and was
-        not stepped, or had no gradient. A later epoch without updates is no warning, since a pause may be intended, as
-        in phases of two optimizers. Where the run replaces its optimizer, detach and attach a clipper of the new one.
+        Warns at the start of a run about a second clipper of this class on the optimizer, and about a clipper of
+        another optimizer that writes the same metrics. Warns after the first epoch if the optimizer has parameters to
+        train but was not stepped, or had no gradient. A later epoch without updates gives no warning: two optimizers
+        may take turns. If the run replaces its optimizer, detach this clipper and attach one for the new optimizer.
 
         Raises:
             TypeError: if ``trainer`` is no Engine.

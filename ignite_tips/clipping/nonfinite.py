@@ -181,7 +181,7 @@ class DeferredFiniteCheck:
 def keeps_state_when_skipped(optimizer: Optimizer) -> bool:
     """Return whether a fused kernel that skips the next update leaves the optimizer's state as it was.
 
-    torch's fused SGD makes its momentum buffers of uninitialised memory and, if the kernel then skips, keeps them.
+    torch's fused SGD makes its momentum buffers of uninitialized memory and, if the kernel then skips, keeps them.
     """
     if not isinstance(optimizer, SGD):
         return True

@@ -235,8 +235,9 @@ class GradientValueClipper(GradientClipper):
     Args:
         optimizer: the one whose gradients are clipped, of real parameters.
         clip_value: > 0, finite.
-        on_nonfinite, model, tag, process_group: as for ``GradientNormClipper``. "propagate" keeps a NaN, as torch does,
-            and makes ±``clip_value`` of an infinite value.
+        on_nonfinite: as for ``GradientNormClipper``. "propagate" keeps a NaN, as torch does, and makes ±``clip_value``
+            of an infinite value.
+        model, tag, process_group: as for ``GradientNormClipper``.
 
     Raises:
         TypeError, ValueError: if an argument is not as above; if the optimizer has no parameter.

@@ -40,10 +40,10 @@ EPSILON = 1e-6  # torch.nn.utils.clip_grad_norm_ adds it to the norm, so that a 
 def gradient_norm(tensors: Tensor | Iterable[Tensor], norm_type: float = 2.0) -> Tensor:
     """Return the p-norm of all tensors' values, as if they were one vector.
 
-    Of plain tensors of one device and one dtype of 32 or 64 bits it is that of ``torch.nn.utils.get_total_norm`` bit
-    for bit, by the same operations. The norms of several devices or dtypes are added in the tensors' order, which
-    torch's grouping may not keep; 16-bit values are summed in float32; sparse tensors count as what they stand for; and
-    DTensors, also beside plain tensors, give the norm over all ranks, as a plain tensor (every rank has to call).
+    For plain tensors on one device, all float32 or all float64, it equals ``torch.nn.utils.get_total_norm`` bit for
+    bit: the operations are the same. Norms of several devices or dtypes are added in the tensors' order, which torch's
+    grouping may not keep. 16-bit values are summed in float32. Sparse tensors count as what they stand for. DTensors,
+    also beside plain tensors, give the norm over all ranks, as a plain tensor; every rank has to call.
 
     Args:
         tensors: one tensor or several, of any shapes, devices and dtypes.

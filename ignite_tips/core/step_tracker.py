@@ -90,9 +90,9 @@ class StepTracker:
         if not self.attached:
             engine = self.engine
             engine.state_dict_user_keys.extend(_STATE_KEYS)
-            # On the instance: Ignite refuses a state without our keys, such as one saved before anything was attached.
+            # Ignite refuses a state without our keys, such as one saved before anything was attached.
             # A bound method would be a cycle, and the engine's data would live until the garbage collector's next run.
-            engine.load_state_dict = self._load_state_dict  # type: ignore[method-assign]
+            engine.load_state_dict = self._load_state_dict  # type: ignore[method-assign]  # for this engine only
             engine.add_event_handler(Events.STARTED, _prepare_counts)
         index = self._index_for(optimizer)
         self.attached[optimizer] = attached = AttachedOptimizer(self, optimizer, index)

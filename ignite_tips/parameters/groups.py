@@ -45,10 +45,10 @@ def param_groups(
         default: options of the group ``"default"``, for the parameters that no rule matches.
         no_decay: parameters that get a ``weight_decay`` of 0, in groups of their own named like
             ``"backbone-no_decay"``: globs, ``"biases"`` or ``"norms"``. Biases have the word "bias" in their own name,
-            as ``bias``, ``in_proj_bias`` and ``bias_ih_l0``. Norms are all parameters of torch's normalisation layers,
-            the magnitudes of weight_norm, and wherever they are all other parameters of at most one dimension, which
-            only scale or shift; but a bias only where its layer has no matrix. A scale of more dimensions in a class
-            with "norm" in its name is warned about.
+            as ``bias``, ``in_proj_bias`` and ``bias_ih_l0``. Norms are all parameters of torch's normalization layers,
+            the magnitudes of weight_norm, and any other parameter of at most one dimension, because it only scales or
+            shifts; a bias counts only if its layer has no matrix. A scale of more dimensions in a class with "norm" in
+            its name is warned about.
 
     Raises:
         TypeError: if an argument, a rule's pattern or its options have the wrong type.

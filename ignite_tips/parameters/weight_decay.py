@@ -1,4 +1,4 @@
-"""Find the parameters that weight decay leaves out: biases, and the scales of normalisation layers."""
+"""Find the parameters that weight decay leaves out: biases, and the scales of normalization layers."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +15,7 @@ from ignite_tips.parameters.selection import select_parameters, unwrap_model
 
 __all__ = ["undecayed_names"]
 
-# Their parameters scale and shift normalised values; weight decay would pull the scales towards 0.
+# Their parameters scale and shift normalized values; weight decay would pull the scales towards 0.
 _NORM_LAYERS: tuple[type[nn.Module], ...] = (
     nn.modules.batchnorm._NormBase,
     nn.LayerNorm,

@@ -22,7 +22,7 @@ def plot_schedule(
     log_scale: bool = False,
     axes: "Axes | None" = None,
 ) -> "Figure":
-    """Draw learning rates by step, as ``simulate_schedule`` returns them: a line per name, one for names with the same.
+    """Draw learning rates by step, as ``simulate_schedule`` returns them: a line per name; equal lines are one.
 
     Needs matplotlib: ``pip install ignite-tips[plot]``. No window opens: save the figure with ``savefig``. A notebook
     shows it as a cell's last expression.

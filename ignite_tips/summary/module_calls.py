@@ -116,10 +116,9 @@ def _show_nested(value: torch.Tensor) -> str:
 
 
 def _attempt(function: Callable[..., _T], *values: Any, otherwise: _T) -> _T:
-    # An error in a hook would look like one of the model, and a class of the user's may raise when it is looked at.
     try:
         return function(*values)
-    except Exception:
+    except Exception:  # a class of the user's may raise anything; in a hook it would look like the model's error
         return otherwise
 
 

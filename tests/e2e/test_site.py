@@ -62,6 +62,14 @@ def test_no_sentence_is_said_twice_of_errors(site: Path) -> None:
     assert len(re.findall(r"TypeError \| ValueError\s+\N{EN DASH}", text)) >= 5
 
 
+def test_descriptions_are_shown_whole(site: Path) -> None:
+    """One that begins with > is no quotation, and one of a returned value is not split into its lines."""
+    pages = {page.name: page.read_text() for page in (site / "api").glob("*.html")}
+    assert [name for name, text in pages.items() if "<blockquote>" in text] == []
+    assert pages["schedules.html"].count("For each group, by its") == 1
+    assert "<p>values, or one more" not in pages["schedules.html"]
+
+
 @pytest.mark.browser
 @pytest.mark.skipif(find_chromium() is None, reason="needs chromium and chromedriver")
 def test_search_works_on_the_disk(site: Path) -> None:

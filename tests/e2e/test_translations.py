@@ -25,11 +25,20 @@ def test_code_and_output_are_those_of_the_english_page(page: Path) -> None:
 
 
 def test_links_of_files_outside_the_site_lead_somewhere() -> None:
-    """Each relative link and picture exists; `mkdocs build --strict` checks those within the site."""
+    """Each relative link, picture and heading exists; `mkdocs build --strict` checks those within the site."""
     pages = [*ROOT.glob("*.md"), *(ROOT / "benchmarks").glob("*.md")]
-    links = [(page.parent, link) for page in pages for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())]
+    links = [
+        f"{page.parent}/{link}" for page in pages for link in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text())
+    ]
     assert len(links) > 30
-    assert [link for folder, link in links if not (folder / link).exists()] == []
+    assert [link for link in links if not _leads_somewhere(*link.split("#"))] == []
+
+
+def _leads_somewhere(path: str, anchor: str = "") -> bool:
+    if not anchor:
+        return Path(path).exists()
+    headings = re.findall(r"^#+ (.+)$", Path(path).read_text(), re.M)
+    return anchor in [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
 
 
 def test_readme_begins_with_the_link_to_the_chinese_one() -> None:
