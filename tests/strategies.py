@@ -204,9 +204,14 @@ def _pipeline(schedule: Any) -> Callable[[Network], Parallel]:
     return build
 
 
-def _staged(network: Network, schedule: Any, mesh: DeviceMesh, rows: slice = slice(None)) -> Parallel:
+def make_schedule(network: nn.Module, schedule: Any, mesh: DeviceMesh) -> Any:
+    """Return a schedule of this rank's stage."""
     stage = PipelineStage(network, mesh.get_local_rank(), 2, torch.device("cpu"), group=mesh.get_group())
-    pipeline = schedule(stage, n_microbatches=MICROBATCHES, loss_fn=loss_of)
+    return schedule(stage, n_microbatches=MICROBATCHES, loss_fn=loss_of)
+
+
+def _staged(network: Network, schedule: Any, mesh: DeviceMesh, rows: slice = slice(None)) -> Parallel:
+    pipeline = make_schedule(network, schedule, mesh)
     return Parallel(network, rows, stages=mesh, pipeline=pipeline, is_first=mesh.get_local_rank() == 0)
 
 

@@ -17,7 +17,7 @@ from ignite_tips.clipping.clip_record import ClipRecord
 from ignite_tips.clipping.gradients import Gradients, check_parameters
 from ignite_tips.clipping.nonfinite import NonfinitePolicy
 from ignite_tips.clipping.norms import to_device, total_norm
-from ignite_tips.clipping.rank_norms import RankNorms, check_rank_groups
+from ignite_tips.clipping.rank_norms import RankNorms
 from ignite_tips.core.conflicts import add_checked_role, describe_no_gradients, warn_after_first_epoch
 from ignite_tips.core.events import OptimizerEvents, check_optimizer, current_step
 from ignite_tips.core.findings import HandlerReport
@@ -119,7 +119,6 @@ class GradientClipper(Handler):
         if model is not None:
             check_belongs(optimizer, model)
         check_tag(tag)
-        check_rank_groups(process_group, norm_group)
         check_parameters(optimizer)
         self._optimizer = optimizer
         self._method = method

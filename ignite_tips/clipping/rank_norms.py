@@ -10,35 +10,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_instance
 from ignite_tips.clipping.gradients import parameter_names
 from ignite_tips.clipping.shards import combine_norms, shard_dims
-from ignite_tips.distributed import same_on_all_ranks
+from ignite_tips.distributed import as_process_group, same_on_all_ranks
 from ignite_tips.parameters.groups import group_names
 
-__all__ = ["RankNorms", "check_rank_groups"]
-
-
-def check_rank_groups(process_group: Any, norm_group: Any) -> None:
-    """Raise unless both are groups of ranks or None; ``norm_group`` may be a mesh of one dimension.
-
-    Raises:
-        TypeError, ValueError: if not.
-    """
-    if not dist.is_available():
-        return
-    what = "a torch.distributed.ProcessGroup or None"
-    check_instance("process_group", process_group, (dist.ProcessGroup, NoneType), what)
-    what = "a DeviceMesh of one dimension, a torch.distributed.ProcessGroup or None"
-    check_instance("norm_group", norm_group, (DeviceMesh, dist.ProcessGroup, NoneType), what)
-    if isinstance(norm_group, DeviceMesh) and norm_group.ndim != 1:
-        raise ValueError(
-            f"norm_group must be a DeviceMesh of one dimension, got one of {norm_group.ndim}; slice it, as in "
-            'mesh["pp"]'
-        )
+__all__ = ["RankNorms"]
 
 
 class RankNorms:
@@ -52,8 +32,12 @@ class RankNorms:
         model: gives names to its parameters; may be None.
         norm_type: of the norms.
         process_group: the ranks that have to agree; None for all.
-        norm_group: the ranks that have other parts of the model, such as the stages of a pipeline; None for none.
+        norm_group: the ranks that have other parts of the model, such as the stages of a pipeline; None for none. May
+            be a mesh of one dimension.
         agrees: False asks only the ranks of ``norm_group``.
+
+    Raises:
+        TypeError, ValueError: if a group is something else.
     """
 
     def __init__(
@@ -66,10 +50,13 @@ class RankNorms:
         *,
         agrees: bool,
     ) -> None:
+        if dist.is_available():
+            what = "a torch.distributed.ProcessGroup or None"
+            check_instance("process_group", process_group, (dist.ProcessGroup, NoneType), what)
         self.has_peers = False
         self._optimizer, self._model, self._norm_type = optimizer, model, norm_type
         self._process_group = process_group
-        self._norm_group: Any = norm_group.get_group() if isinstance(norm_group, DeviceMesh) else norm_group
+        self._norm_group = as_process_group("norm_group", norm_group)
         self._agrees = agrees
         self._are_shared = False
 

@@ -15,15 +15,16 @@ from ignite_tips.core.findings import Finding, HandlerReport, is_over
 from ignite_tips.core.handler import Handler
 from ignite_tips.core.roles import FreezesParameters
 from ignite_tips.core.wiring import Attachment, annotate
+from ignite_tips.distributed import gather_from_ranks
 from ignite_tips.freezing.ddp_reducer import check_rewrappable, find_wrappers, rewrap_model
 from ignite_tips.freezing.frozen_buffers import FrozenBuffers
 from ignite_tips.freezing.frozen_parameters import FreezableParameters
 from ignite_tips.freezing.left_frozen import release_left_frozen, remember_frozen
 from ignite_tips.freezing.wrapper_watch import WrapperWatch
-from ignite_tips.parameters.selection import check_belongs, trainable_fraction
+from ignite_tips.parameters.selection import check_belongs, count_trainable, named_parameters
 from ignite_tips.parameters.sharding import check_has_whole_parameters
 
-__all__ = ["FreezingHandler", "patterns_of"]
+__all__ = ["FreezingHandler", "names_on", "patterns_of"]
 
 
 class FreezingHandler(Handler):
@@ -36,14 +37,18 @@ class FreezingHandler(Handler):
         model: bare or wrapped, as it trains.
         parts: the parts of the model that are frozen and unfrozen.
         optimizer: checked to have parameters of the model.
+        ranks: the process group of the ranks that have the model's other parameters; None for none.
     """
 
-    def __init__(self, model: nn.Module, parts: Sequence[FreezableParameters], optimizer: Optimizer | None) -> None:
+    def __init__(
+        self, model: nn.Module, parts: Sequence[FreezableParameters], optimizer: Optimizer | None, ranks: Any = None
+    ) -> None:
         if optimizer is not None:
             check_belongs(optimizer, model)
         self._model = model
         self._parts = parts
         self._optimizer = optimizer
+        self._ranks = ranks
         self._attachment = Attachment(type(self).__name__)
         self._engine: weakref.ref[Engine] | None = None
         self._loaded: Mapping[str, Any] | None = None
@@ -119,7 +124,7 @@ class FreezingHandler(Handler):
         changed = self._change(frozen)
         if not changed:
             return
-        engine.state.metrics["trainable_fraction"] = share = trainable_fraction(self._model)
+        engine.state.metrics["trainable_fraction"] = share = self._trainable_fraction()
         if is_annotated:
             kind = "freeze" if changed[-1].is_frozen else "unfreeze"
             annotate(engine, kind, f"{patterns_of(changed)}; {share:.1%} of the parameters train")
@@ -136,12 +141,18 @@ class FreezingHandler(Handler):
         self._iteration = engine.state.iteration
         self._set_frozen(engine, frozen, is_annotated=not is_resumed)
         self._watch_next_forward()
-        engine.state.metrics["trainable_fraction"] = trainable_fraction(self._model)
+        engine.state.metrics["trainable_fraction"] = self._trainable_fraction()
+
+    def _trainable_fraction(self) -> float:
+        counts = count_trainable(self._model)
+        of_ranks = [counts] if self._ranks is None else gather_from_ranks(counts, self._ranks)
+        trainable, total = map(sum, zip(*of_ranks, strict=True))
+        return trainable / max(total, 1)
 
     def _warn_of_frozen_by_hand(self) -> None:
         """Warn about parts that do not train although this handler has not frozen them, if it is to unfreeze them."""
         for part in self._parts if self._unfreezes else ():
-            if not part.is_frozen and not any(parameter.requires_grad for parameter in part.parameters):
+            if not part.is_frozen and part.is_frozen_by_hand:
                 warn_user(
                     f"{type(self).__name__} found {', '.join(part.patterns)} frozen already, by requires_grad=False: "
                     "they stay frozen, and unfreezing changes nothing; leave the freezing to this handler, and call "
@@ -203,6 +214,13 @@ class FreezingHandler(Handler):
 
     def _named_parameters(self) -> dict[str, nn.Parameter]:
         return {name: p for part in self._parts for name, p in zip(part.names, part.parameters, strict=True)}
+
+
+def names_on(ranks: Any, model: nn.Module) -> tuple[str, ...]:
+    """Return the names of the parameters that the ranks have, all of which must call; none if ``ranks`` is None."""
+    if ranks is None:
+        return ()
+    return tuple(name for names in gather_from_ranks([*named_parameters(model)], ranks) for name in names)
 
 
 def patterns_of(parts: Sequence[FreezableParameters]) -> str:

@@ -1,14 +1,20 @@
 """Freeze a part of a model, and restore it."""
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from torch import nn
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_instance
 from ignite_tips.freezing.held_statistics import hold_statistics
-from ignite_tips.parameters.selection import as_patterns, named_parameters, select_parameters, unwrap_model
+from ignite_tips.parameters.selection import (
+    ParameterNames,
+    as_patterns,
+    named_parameters,
+    select_parameters,
+    unwrap_model,
+)
 from ignite_tips.parameters.sharding import lay_out_shards
 
 __all__ = [
@@ -25,11 +31,14 @@ class FrozenParameters:
     Attributes:
         names: all selected parameters, including those that were frozen before.
         is_over: whether they were unfrozen.
+
+    Args:
+        model: bare or wrapped.
+        patterns: also for buffers, of modules without parameters.
+        selected: the parameters that the patterns select.
     """
 
-    def __init__(self, model: nn.Module, patterns: str | Iterable[str]) -> None:
-        wanted = as_patterns(patterns)
-        selected = select_parameters(model, wanted)
+    def __init__(self, model: nn.Module, patterns: tuple[str, ...], selected: Mapping[str, nn.Parameter]) -> None:
         self.names = tuple(selected)
         self.is_over = False
         self._model = weakref.ref(unwrap_model(model))  # left_frozen.py keeps this as long as there is a model
@@ -38,7 +47,7 @@ class FrozenParameters:
             parameter.requires_grad_(False)
             # An optimizer updates whatever has a gradient, so momentum and weight decay would move the parameter.
             parameter.grad = None
-        self._holds = hold_statistics(model, wanted, selected.values())
+        self._holds = hold_statistics(model, patterns, selected.values())
 
     @property
     def changed_nothing(self) -> bool:
@@ -95,7 +104,7 @@ def freeze_parameters(model: nn.Module, patterns: str | Iterable[str]) -> Frozen
         >>> net[1].training, net[0].weight.requires_grad
         (True, True)
     """
-    return FrozenParameters(model, patterns)
+    return FrozenParameters(model, as_patterns(patterns), select_parameters(model, patterns))
 
 
 def unfreeze_parameters(frozen: FrozenParameters) -> None:
@@ -120,15 +129,23 @@ class FreezableParameters:
         model: bare or wrapped.
         patterns: as for ``select_parameters``.
         argument: the name of the argument that has the patterns, for errors.
+        on_ranks: names of the parameters of several ranks, as for ``ParameterNames``.
 
     Raises:
         TypeError, ValueError: as ``select_parameters``.
     """
 
-    def __init__(self, model: nn.Module, patterns: str | Iterable[str], argument: str = "patterns") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        patterns: str | Iterable[str],
+        argument: str = "patterns",
+        on_ranks: tuple[str, ...] = (),
+    ) -> None:
         self.patterns = as_patterns(patterns, argument)
-        self.names = tuple(select_parameters(model, self.patterns))
         self.model = model
+        self._on_ranks = on_ranks
+        self.names = tuple(self._select())
         self.held: FrozenParameters | None = None
 
     @property
@@ -140,14 +157,14 @@ class FreezableParameters:
     def parameters(self) -> list[nn.Parameter]:
         """The parameters that are in the model now; ``fully_shard`` may have replaced earlier ones."""
         lay_out_shards(self.model)
-        return list(select_parameters(self.model, self.patterns).values())
+        return list(self._select().values())
 
     @property
     def is_frozen_by_hand(self) -> bool:
         """Whether other code has frozen all of the part, so that unfreezing changes nothing."""
         if self.held is not None and not self.held.is_over:
-            return self.held.changed_nothing
-        return not any(parameter.requires_grad for parameter in self.parameters)
+            return bool(self.names) and self.held.changed_nothing
+        return bool(self.names) and not any(parameter.requires_grad for parameter in self.parameters)
 
     def set_frozen(self, frozen: bool) -> bool:
         """Freeze or unfreeze the part; return whether that changed anything."""
@@ -158,7 +175,7 @@ class FreezableParameters:
             self.held.unfreeze()
             self.held = None
         elif is_change:
-            self.held = freeze_parameters(self.model, self.patterns)
+            self.held = FrozenParameters(self.model, self.patterns, self._select())
         return is_change
 
     def check_optimizer(self, optimizer: Optimizer) -> None:
@@ -172,3 +189,6 @@ class FreezableParameters:
                 f"optimizer must have a group for each parameter to be unfrozen, but has none for: "
                 f"{', '.join(missing)}; make every group up front, as param_groups(model, ...) does"
             )
+
+    def _select(self) -> dict[str, nn.Parameter]:
+        return ParameterNames(self.model, self._on_ranks).select(self.patterns)

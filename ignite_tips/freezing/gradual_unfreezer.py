@@ -8,7 +8,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_instance, check_integer, check_keys, check_names
-from ignite_tips.freezing.freezing_handler import FreezingHandler
+from ignite_tips.distributed import as_process_group
+from ignite_tips.freezing.freezing_handler import FreezingHandler, names_on
 from ignite_tips.freezing.frozen_parameters import FreezableParameters
 
 __all__ = ["GradualUnfreezer"]
@@ -29,6 +30,9 @@ class GradualUnfreezer(FreezingHandler):
             or torch.compile.
         stages: patterns, or lists of patterns, in the order in which they start to train: the head first.
         optimizer: checked to have every parameter of the stages.
+        pattern_group: the ranks that have the model's other parameters, such as the stages of a pipeline: a DeviceMesh
+            of one dimension, as ``mesh["pp"]``, or a process group. A pattern then has to match on one of them only,
+            and ``trainable_fraction`` is that of all. Make the handler on each of them.
 
     Raises:
         TypeError: if an argument has the wrong type, or as ``ParameterFreezer`` in a run's first forward pass.
@@ -58,13 +62,16 @@ class GradualUnfreezer(FreezingHandler):
         stages: Sequence[str | Iterable[str]],
         *,
         optimizer: Optimizer | None = None,
+        pattern_group: Any = None,
     ) -> None:
         check_instance("stages", stages, (list, tuple), "a list of patterns or of lists of patterns")
         if not stages:
             raise ValueError("stages must have at least one stage, got none")
-        parts = [FreezableParameters(model, stage, "each of stages") for stage in stages]
+        ranks = as_process_group("pattern_group", pattern_group)
+        on_ranks = names_on(ranks, model)
+        parts = [FreezableParameters(model, stage, "each of stages", on_ranks) for stage in stages]
         _check_disjoint(parts)
-        super().__init__(model, parts, optimizer)
+        super().__init__(model, parts, optimizer, ranks)
         if optimizer is not None:
             for part in parts:
                 part.check_optimizer(optimizer)
@@ -115,7 +122,7 @@ class GradualUnfreezer(FreezingHandler):
         for index, stage in enumerate(self._parts):
             if index >= len(stages) or stages[index] != list(stage.names):
                 raise ValueError(
-                    f"GradualUnfreezer state must have {', '.join(stage.names)} as stage {index}, got "
+                    f"GradualUnfreezer state must have {', '.join(stage.names) or 'none'} as stage {index}, got "
                     f"{', '.join(stages[index]) if index < len(stages) else 'none'}; build it with the stages of the "
                     "run that saved it"
                 )

@@ -9,7 +9,8 @@ from torch.optim import Optimizer
 
 from ignite_tips._checks import check_instance, check_integer, check_keys, check_names
 from ignite_tips.core.findings import Finding, HandlerReport
-from ignite_tips.freezing.freezing_handler import FreezingHandler, patterns_of
+from ignite_tips.distributed import as_process_group
+from ignite_tips.freezing.freezing_handler import FreezingHandler, names_on, patterns_of
 from ignite_tips.freezing.frozen_parameters import FreezableParameters
 from ignite_tips.freezing.resumable_event import (
     ResumableEvent,
@@ -41,6 +42,9 @@ class ParameterFreezer(FreezingHandler):
             or torch.compile.
         patterns: one shell glob over parameter names or several, as for ``select_parameters``.
         optimizer: checked to have every parameter that will be unfrozen; required for OptimizerEvents.
+        pattern_group: the ranks that have the model's other parameters, such as the stages of a pipeline: a DeviceMesh
+            of one dimension, as ``mesh["pp"]``, or a process group. A pattern then has to match on one of them only,
+            and ``trainable_fraction`` is that of all. Make the handler on each of them.
 
     Raises:
         TypeError: if an argument has the wrong type; in the first forward pass of a run, if the model is wrapped by
@@ -66,9 +70,17 @@ class ParameterFreezer(FreezingHandler):
         () 1.0
     """
 
-    def __init__(self, model: nn.Module, patterns: str | Iterable[str], *, optimizer: Optimizer | None = None) -> None:
-        self._part = FreezableParameters(model, patterns)
-        super().__init__(model, [self._part], optimizer)
+    def __init__(
+        self,
+        model: nn.Module,
+        patterns: str | Iterable[str],
+        *,
+        optimizer: Optimizer | None = None,
+        pattern_group: Any = None,
+    ) -> None:
+        ranks = as_process_group("pattern_group", pattern_group)
+        self._part = FreezableParameters(model, patterns, on_ranks=names_on(ranks, model))
+        super().__init__(model, [self._part], optimizer, ranks)
         self._events: dict[str, ResumableEvent] = {}
 
     def attach(self, trainer: Engine, freeze: Any = Events.STARTED, unfreeze: Any = None) -> Self:

@@ -1,7 +1,7 @@
 """Select parameters by name pattern."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from fnmatch import translate
 
@@ -15,6 +15,7 @@ __all__ = [
     "ParameterNames",
     "as_patterns",
     "check_belongs",
+    "count_trainable",
     "named_parameters",
     "select_parameters",
     "trainable_fraction",
@@ -75,9 +76,7 @@ def select_parameters(model: nn.Module, patterns: str | Iterable[str]) -> dict[s
         >>> list(select_parameters(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)), "*.bias"))
         ['0.bias', '1.bias']
     """
-    names = ParameterNames(model)
-    chosen = {name for pattern in as_patterns(patterns) for name in names.matching(pattern)}
-    return {name: parameter for name, parameter in names.named.items() if name in chosen}
+    return ParameterNames(model).select(as_patterns(patterns))
 
 
 class ParameterNames:
@@ -86,28 +85,46 @@ class ParameterNames:
     Attributes:
         named: as ``named_parameters`` returns them.
 
+    Args:
+        model: bare or wrapped.
+        on_ranks: names of the parameters of several ranks. A pattern may match one of another rank alone, and then
+            selects nothing here.
+
     Raises:
         TypeError, ValueError: as ``named_parameters``.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, on_ranks: Sequence[str] = ()) -> None:
         self.named = named_parameters(model)
         first_names = {id(parameter): name for name, parameter in self.named.items()}
         every = unwrap_model(model).named_parameters(remove_duplicate=False)
         self._first_names = [(name, first_names[id(parameter)]) for name, parameter in every]
+        self._shown = list(on_ranks or self.named)
+        self._all_names = dict.fromkeys([*on_ranks, *dict(self._first_names)])
+
+    def select(self, patterns: Iterable[str]) -> dict[str, nn.Parameter]:
+        """Return the parameters that match any of the patterns, by name, in the model's order.
+
+        Raises:
+            ValueError: as ``matching``.
+        """
+        chosen = {name for pattern in patterns for name in self.matching(pattern)}
+        return {name: parameter for name, parameter in self.named.items() if name in chosen}
 
     def matching(self, pattern: str) -> list[str]:
         """Return the parameters that have a name which matches the shell glob, each by its first name.
 
         Raises:
-            ValueError: if no parameter matches.
+            ValueError: if no parameter matches, here or on other ranks.
         """
         matches = re.compile(translate(pattern)).match
         found = list(dict.fromkeys(first for name, first in self._first_names if matches(name)))
-        if not found:
+        if not found and not self._matches(pattern):
             meant = self._suggest(pattern)
             hint = f"did you mean {meant}? Names" if meant else "names"
-            raise ValueError(f"pattern {pattern!r} matches no parameter; {hint} start with: {_first_names(self.named)}")
+            raise ValueError(
+                f"pattern {pattern!r} matches no parameter; {hint} start with: {_first_names(self._shown)}"
+            )
         return found
 
     def _suggest(self, pattern: str) -> str | None:
@@ -126,7 +143,7 @@ class ParameterNames:
         fitting = next((form for form in forms if pattern and form and self._matches(form)), None)
         if fitting is not None:
             return repr(fitting)
-        parts = {name: None for name, _ in self._first_names}
+        parts = self._all_names.copy()
         for name in [*parts]:
             words = name.split(".")
             parts.update((".".join(words[:count]) + ".*", None) for count in range(1, len(words)))
@@ -134,7 +151,7 @@ class ParameterNames:
         return repr(nearest[0]) if nearest else None
 
     def _matches(self, pattern: str) -> bool:
-        return any(map(re.compile(translate(pattern)).match, dict(self._first_names)))
+        return any(map(re.compile(translate(pattern)).match, self._all_names))
 
 
 def as_patterns(patterns: str | Iterable[str], name: str = "patterns") -> tuple[str, ...]:
@@ -177,9 +194,15 @@ def trainable_fraction(model: nn.Module) -> float:
         >>> trainable_fraction(nn.Linear(1, 1).requires_grad_(False))
         0.0
     """
+    trainable, total = count_trainable(model)
+    return trainable / max(total, 1)
+
+
+def count_trainable(model: nn.Module) -> tuple[int, int]:
+    """Return how many of the model's parameter values require a gradient, and how many there are."""
     parameters = named_parameters(model).values()
-    total = sum(parameter.numel() for parameter in parameters)
-    return sum(parameter.numel() for parameter in parameters if parameter.requires_grad) / max(total, 1)
+    trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    return trainable, sum(parameter.numel() for parameter in parameters)
 
 
 def _first_names(names: Iterable[str], count: int = 5) -> str:

@@ -151,6 +151,7 @@ SUBJECTS = {
         model=just(_model),
         patterns=_patterns,
         optimizer=optional(_own),
+        pattern_group=one_of(None),
     ),
     "ParameterFreezer.attach": _attach(
         _freezer,
@@ -165,6 +166,7 @@ SUBJECTS = {
         model=just(_model),
         stages=some(["3.*", "0.*"], [["3.*", "1.*"], "0.*"], but=("3.*", [[]], ["3.*", "3.bias"], ["4.*"], {"3.*"})),
         optimizer=optional(just(_sgd, _other, _part, _model)),
+        pattern_group=one_of(None),
     ),
     "GradualUnfreezer.attach": _attach(_unfreezer, {}, every=integer(1)),
     "GradualUnfreezer.load_state_dict": _load(_unfreezer),
