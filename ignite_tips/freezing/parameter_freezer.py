@@ -83,7 +83,7 @@ class ParameterFreezer(FreezingHandler):
         super().__init__(model, [self._part], optimizer, ranks)
         self._events: dict[str, ResumableEvent] = {}
 
-    def attach(self, trainer: Engine, freeze: Any = Events.STARTED, unfreeze: Any = None) -> Self:
+    def attach(self, trainer: Engine, *, freeze: Any = Events.STARTED, unfreeze: Any = None) -> Self:
         """Freeze at the event ``freeze`` and unfreeze at the event ``unfreeze``, or never if that is None.
 
         Each may have a filter or be a list of events, and must happen on all ranks at the same time. Events.STARTED
@@ -96,8 +96,9 @@ class ParameterFreezer(FreezingHandler):
 
         Raises:
             TypeError: if an argument has the wrong type, or the model is wrapped in FullyShardedDataParallel.
-            ValueError: if the trainer does not know an event, ``unfreeze`` comes before ``freeze``, another attached
-                handler freezes one of the parameters, or ``unfreeze`` is given and the optimizer has no group for one.
+            ValueError: if the trainer does not know an event, ``unfreeze`` can only come before ``freeze`` (as far as
+                their filters tell), another attached handler freezes one of the parameters, or ``unfreeze`` is given
+                and the optimizer has no group for one.
             RuntimeError: if a DistributedDataParallel wrapper has an option that does not allow freezing.
         """
         found = make_resumable_events("freeze", freeze, trainer, self._optimizer, self._freeze)

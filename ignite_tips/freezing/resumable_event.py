@@ -241,7 +241,11 @@ def last_of(events: Sequence[ResumableEvent], engine: Engine) -> ResumableEvent 
 
 def check_order(freeze: list[ResumableEvent], unfreeze: list[ResumableEvent]) -> None:
     """Raise ValueError if ``unfreeze`` can only come before ``freeze``, or is the same event."""
-    if len(freeze) != 1 or len(unfreeze) != 1 or not freeze[0].is_at_event_of(unfreeze[0]):
+    if len(freeze) != 1 or len(unfreeze) != 1:
+        return
+    if unfreeze[0].axis == "any" != freeze[0].axis:
+        raise ValueError(f"unfreeze must come after freeze, got STARTED, after which {freeze[0].describe()} freezes")
+    if not freeze[0].is_at_event_of(unfreeze[0]):
         return
     first, last = min(freeze[0].times, default=None), max(unfreeze[0].times, default=None)
     if first is not None and last is not None and last <= first:

@@ -75,7 +75,9 @@ def test_a_run_equals_the_hand_written_loop(name: str) -> None:
     net, by_hand = make_net(), make_net()
     optimizer, hand_optimizer = OPTIMIZERS[name](net.parameters()), OPTIMIZERS[name](by_hand.parameters())
     trainer = make_trainer(net, optimizer)
-    ParameterFreezer(net, "0.*").attach(trainer, Events.ITERATION_STARTED(once=4), Events.ITERATION_STARTED(once=9))
+    ParameterFreezer(net, "0.*").attach(
+        trainer, freeze=Events.ITERATION_STARTED(once=4), unfreeze=Events.ITERATION_STARTED(once=9)
+    )
     trainer.run(make_batches(), max_epochs=3)
     batches = make_batches() * 3
     for number, (x, y) in enumerate(batches, start=1):
@@ -111,7 +113,7 @@ class Run:
         self.saved: dict[int, bytes] = {}
         if checkpoint_first and save_at is not None:
             self.trainer.add_event_handler(save_at, self.save)
-        self.freezer.attach(self.trainer, freeze, unfreeze)
+        self.freezer.attach(self.trainer, freeze=freeze, unfreeze=unfreeze)
         if not checkpoint_first and save_at is not None:
             self.trainer.add_event_handler(save_at, self.save)
 
@@ -239,7 +241,7 @@ def test_what_is_frozen_is_a_function_of_the_counts(seed: int) -> None:
 
     def make() -> tuple[Engine, ParameterFreezer]:
         trainer = Engine(lambda engine, batch: None)
-        freezer = ParameterFreezer(nn.Linear(1, 1), "*").attach(trainer, freeze, unfreeze)
+        freezer = ParameterFreezer(nn.Linear(1, 1), "*").attach(trainer, freeze=freeze, unfreeze=unfreeze)
         trainer.add_event_handler(
             Events.ITERATION_COMPLETED | Events.EPOCH_COMPLETED,
             lambda engine: frozen.__setitem__(engine.state.iteration, bool(freezer.frozen)),
@@ -376,8 +378,8 @@ def test_attaching_again_acts_once_and_detach_puts_all_back() -> None:
     heard: list[str] = []
     on_annotation(trainer, lambda engine, notice: heard.append(notice.kind))
     freezer = ParameterFreezer(net, "0.*")
-    freezer.attach(trainer, Events.ITERATION_STARTED(once=1))
-    freezer.attach(trainer, Events.ITERATION_STARTED(once=2))
+    freezer.attach(trainer, freeze=Events.ITERATION_STARTED(once=1))
+    freezer.attach(trainer, freeze=Events.ITERATION_STARTED(once=2))
     trainer.run(range(3))
     assert heard == ["freeze"]
     freezer.detach()

@@ -155,8 +155,8 @@ def test_an_event_of_updates_without_an_optimizer() -> None:
     job = _Job()
     event = OptimizerEvents.STEP_COMPLETED(once=3)
     with says("give ParameterFreezer its optimizer"):
-        ParameterFreezer(job.model, "0.*").attach(job.trainer, event)
-    job.freezer().attach(job.trainer, event)
+        ParameterFreezer(job.model, "0.*").attach(job.trainer, freeze=event)
+    job.freezer().attach(job.trainer, freeze=event)
     assert job.run() == [True, True] + [False] * 6
 
 
@@ -230,7 +230,7 @@ def test_a_resume_of_which_the_counts_do_not_say_enough(freeze: Any, unfreeze: A
     """With the handler's saved state it is the run that was never left."""
 
     def attach(job: _Job) -> Any:
-        return job.freezer().attach(job.trainer, freeze, unfreeze)
+        return job.freezer().attach(job.trainer, freeze=freeze, unfreeze=unfreeze)
 
     whole = _Job()
     attach(whole)
@@ -243,11 +243,11 @@ def test_a_resume_of_which_the_counts_do_not_say_enough(freeze: Any, unfreeze: A
 def _save_first(job: _Job) -> ParameterFreezer:
     freezer = job.freezer()
     job.trainer.add_event_handler(Events.EPOCH_COMPLETED, job.save, freezer)
-    return freezer.attach(job.trainer, SECOND)
+    return freezer.attach(job.trainer, freeze=SECOND)
 
 
 def _save_last(job: _Job) -> ParameterFreezer:
-    freezer = job.freezer().attach(job.trainer, SECOND)
+    freezer = job.freezer().attach(job.trainer, freeze=SECOND)
     job.trainer.add_event_handler(Events.EPOCH_COMPLETED, job.save, freezer)
     return freezer
 

@@ -56,7 +56,7 @@ def _freeze_by_what_was_given(rank: int, way: str) -> torch.Tensor:
     given = nn.Sequential(wrapped) if way == "inside another" else wrapped
     freezer = ParameterFreezer(given, "0.module.0.*" if way == "inside another" else "0.*")
     trainer = make_trainer(given, rank)
-    freezer.attach(trainer, Events.EPOCH_STARTED(once=2), Events.EPOCH_STARTED(once=3))
+    freezer.attach(trainer, freeze=Events.EPOCH_STARTED(once=2), unfreeze=Events.EPOCH_STARTED(once=3))
     trainer.run(range(3), max_epochs=4)
     return weights(net)
 
@@ -89,7 +89,7 @@ def _give_bare(rank: int, way: str) -> tuple[str, int]:
     trainer = Engine(lambda engine, batch: make_trainer(models[-1], rank)._process_function(engine, batch))
     patterns = "*" if way == "part" else "0.*"
     if way == "wrapped later":
-        ParameterFreezer(given, patterns).attach(trainer, Events.EPOCH_STARTED(once=2))
+        ParameterFreezer(given, patterns).attach(trainer, freeze=Events.EPOCH_STARTED(once=2))
     wrapped: nn.Module = DistributedDataParallel(torch.compile(net, backend="eager") if "inside" in way else net)
     if way == "compiled":
         wrapped = torch.compile(wrapped, backend="eager")
@@ -189,8 +189,10 @@ def _freeze_shards(rank: int, world_size: int, sharded: bool) -> torch.Tensor:
         with torch.no_grad():
             model(torch.ones(1, 4, dtype=torch.float64))  # leaves the root's parameters unsharded
 
-    ParameterFreezer(model, "0.*").attach(trainer, Events.EPOCH_STARTED(once=2), Events.EPOCH_STARTED(once=4))
-    ParameterFreezer(model, "2.*").attach(trainer, Events.STARTED, Events.EPOCH_STARTED(once=3))
+    ParameterFreezer(model, "0.*").attach(
+        trainer, freeze=Events.EPOCH_STARTED(once=2), unfreeze=Events.EPOCH_STARTED(once=4)
+    )
+    ParameterFreezer(model, "2.*").attach(trainer, freeze=Events.STARTED, unfreeze=Events.EPOCH_STARTED(once=3))
     history = []
 
     @trainer.on(Events.EPOCH_COMPLETED)
