@@ -84,7 +84,7 @@ class Parallel:
 
     def backward(self, batch: Batch) -> None:
         """Compute gradients of the mean loss of the global batch."""
-        x, y = (each[self.rows] for each in batch)
+        x, y = (each[self.rows].contiguous() for each in batch)  # as torch 2.10 wants them for a pipeline
         if self.pipeline is None:
             loss_of(self.model(x), y).backward()
         elif self.is_first:

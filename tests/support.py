@@ -19,10 +19,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
+from ignite.engine import State
 
 from tests.settings import seeded, threads
+
+needs_max_iters = pytest.mark.skipif(not hasattr(State(), "max_iters"), reason="Ignite before 0.5.5 has no max_iters")
 
 # The fork server imports torch and Ignite once and never computes, so forks start immediately and are safe.
 _CONTEXT = multiprocessing.get_context("forkserver")

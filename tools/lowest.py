@@ -22,7 +22,8 @@ def main() -> None:
     for requirement in lowest:
         print(requirement.replace(">=", "=="))
     print("pyparsing<3.3")  # newer ones warn about how matplotlib 3.8 calls them
-    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
+    pins = (ROOT / "constraints.txt").read_text().replace("_", "-")  # pip freeze writes some names with underscores
+    pinned = dict(line.split("==") for line in pins.split() if "==" in line)
     for requirement in [*extras["examples"].split(), *groups["dev"]]:
         if requirement not in lowest:
             name = re.split("[>=]", requirement)[0]

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ignite_tips._warnings import warn_user
 from ignite_tips.core.events import completed_updates, was_stepped
-from ignite_tips.core.ignite_internals import event_handlers, has_open_run
+from ignite_tips.core.ignite_internals import event_handlers, has_open_run, max_iters
 from ignite_tips.core.roles import ClipsGradients, FreezesParameters, Role, SetsLearningRates, WritesNames
 from ignite_tips.core.wiring import Attachment, add_role, roles_of
 
@@ -275,7 +275,7 @@ class _FirstEpochCheck:
         self._is_due, self._is_first = self._is_first, False
 
     def end_run(self, engine: Engine) -> None:
-        self._is_due |= self._is_first and engine.state.iteration == engine.state.max_iters  # within the first epoch
+        self._is_due |= self._is_first and engine.state.iteration == max_iters(engine.state)  # within the first epoch
         self.ask(engine)
 
     def ask(self, engine: Engine) -> None:

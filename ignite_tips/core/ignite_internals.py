@@ -1,6 +1,6 @@
-"""Ignite's private attributes, each behind a named function.
+"""Ignite's private attributes, and those not in every version, each behind a named function.
 
-Ignite has no public way to ask for these. If a release lacks one, a test of this folder fails and names it.
+Ignite has no public way to ask for the private ones. If a release lacks one, a test of this folder fails and names it.
 """
 
 import inspect
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
-from ignite.engine import CallableEventWithFilter, Engine, Events, EventsList
+from ignite.engine import CallableEventWithFilter, Engine, Events, EventsList, State
 from ignite.handlers import FastaiLRFinder
 from ignite.handlers.base_logger import BaseLogger
 
@@ -21,6 +21,7 @@ __all__ = [
     "is_lr_search",
     "is_running",
     "make_output_handler",
+    "max_iters",
     "remove_handler",
     "update_function",
 ]
@@ -72,6 +73,12 @@ def is_lr_search(engine: Engine) -> bool:
     """Whether Ignite's learning rate finder is attached to ``engine``."""
     started = event_handlers(engine).get(Events.STARTED, [])
     return any(isinstance(getattr(inspect.unwrap(entry[0]), "__self__", None), FastaiLRFinder) for entry in started)
+
+
+def max_iters(state: State) -> int | None:
+    """Return the length of a run that was given in iterations; None in Ignite before 0.5.5, which counts in epochs."""
+    length: int | None = getattr(state, "max_iters", None)
+    return length
 
 
 def _is_on_stack(method: Any, **arguments: Any) -> bool:

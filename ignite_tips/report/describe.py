@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from ignite_tips._checks import check_instance, check_integer
 from ignite_tips.core.conflicts import conflicts_in
 from ignite_tips.core.findings import Finding, HandlerReport
+from ignite_tips.core.ignite_internals import max_iters
 from ignite_tips.core.roles import Role, SetsLearningRates
 from ignite_tips.core.wiring import roles_of
 from ignite_tips.core.wrapped_optimizers import parameter_ids
@@ -102,7 +103,7 @@ def _findings(
 def _plan(trainer: Engine, max_epochs: int | None, epoch_length: int | None) -> State:
     """Return the trainer's state with the given lengths of the run."""
     state = trainer.state
-    plan = State(max_epochs=state.max_epochs, epoch_length=state.epoch_length, max_iters=state.max_iters)
+    plan = State(max_epochs=state.max_epochs, epoch_length=state.epoch_length, max_iters=max_iters(state))
     plan.epoch, plan.iteration = state.epoch, state.iteration
     if max_epochs is not None:
         plan.max_epochs, plan.max_iters = check_integer("max_epochs", max_epochs, ge=1), None

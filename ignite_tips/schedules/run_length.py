@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import (
 
 from ignite_tips._warnings import warn_user
 from ignite_tips.core.events import OptimizerEvents, completed_updates, is_optimizer_event
+from ignite_tips.core.ignite_internals import max_iters
 from ignite_tips.schedules.torch_internals import milestones_of, parts_of
 
 __all__ = [
@@ -223,8 +224,8 @@ def explain_failure(scheduler: LRScheduler, state: State) -> str | None:
     for mismatch in find_mismatches(scheduler, steps=0):
         if mismatch.fails:
             by = f"epoch {state.epoch} of {state.max_epochs}"
-            if state.max_iters is not None:
-                by = f"iteration {state.iteration} of {state.max_iters}"
+            if max_iters(state) is not None:
+                by = f"iteration {state.iteration} of {max_iters(state)}"
             return f"{mismatch.describe()} by {by}{_REBUILD}"
     return None
 
@@ -270,14 +271,15 @@ def steps_in_run(event: Any, state: State) -> int | None:
 
 
 def _firings_in_run(event: CallableEventWithFilter, state: State) -> int | None:
-    epochs, length = state.max_epochs, state.epoch_length
+    epochs, length, iterations = state.max_epochs, state.epoch_length, max_iters(state)
     if event.filter is not None:
         return None
-    if state.max_iters is None and epochs is not None and event in _EPOCH_EVENTS:
+    if iterations is None and epochs is not None and event in _EPOCH_EVENTS:
         return epochs - state.epoch
     if length is None:
         return None
-    iterations = state.max_iters if state.max_iters is not None else (epochs or 0) * length
+    if iterations is None:
+        iterations = (epochs or 0) * length
     if event in _EPOCH_EVENTS:
         return (iterations + (length - 1) * (event == Events.EPOCH_STARTED)) // length - state.epoch
     return iterations - state.iteration if event in _ITERATION_EVENTS else None
@@ -285,8 +287,9 @@ def _firings_in_run(event: CallableEventWithFilter, state: State) -> int | None:
 
 def _epochs_left(state: State) -> float:
     """Return how many epochs follow after the end of one."""
-    if state.max_iters is not None:
-        return (state.max_iters - state.iteration) / (state.epoch_length or 1)
+    iterations = max_iters(state)
+    if iterations is not None:
+        return (iterations - state.iteration) / (state.epoch_length or 1)
     return (state.max_epochs or state.epoch) - state.epoch
 
 

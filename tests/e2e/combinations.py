@@ -45,9 +45,9 @@ class Point:
 
     @property
     def refusal(self) -> str | None:
-        """The start of the sentence that refuses the point; None if it must train like the reference loop."""
+        """A part of the sentence that refuses the point; None if it must train like the reference loop."""
         if self.strategy == "FSDP2" and self.optimizer == "fused SGD":
-            return "Operator aten._fused_sgd_.default does not have a sharding strategy registered."
+            return "_fused_sgd_"  # what is the same in the errors of all versions of torch
         return None
 
 

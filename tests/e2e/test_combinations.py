@@ -77,4 +77,5 @@ def test_what_cannot_be_right_is_refused(strategy: str) -> None:
     """Every other combination raises its sentence, on every rank."""
     expected = {str(point): point.refusal for point in points(strategy) if point.refusal is not None}
     for told in run_distributed(_refused, WORLD_SIZES[strategy], strategy):
-        assert told == expected
+        assert told.keys() == expected.keys()
+        assert all(expected[point] in text for point, text in told.items()), told

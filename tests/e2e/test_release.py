@@ -1,12 +1,15 @@
 """What a release needs beside the code: links for a package index, workflows and a citation that fit the project."""
 
 import re
+import sys
+import tomllib
 from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
 
 from ignite_tips import __version__
+from tools import lowest
 from tools.absolute_links import absolute_links, with_project_urls
 
 ROOT = Path(__file__).parents[2]
@@ -38,6 +41,18 @@ def test_the_projects_address_is_in_the_metadata_of_a_release() -> None:
 def test_the_citation_has_the_version() -> None:
     """CITATION.cff names the version of the package."""
     assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="make test-lowest runs on the oldest Python")
+def test_the_lowest_versions_are_those_of_setup_cfg(capsys: pytest.CaptureFixture[str]) -> None:
+    """`make test-lowest` installs setup.cfg's lower bounds, and a pinned version of all that the tests need."""
+    lowest.main()
+    printed = set(capsys.readouterr().out.split())
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    assert {line.replace(">=", "==") for line in config["options"]["install_requires"].split()} <= printed
+    group = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]["dev"]
+    assert {re.split("[>=]", line)[0] for line in group} <= {line.split("==")[0] for line in printed}
 
 
 @pytest.mark.skipif(not WORKFLOWS, reason="an sdist has no workflows")

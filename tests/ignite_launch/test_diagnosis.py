@@ -1,8 +1,7 @@
 """--env and --check: what a bug report needs, and whether processes reach each other."""
 
+from importlib.metadata import version
 from pathlib import Path
-
-import torch
 
 from tests.ignite_launch.nvml import fake_nvml, gpu
 from tests.ignite_launch.support import launch
@@ -14,7 +13,7 @@ def test_env_prints_what_a_bug_report_needs(tmp_path: Path) -> None:
     variables = {"NCCL_DEBUG": "INFO", "SLURM_JOB_ID": "9", "PASSWORD": "secret"}
     out = launch(tmp_path, "--env", **fake_nvml(gpu("GPU-aa")), **variables).out
     facts = dict(line.split(": ", 1) for line in out.splitlines() if ": " in line)
-    assert facts["torch"] == torch.__version__
+    assert facts["torch"] == version("torch")
     assert "lo 127.0.0.1" in facts["interfaces"]
     assert "GPU-aa" in out
     assert {"NCCL_DEBUG=INFO", "SLURM_JOB_ID=9"} <= set(out.splitlines())
@@ -25,7 +24,8 @@ def test_check_reduces_between_two_processes(tmp_path: Path) -> None:
     """Without GPUs, two processes on the CPU add up a tensor over gloo, and the bandwidth is printed."""
     result = launch(tmp_path, "--check")
     assert result.code == 0, result.err
-    assert result.out.startswith("all-reduce of 64 MiB between 2 processes over gloo: right, ")
+    last = result.out.splitlines()[-1]  # some builds of torch print gloo's own messages first
+    assert last.startswith("all-reduce of 64 MiB between 2 processes over gloo: right, ")
 
 
 _CHECK = "from ignite_launch import all_reduce_check as check\ncheck._TIMEOUT = {}\ncheck.main()"

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, ReduceLROn
 from ignite_tips import GradientNormClipper, LearningRateLogger, ParameterFreezer, PlateauStepper, SchedulerStepper
 from ignite_tips.core.conflicts import conflicts_in
 from ignite_tips.core.events import OptimizerEvents
+from tests.support import needs_max_iters
 
 
 def _optimizer() -> SGD:
@@ -269,7 +270,15 @@ def test_an_update_of_zero_gradients_has_gradients() -> None:
     trainer.run([1.0, 0.0], max_epochs=2)
 
 
-@pytest.mark.parametrize("length", [{"max_epochs": 2}, {"max_epochs": 1}, {"max_iters": 3}, {"max_iters": 8}])
+_LENGTHS = [
+    {"max_epochs": 2},
+    {"max_epochs": 1},
+    pytest.param({"max_iters": 3}, marks=needs_max_iters),
+    pytest.param({"max_iters": 8}, marks=needs_max_iters),
+]
+
+
+@pytest.mark.parametrize("length", _LENGTHS)
 @pytest.mark.parametrize("run", [1, 2])
 def test_an_optimizer_that_is_not_stepped_is_told_of_in_each_run(length: dict[str, int], run: int) -> None:
     """Once, also if the run ends within its first epoch, and in the second run of a process."""

@@ -6,7 +6,7 @@ import inspect
 from typing import Any
 
 import pytest
-from ignite.engine import CallableEventWithFilter, Engine, Events, EventsList
+from ignite.engine import CallableEventWithFilter, Engine, Events, EventsList, State
 from ignite.handlers import TensorboardLogger
 from ignite.handlers.base_logger import BaseLogger
 
@@ -15,6 +15,7 @@ from ignite_tips.core.ignite_internals import (
     depends_on_count_alone,
     event_handlers,
     is_running,
+    max_iters,
     remove_handler,
 )
 
@@ -173,3 +174,11 @@ def test_ignites_own_filters_are_known(event: CallableEventWithFilter, is_pure: 
     """They depend on the count alone; for ``once`` the counts are known too."""
     assert depends_on_count_alone(event) == is_pure
     assert counts_of_once(event) == counts
+
+
+def test_the_length_of_a_run_in_iterations() -> None:
+    """None if the run was given in epochs, also in a version of Ignite that knows no other."""
+    assert max_iters(State(max_iters=5)) == 5
+    state = State(max_epochs=2)
+    vars(state).pop("max_iters", None)
+    assert max_iters(state) is None

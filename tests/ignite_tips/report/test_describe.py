@@ -19,6 +19,7 @@ from ignite_tips import OptimizerEvents
 from ignite_tips.clipping.clip_record import ClipRecord
 from tests.ignite_tips.report.scene import EPOCHS, LENGTH, Scene
 from tests.ignite_tips.test_contract import TABLE, Job
+from tests.support import needs_max_iters
 
 
 def _note(engine: Engine) -> None:
@@ -151,6 +152,7 @@ def test_learning_rates_are_unknown_without_the_length_of_the_run() -> None:
     assert scene.report().handlers[0].facts == {"steps": "0"}
 
 
+@needs_max_iters
 def test_given_lengths_replace_those_of_the_trainer() -> None:
     """Also where its last run was limited to a number of iterations."""
     scene = Scene()

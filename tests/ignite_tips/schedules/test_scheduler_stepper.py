@@ -30,6 +30,7 @@ from torch.optim.lr_scheduler import (
 
 from ignite_tips import PlateauStepper, SchedulerStepper, warmup_stable_decay, with_warmup
 from ignite_tips.core.events import OptimizerEvents, attach_optimizer_events
+from tests.support import needs_max_iters
 
 
 def _optimizer(lr: float = 1.0) -> SGD:
@@ -257,6 +258,7 @@ def test_one_cycle_too_short_is_an_error_at_the_start(event: Any, steps: int) ->
     assert _steps(scheduler) == 0
 
 
+@needs_max_iters
 @pytest.mark.parametrize(
     ("scheduler", "event", "expected"),
     [
@@ -282,6 +284,7 @@ def test_a_run_with_max_iters_is_checked_like_one_with_max_epochs(
     assert all(text.startswith(start) for text, start in zip(told, expected, strict=True))
 
 
+@needs_max_iters
 @pytest.mark.filterwarnings("ignore:OneCycleLR has total_steps 15")
 def test_one_cycle_too_short_for_max_iters() -> None:
     """At the start if the number of steps is known then; otherwise the error says at which iteration."""

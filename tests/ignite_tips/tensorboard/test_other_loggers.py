@@ -86,7 +86,7 @@ class _WandB(types.ModuleType):
     def define_metric(self, name: str, step_metric: str) -> None:
         self.axes[name] = step_metric
 
-    def log(self, row: dict[str, float], step: int) -> None:
+    def log(self, row: dict[str, float], step: int, **options: Any) -> None:  # Ignite 0.5.3 passes sync
         if step >= max(self.rows, default=0):
             self.rows.setdefault(step, {}).update(row)
 
