@@ -319,11 +319,11 @@ def _a_clipper_never_clips(scene: Scene, *, wrong: bool) -> None:
 
 @says("clipped before", "GradientNormClipper of Adam clipped none of 48 updates, because most of them had a norm of ")
 def _other_code_clips_before(scene: Scene, *, wrong: bool) -> None:
-    hook = scene.optimizer.register_step_pre_hook(
-        lambda *_: torch.nn.utils.clip_grad_norm_(scene.model.parameters(), 0.01)
-    )
-    if not wrong:
-        hook.remove()
+    def clip_by_hand(*_: Any) -> None:
+        torch.nn.utils.clip_grad_norm_(scene.model.parameters(), 0.01)
+
+    if wrong:
+        scene.optimizer.register_step_pre_hook(clip_by_hand)
     scene.clip(0.5 if not wrong else 1.0)
     scene.run()
 
