@@ -6,13 +6,14 @@ from statistics import median
 
 from torch import Tensor
 
-from ignite_tips.core.findings import Finding, HandlerReport
+from ignite_tips.core.findings import Finding, HandlerReport, counted
 
 __all__ = ["ClipRecord"]
 
 _KEPT = 1_000  # updates; on a GPU they take 1 MiB
 _ENOUGH = 20  # updates from which "always" and "never" mean something
 _FAR = 10  # times: how far all norms are from the threshold where it is very probably not what was meant
+_EQUAL = 1 + 1e-3  # times: norms that differ by less are one norm to which they were clipped
 _MANY = 0.1  # of the updates: skips that one bad batch now and then does not explain
 
 
@@ -47,8 +48,8 @@ class ClipRecord:
         norms = [float(norm) for norm, _ in self._kept]
         clipped = sum(float(factor) < 1 for _, factor in self._kept)
         last = "the last " if self._made > len(norms) else ""
-        facts = {"clipped": f"{clipped} of {last}{len(norms)} updates"} if norms else {}
-        facts |= {"skipped": f"{skipped} of {skipped + self._made} updates"} if skipped else {}
+        facts = {"clipped": f"{clipped} of {last}{counted(len(norms), 'update')}"} if norms else {}
+        facts |= {"skipped": f"{skipped} of {counted(skipped + self._made, 'update')}"} if skipped else {}
         found = [_describe_skips(name, skipped, self._made), _describe_norms(name, settings, limit, norms, clipped)]
         return HandlerReport(facts=facts, findings=[finding for finding in found if finding is not None])
 
@@ -79,6 +80,12 @@ def _describe_norms(name: str, settings: str, limit: float, norms: list[float], 
             f"{min(norms):.3g}; raise it to about the median norm, {median(norms):.3g}"
         )
         return Finding("always clips", text)
+    if max(norms) * _FAR < limit and max(norms) < _EQUAL * median(norms):
+        text = (
+            f"{name} clipped none of {count} updates, because most of them had a norm of {max(norms):.3g} already: it "
+            "seems that other code clips them before; clip in one place"
+        )
+        return Finding("clipped before", text)
     if max(norms) * _FAR < limit:  # NaN is not
         text = (
             f"{name} clipped none of {count} updates, because {settings} is far above their largest norm, "

@@ -18,10 +18,11 @@ from ignite_tips.clipping.gradients import Gradients, check_parameters
 from ignite_tips.clipping.nonfinite import NonfinitePolicy
 from ignite_tips.clipping.norms import to_device, total_norm
 from ignite_tips.clipping.rank_norms import RankNorms
-from ignite_tips.core.conflicts import add_checked_role, describe_no_gradients, warn_after_first_epoch
+from ignite_tips.core.conflicts import add_checked_role
 from ignite_tips.core.events import OptimizerEvents, check_optimizer, current_step
 from ignite_tips.core.findings import HandlerReport
 from ignite_tips.core.handler import Handler
+from ignite_tips.core.missing_updates import describe_no_gradients, warn_after_first_epoch
 from ignite_tips.core.optimizer_step import OptimizerStep
 from ignite_tips.core.roles import ClipsGradients
 from ignite_tips.core.wiring import Attachment, runs_last

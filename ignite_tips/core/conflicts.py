@@ -14,16 +14,14 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 from ignite.handlers.param_scheduler import ParamGroupScheduler, ParamScheduler
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ignite_tips._warnings import warn_user
-from ignite_tips.core.events import completed_updates, was_stepped
-from ignite_tips.core.ignite_internals import event_handlers, has_open_run, max_iters
+from ignite_tips.core.ignite_internals import event_handlers, has_open_run
 from ignite_tips.core.roles import ClipsGradients, FreezesParameters, Role, SetsLearningRates, WritesNames
 from ignite_tips.core.wiring import Attachment, add_role, roles_of
 
-__all__ = ["add_checked_role", "conflicts_in", "describe_no_gradients", "never_stepped", "warn_after_first_epoch"]
+__all__ = ["add_checked_role", "conflicts_in"]
 
 
 def add_checked_role(attachment: Attachment, engine: Engine, role: Role) -> None:
@@ -55,19 +53,6 @@ def conflicts_in(engine: Engine) -> list[str]:
             rule(role, other) for other in _before(role, engine) for rule in _WARNED_AT_START.get(type(role), ())
         ]
     return [sentence for sentence in sentences if sentence is not None]
-
-
-def warn_after_first_epoch(attachment: Attachment, engine: Engine, describe: Callable[[Engine], str | None]) -> None:
-    """After the first epoch of each new run, warn with the sentence that ``describe(engine)`` returns, if any.
-
-    It is asked once all handlers of EPOCH_COMPLETED are done: one of them may make the updates, as in reinforcement
-    learning. Later epochs are not checked: a pause may be intended, for example with two optimizers that train in turn.
-    """
-    check = _FirstEpochCheck(describe)
-    attachment.add_handler(engine, Events.STARTED, check.start)
-    attachment.add_handler(engine, Events.EPOCH_COMPLETED, check.end_epoch)
-    attachment.add_handler(engine, Events.EPOCH_STARTED, check.ask)
-    attachment.add_handler(engine, Events.COMPLETED, check.end_run)
 
 
 # Rules for two handlers: the one being attached, and one attached before it.
@@ -189,33 +174,6 @@ def _frozen_elsewhere(role: FreezesParameters, engine: Engine) -> str | None:
     return None
 
 
-# What a handler may find missing after the first epoch.
-
-
-def never_stepped(engine: Engine, optimizer: Optimizer) -> bool:
-    """Whether ``optimizer`` has parameters to train, but nothing has called its ``step()`` in the run of ``engine``."""
-    return _has_parameters_to_train(optimizer) and not was_stepped(engine, optimizer)
-
-
-def describe_no_gradients(engine: Engine, optimizer: Optimizer, *, had_gradients: bool) -> str | None:
-    """Return what a clipper is missing and what to do, or None if all is well.
-
-    Args:
-        engine: the trainer.
-        optimizer: the clipper's.
-        had_gradients: whether there was a gradient in any update so far.
-    """
-    kind, iterations = type(optimizer).__name__, engine.state.iteration
-    if never_stepped(engine, optimizer):
-        return f"no update of its {kind} in {iterations} iterations; if the trainer steps another optimizer, clip that"
-    if had_gradients or completed_updates(engine, optimizer) == 0 or not _has_parameters_to_train(optimizer):
-        return None
-    return (
-        f"no gradient for its {kind} in {iterations} iterations; if its parameters are no longer the model's, create "
-        "it from the model's parameters, after fully_shard, which replaces them"
-    )
-
-
 _Rules = dict[type[Role], tuple[Callable[[Any, Any], str | None], ...]]
 _REFUSED_AT_ATTACH: _Rules = {
     SetsLearningRates: (_stepped_twice, _undone),
@@ -260,30 +218,3 @@ def _ignite_schedulers(handler: object) -> list[ParamScheduler]:
     if isinstance(handler, ParamGroupScheduler):
         return handler.schedulers
     return [handler] if isinstance(handler, ParamScheduler) else []
-
-
-class _FirstEpochCheck:
-    def __init__(self, describe: Callable[[Engine], str | None]) -> None:
-        self._describe = describe
-        self._is_first = False
-        self._is_due = False
-
-    def start(self, engine: Engine) -> None:
-        self._is_first, self._is_due = engine.state.iteration == 0, False
-
-    def end_epoch(self, engine: Engine) -> None:
-        self._is_due, self._is_first = self._is_first, False
-
-    def end_run(self, engine: Engine) -> None:
-        self._is_due |= self._is_first and engine.state.iteration == max_iters(engine.state)  # within the first epoch
-        self.ask(engine)
-
-    def ask(self, engine: Engine) -> None:
-        is_due, self._is_due = self._is_due, False
-        sentence = self._describe(engine) if is_due else None
-        if sentence is not None:
-            warn_user(sentence)
-
-
-def _has_parameters_to_train(optimizer: Optimizer) -> bool:
-    return any(parameter.requires_grad for group in optimizer.param_groups for parameter in group["params"])

@@ -53,6 +53,7 @@ __all__ = [
     "is_optimizer_event",
     "times_loaded",
     "was_stepped",
+    "was_stepped_elsewhere",
 ]
 
 
@@ -208,6 +209,11 @@ def was_stepped(engine: Engine, optimizer: Optimizer) -> bool:
     because GradScaler does not call ``step()`` otherwise.
     """
     return trackers[engine].attached[optimizer].was_stepped or completed_updates(engine, optimizer) > 0
+
+
+def was_stepped_elsewhere(engine: Engine, optimizer: Optimizer) -> bool:
+    """Return whether ``optimizer.step()`` was called outside the runs of ``engine``. Its events must be attached."""
+    return trackers[engine].attached[optimizer].was_stepped_elsewhere
 
 
 def times_loaded(engine: Engine) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 
 from ignite.engine import State
 
-__all__ = ["Finding", "HandlerReport", "is_over", "iterations_in"]
+__all__ = ["Finding", "HandlerReport", "counted", "is_over", "iterations_in"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,11 @@ class HandlerReport:
     facts: dict[str, Any] = field(default_factory=dict)
     lrs: list[list[float | None]] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number of things in words: "1 update", "2 updates"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def iterations_in(plan: State) -> int | None:

@@ -150,6 +150,7 @@ class AttachedOptimizer:
         self.hooks = StepHooks(optimizer, self)
         self.index = index
         self.was_stepped = False  # in the current run, whether or not the update was then skipped
+        self.was_stepped_elsewhere = False  # by another engine, or by hand
         self.attached_by_user = False
         self.ref_count = 0
         self._tracker = tracker
@@ -159,6 +160,7 @@ class AttachedOptimizer:
         """Begin an update, if the engine is running."""
         engine = self._engine()
         if engine is None or not is_running(engine):
+            self.was_stepped_elsewhere = True
             return None
         self.was_stepped = True
         return OptimizerStep(optimizer, engine.state.optimizer_steps[self.index] + 1)

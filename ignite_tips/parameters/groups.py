@@ -1,8 +1,6 @@
 """Sort a model's parameters into named param groups for an optimizer."""
 
-import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from math import inf
 from typing import Any
 
@@ -11,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_names, check_number, describe
-from ignite_tips._warnings import warn_user
+from ignite_tips.parameters.options import warn_of_unknown
 from ignite_tips.parameters.selection import (
     ParameterNames,
     as_patterns,
@@ -20,9 +18,6 @@ from ignite_tips.parameters.selection import (
 from ignite_tips.parameters.weight_decay import undecayed_names
 
 __all__ = ["group_names", "layerwise_lr_groups", "learning_rates", "param_groups"]
-
-_OPTIMIZERS = [kind for kind in vars(torch.optim).values() if isinstance(kind, type)]
-_KNOWN_OPTIONS = {"name"}.union(*(inspect.signature(kind).parameters for kind in _OPTIMIZERS))
 
 
 def param_groups(
@@ -41,7 +36,8 @@ def param_groups(
         model: any module; the names are those of the module inside a wrapper.
         rules: maps a shell glob over parameter names to the options of its group, such as ``{"lr": 1e-4}``. The
             option ``"name"`` names the group; without it the name is the glob, for ``backbone.*`` just ``backbone``.
-            An optimizer ignores options that it does not know; one that looks misspelt is warned about.
+            An optimizer ignores options that it does not know; one that no optimizer takes, whose class is
+            loaded, is warned about.
         default: options of the group ``"default"``, for the parameters that no rule matches.
         no_decay: parameters that get a ``weight_decay`` of 0, in groups of their own named like
             ``"backbone-no_decay"``: globs, ``"biases"`` or ``"norms"``. Biases have the word "bias" in their own name,
@@ -69,7 +65,7 @@ def param_groups(
     options = _options_by_group(rules, default)
     members = _members(model, named, rules, options, default is not None)
     undecayed = undecayed_names(model, named, no_decay)
-    _warn_of_misspelt({key for group_options in options.values() for key in group_options})
+    warn_of_unknown(option for group_options in options.values() for option in group_options)
     groups: list[dict[str, Any]] = []
     for name, group_options in options.items():
         decayed = [member for member in members[name] if member not in undecayed]
@@ -214,14 +210,6 @@ def _checked_name(what: str, options: object, fallback: str) -> str:
     if not isinstance(name, str):
         raise TypeError(f"{what} must have a string as 'name', got {describe(name)}")
     return name
-
-
-def _warn_of_misspelt(keys: set[str]) -> None:
-    for key in sorted(keys - _KNOWN_OPTIONS):
-        for meant in get_close_matches(
-            key, sorted(_KNOWN_OPTIONS), n=1, cutoff=0.9
-        ):  # an option of its own differs more
-            warn_user(f"no optimizer of torch has the option {key!r}, so it is ignored; did you mean {meant!r}?")
 
 
 def _members(

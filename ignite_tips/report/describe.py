@@ -17,8 +17,9 @@ from ignite_tips.core.wiring import roles_of
 from ignite_tips.core.wrapped_optimizers import parameter_ids
 from ignite_tips.parameters.selection import unwrap_model
 from ignite_tips.report.events import find_early_loggers, find_late_loggers, handlers_by_event
+from ignite_tips.report.frozen import find_wrongly_frozen
 from ignite_tips.report.layers import find_in_layers
-from ignite_tips.report.optimizers import group_name, known_optimizers, report_optimizer
+from ignite_tips.report.optimizers import find_unread_options, group_name, known_optimizers, report_optimizer
 from ignite_tips.report.reachable import find_reachable
 from ignite_tips.report.saved import describe_unsaved, find_to_save, find_unsaved, name_of, should_be_saved
 from ignite_tips.report.trainer_report import HandlerFacts, ScheduleReport, TrainerReport
@@ -96,8 +97,11 @@ def _findings(
         yield Finding("conflict", sentence)
     yield from find_early_loggers(trainer)
     yield from find_late_loggers(trainer)
+    for optimizer in optimizers:
+        yield from find_unread_options(optimizer)
+    yield from find_wrongly_frozen(trainer, models, optimizers)
     for model in models:
-        yield from find_in_layers(model, held)
+        yield from find_in_layers(model, held, optimizers)
 
 
 def _plan(trainer: Engine, max_epochs: int | None, epoch_length: int | None) -> State:

@@ -1,6 +1,6 @@
 """The optimizers that a trainer's handlers know, and their param groups."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,11 +8,20 @@ from ignite.engine import Engine
 from torch.optim import Optimizer
 
 from ignite_tips.core.events import attached_optimizers, completed_updates
+from ignite_tips.core.findings import Finding
 from ignite_tips.core.roles import ClipsGradients, SetsLearningRates
 from ignite_tips.core.wiring import roles_of
 from ignite_tips.core.wrapped_optimizers import parameter_ids
+from ignite_tips.parameters.options import unread_options
 
-__all__ = ["GroupReport", "OptimizerReport", "group_name", "known_optimizers", "report_optimizer"]
+__all__ = [
+    "GroupReport",
+    "OptimizerReport",
+    "find_unread_options",
+    "group_name",
+    "known_optimizers",
+    "report_optimizer",
+]
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,18 @@ def report_optimizer(trainer: Engine, optimizer: Optimizer) -> OptimizerReport:
     updates = completed_updates(trainer, optimizer) if optimizer in attached_optimizers(trainer) else None
     groups = [_report_group(group_name(optimizer, index), group) for index, group in enumerate(optimizer.param_groups)]
     return OptimizerReport(type(optimizer).__name__, updates, tuple(groups))
+
+
+def find_unread_options(optimizer: Optimizer) -> Iterator[Finding]:
+    """Yield the options of an optimizer's groups that it does not read."""
+    kind, known = type(optimizer).__name__, ", ".join(optimizer.defaults)
+    for option in unread_options(optimizer):
+        names = [group_name(optimizer, i) for i, group in enumerate(optimizer.param_groups) if option in group]
+        text = (
+            f"{kind} does not read the option {option!r} of its group{'' if len(names) == 1 else 's'} "
+            f"{', '.join(names)}; its options are {known}"
+        )
+        yield Finding("unread option", text)
 
 
 def group_name(optimizer: Optimizer, index: int) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ignite_tips._tables import Column, Row, draw_html, line_width
-from ignite_tips.core.findings import Finding
+from ignite_tips.core.findings import Finding, counted
 from ignite_tips.report.optimizers import OptimizerReport
 
 __all__ = ["HandlerFacts", "ScheduleReport", "TrainerReport"]
@@ -109,9 +109,9 @@ class TrainerReport:
     def _describe_run(self) -> str:
         epochs, iterations, length = (self.run[name] for name in ("max_epochs", "max_iters", "epoch_length"))
         if epochs is not None:
-            planned = f"{epochs} epochs" + ("" if length is None else f" of {length} iterations")
+            planned = counted(epochs, "epoch") + ("" if length is None else f" of {counted(length, 'iteration')}")
         elif iterations is not None:
-            planned = f"{iterations} iterations"
+            planned = counted(iterations, "iteration")
         else:
             planned = "max_epochs not known before the run, so schedules are not checked"
         done = f"epoch {self.run['epoch']}, iteration {self.run['iteration']}" if self.run["iteration"] else "not run"
@@ -120,7 +120,7 @@ class TrainerReport:
     def _tables(self) -> Iterator[_Table]:
         """Yield all parts except the findings."""
         for optimizer in self.optimizers:
-            updates = "updates not counted" if optimizer.updates is None else f"{optimizer.updates} updates"
+            updates = "updates not counted" if optimizer.updates is None else counted(optimizer.updates, "update")
             yield _Table(f"{optimizer.name}: {updates}", _GROUP_COLUMNS, _group_rows(optimizer))
         yield from map(_lr_table, self.schedules)
         for engine, events in self.events.items():

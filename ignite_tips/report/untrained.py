@@ -10,9 +10,9 @@ from ignite.handlers.param_scheduler import ParamScheduler
 from torch import nn
 from torch.optim import Optimizer
 
-from ignite_tips.core.conflicts import never_stepped
-from ignite_tips.core.events import attached_optimizers, completed_updates
-from ignite_tips.core.findings import Finding
+from ignite_tips.core.events import attached_optimizers, completed_updates, was_stepped_elsewhere
+from ignite_tips.core.findings import Finding, counted
+from ignite_tips.core.missing_updates import never_stepped
 from ignite_tips.core.roles import FreezesParameters, SetsLearningRates
 from ignite_tips.core.wiring import roles_of
 from ignite_tips.core.wrapped_optimizers import parameter_ids
@@ -73,9 +73,12 @@ def _never_stepped(trainer: Engine, optimizer: Optimizer) -> Iterator[Finding]:
     has_run = trainer.last_event_name is not None and iterations >= length  # for an epoch: it may come later
     if has_run and never_stepped(trainer, optimizer):
         groups = ", ".join(group_name(optimizer, index) for index in range(len(optimizer.param_groups)))
+        remedy = "call it in the update function, or give the handlers the optimizer that the trainer steps"
+        if was_stepped_elsewhere(trainer, optimizer):
+            remedy = "its updates are made outside this engine's run: attach the handlers to the engine that makes them"
         text = (
-            f"nothing called step() of {type(optimizer).__name__} with the groups {groups} in {iterations} iterations; "
-            "call it in the update function, or give the handlers the optimizer that the trainer steps"
+            f"nothing called step() of {type(optimizer).__name__} with the groups {groups} in "
+            f"{counted(iterations, 'iteration')}; {remedy}"
         )
         yield Finding("never stepped", text)
 

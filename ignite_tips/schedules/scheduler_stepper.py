@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ignite_tips._checks import check_integer, check_keys
 from ignite_tips._warnings import warn_user
-from ignite_tips.core.conflicts import add_checked_role, never_stepped, warn_after_first_epoch
+from ignite_tips.core.conflicts import add_checked_role
 from ignite_tips.core.events import (
     check_events,
     completed_updates,
@@ -20,8 +20,9 @@ from ignite_tips.core.events import (
     is_optimizer_event,
     times_loaded,
 )
-from ignite_tips.core.findings import HandlerReport
+from ignite_tips.core.findings import Finding, HandlerReport
 from ignite_tips.core.handler import Handler
+from ignite_tips.core.missing_updates import describe_no_update, never_stepped, warn_after_first_epoch
 from ignite_tips.core.roles import SetsLearningRates
 from ignite_tips.core.wiring import Attachment
 from ignite_tips.schedules.built_schedule import BuiltSchedule
@@ -95,6 +96,7 @@ class SchedulerStepper(Handler):
         self._can_resume = False  # after a run in this process, or once a state was loaded
         self._trainer_loads: int | None = None  # at the latest start; None once a state of our own was loaded
         self._made_elsewhere: int | None = None  # steps of the scheduler that this handler did not make
+        self._is_stepped_elsewhere = False  # whether other code made one of them in the current run
         self._epoch_is_whole = False  # whether the run started at the beginning of its first epoch
         self._event: Any = None
         self._attachment = Attachment(type(self).__name__)
@@ -180,7 +182,7 @@ class SchedulerStepper(Handler):
         state = trainer.state
         self._check_not_left_behind(trainer)
         self._built.restore_learning_rates()
-        self._steps, self._is_early = 0, False
+        self._steps, self._is_early, self._is_stepped_elsewhere = 0, False, False
         self._has_changed = any(isinstance(lr, Tensor) for lr in self._learning_rates())  # compared on the host only
         self._epoch_is_whole = state.iteration == state.epoch * (state.epoch_length or 0)
         if state.iteration == 0:  # a new run, not a resumed one
@@ -233,7 +235,7 @@ class SchedulerStepper(Handler):
         return [group["lr"] for group in self.scheduler.optimizer.param_groups]
 
     def _report(self, trainer: Engine, plan: State) -> HandlerReport:
-        return report_schedule(
+        report = report_schedule(
             self.scheduler,
             self._event,
             trainer,
@@ -242,6 +244,9 @@ class SchedulerStepper(Handler):
             has_changed=self._has_changed,
             first=self._built.first_learning_rates(),
         )
+        if self._is_stepped_elsewhere:
+            report.findings.append(Finding("stepped elsewhere", self._describe_other_steps()))
+        return report
 
     def _steps_missing(self, event: Any, trainer: Engine) -> int:
         return steps_missing(event, trainer, self._iteration or 0, self._updates_in(trainer), self._updates)
@@ -254,24 +259,25 @@ class SchedulerStepper(Handler):
         is_first, self._epoch_is_whole = self._epoch_is_whole, False
         if self._made_elsewhere is not None and steps_done(self.scheduler) - self._steps != self._made_elsewhere:
             self._made_elsewhere = None  # warn once per run
-            warn_user(
-                f"SchedulerStepper must be the only one to step its {type(self.scheduler).__name__}, but other code "
-                "also steps it; remove one of the two"
-            )
+            self._is_stepped_elsewhere = True
+            warn_user(self._describe_other_steps())
         if is_first:
             check_first_epoch(self.scheduler, event, trainer.state, self._steps)
 
+    def _describe_other_steps(self) -> str:
+        return (
+            f"SchedulerStepper must be the only one to step its {type(self.scheduler).__name__}, but other code also "
+            "steps it; remove one of the two"
+        )
+
     def _describe_no_update(self, trainer: Engine) -> str | None:
-        kind, iterations = type(self.scheduler.optimizer).__name__, trainer.state.iteration
-        if never_stepped(trainer, self.scheduler.optimizer):
-            return (
-                f"SchedulerStepper found no update of its scheduler's {kind} in {iterations} iterations; if the "
-                "trainer steps another optimizer, schedule that"
-            )
+        sentence = describe_no_update(trainer, self.scheduler.optimizer, "schedule")
+        if sentence is not None:
+            return f"SchedulerStepper found no update of its scheduler's {sentence}"
         if self._is_early:
             return (
-                f"SchedulerStepper stepped its {type(self.scheduler).__name__} before the first update of its {kind}; "
-                "attach it to OptimizerEvents.STEP_COMPLETED, or to the event of the updates after the handler that "
-                "makes them"
+                f"SchedulerStepper stepped its {type(self.scheduler).__name__} before the first update of its "
+                f"{type(self.scheduler.optimizer).__name__}; attach it to OptimizerEvents.STEP_COMPLETED, or to "
+                "the event of the updates after the handler that makes them"
             )
         return None

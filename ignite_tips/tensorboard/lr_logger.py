@@ -11,9 +11,10 @@ from ignite.handlers.base_logger import BaseHandler, BaseLogger
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_callable, check_instance
-from ignite_tips.core.conflicts import add_checked_role, never_stepped, warn_after_first_epoch
+from ignite_tips.core.conflicts import add_checked_role
 from ignite_tips.core.events import OptimizerEvents, check_events, check_optimizer, current_step, is_optimizer_event
 from ignite_tips.core.handler import Handler
+from ignite_tips.core.missing_updates import describe_no_update, warn_after_first_epoch
 from ignite_tips.core.roles import WritesNames
 from ignite_tips.core.wiring import Attachment, observes_only
 from ignite_tips.tensorboard.group_options import GroupOptions
@@ -170,13 +171,9 @@ class LearningRateLogger(Handler, BaseHandler):
         )
 
     def _describe_no_update(self, engine: Engine) -> str | None:
-        if not never_stepped(engine, self._optimizer):
-            return None
-        return (
-            f"LearningRateLogger found no update of its {type(self._optimizer).__name__} in {engine.state.iteration} "
-            "iterations, so there is no learning rate in use to log yet; if the trainer steps another optimizer, log "
-            "that"
-        )
+        consequence = ", so there is no learning rate in use to log yet"
+        sentence = describe_no_update(engine, self._optimizer, "log", consequence)
+        return None if sentence is None else f"LearningRateLogger found no update of its {sentence}"
 
     def _on_step_started(self, engine: Engine, scalars: ScalarWriter, event: Any) -> None:
         step = self._global_step_transform(engine, event)

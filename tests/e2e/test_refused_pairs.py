@@ -224,11 +224,11 @@ REFUSED: dict[Callable[[Job], None], str] = {
     ),
     _scheduler_of_another_optimizer: (
         "UserWarning: SchedulerStepper found no update of its scheduler's SGD in 4 iterations; if the trainer steps "
-        "another optimizer, schedule that"
+        "another optimizer, schedule that; if another engine makes the updates, attach the handler to that engine"
     ),
     _clipper_of_another_optimizer: (
         "UserWarning: GradientNormClipper found no update of its SGD in 4 iterations; if the trainer steps another "
-        "optimizer, clip that"
+        "optimizer, clip that; if another engine makes the updates, attach the handler to that engine"
     ),
     _clipper_of_stale_parameters: (
         "UserWarning: GradientNormClipper found no gradient for its SGD in 4 iterations; if its parameters are no "
@@ -264,7 +264,8 @@ REFUSED: dict[Callable[[Job], None], str] = {
     ),
     _lr_logger_of_another_optimizer: (
         "UserWarning: LearningRateLogger found no update of its SGD in 4 iterations, so there is no learning rate in "
-        "use to log yet; if the trainer steps another optimizer, log that"
+        "use to log yet; if the trainer steps another optimizer, log that; if another engine makes the updates, attach "
+        "the handler to that engine"
     ),
     _two_lr_loggers: (
         "ValueError: each LearningRateLogger must write its own names, but another one attached to the trainer "

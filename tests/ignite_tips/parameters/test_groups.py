@@ -262,16 +262,39 @@ def test_every_parameter_is_in_exactly_one_group(patterns: set[str], no_decay: s
     assert all(group["params"] == [dict(net.named_parameters())[n] for n in group["param_names"]] for group in groups)
 
 
-@pytest.mark.parametrize(("typed", "meant"), [("weight_deacy", "weight_decay"), ("momentm", "momentum")])
-def test_a_misspelt_option_is_warned_about_once(typed: str, meant: str) -> None:
+@pytest.mark.parametrize(
+    ("typed", "remedy"),
+    [
+        ("weight_deacy", "did you mean 'weight_decay'"),
+        ("momentm", "did you mean 'momentum'"),
+        ("momentun", "did you mean 'momentum'"),
+        ("nesterof", "did you mean 'nesterov'"),
+        ("epss", "did you mean 'eps'"),
+        ("LR", "did you mean 'lr'"),
+        ("Lr", "did you mean 'lr'"),
+        ("lrr", "did you mean 'lr'"),
+        ("learning_rate", "names are as in torch.optim: lr, "),
+        ("learn_rate", "names are as in torch.optim: lr, "),
+        ("wd", "names are as in torch.optim: lr, weight_decay, "),
+    ],
+)
+def test_an_option_that_no_optimizer_takes_is_warned_about_once(typed: str, remedy: str) -> None:
     """An optimizer would keep it in the group and never read it."""
     net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
-    with pytest.warns(
-        UserWarning, match=f"has the option '{typed}', so it is ignored; did you mean '{meant}'"
-    ) as caught:
+    with pytest.warns(UserWarning, match=f"has the option '{typed}', so it is ignored; {remedy}") as caught:
         param_groups(net, {"0.*": {typed: 0.1}, "1.*": {typed: 0.2}})
     assert len(caught) == 1
-    param_groups(net, {"0.*": {meant: 0.1}, "1.*": {"lr_scale": 0.1, "beta": 0.9, "eps2": 0.1}})  # no warning
+
+
+def test_an_option_of_an_optimizer_of_your_own_is_no_mistake() -> None:
+    """Once its class is loaded, param_groups knows what it takes."""
+
+    class Scaled(torch.optim.SGD):
+        def __init__(self, params: Any, lr: float, trust_of_a_layer: float = 1.0) -> None:
+            super().__init__(params, lr)
+
+    groups = param_groups(nn.Linear(2, 1), {"*": {"trust_of_a_layer": 0.1}})  # no warning
+    assert group_names(Scaled(groups, lr=0.1)) == ["*"]
 
 
 def test_an_optimizer_may_compute_the_learning_rate_itself() -> None:

@@ -40,6 +40,7 @@ class Scene:
             [(torch.randn(8, 4), torch.randint(2, (8,))) for _ in range(LENGTH)] for _ in "12"
         )
         self.model: Any = Net()
+        self.model(self.data[0][0])  # as if pretrained: the statistics of its body saw data
         self.loss_fn: Callable[..., Any] = nn.CrossEntropyLoss()
         self.head: torch.optim.Optimizer | None = None  # a second optimizer
         self.use(self.model.parameters())

@@ -211,7 +211,7 @@ def test_a_clipper_remembers_its_last_thousand_updates() -> None:
     record.start_run(skipped=8)
     record.keep(1.0, 1.0)
     assert record.report("clipper", "max_norm=1", 1.0, skipped=9).facts == {
-        "clipped": "0 of 1 updates",
+        "clipped": "0 of 1 update",
         "skipped": "1 of 2 updates",
     }
 

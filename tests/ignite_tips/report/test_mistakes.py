@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPl
 
 import ignite_tips as tips
 from ignite_tips import OptimizerEvents
-from tests.ignite_tips.report.scene import Scene
+from tests.ignite_tips.report.scene import EPOCHS, Scene
 
 Mistake = Callable[..., dict[str, Any] | None]
 MISTAKES: list[Any] = []
@@ -97,6 +97,21 @@ def _all_gradients_are_0(scene: Scene, *, wrong: bool) -> None:
     scene.run(2)
 
 
+@says(
+    "unread option", "Adam does not read the option 'learning_rate' of its group backbone; its options are lr, betas, e"
+)
+def _an_option_of_a_group_is_misspelt(scene: Scene, *, wrong: bool) -> None:
+    option = {"learning_rate" if wrong else "lr": 0.01}
+    scene.use([{"params": scene.model.body.parameters(), "name": "backbone", **option}])
+    scene.optimizer.add_param_group({"params": scene.model.head.parameters(), "name": "head"})
+    scene.schedule(OneCycleLR(scene.optimizer, 0.1, total_steps=EPOCHS))  # keeps options of its own in the groups
+
+
+@says("unread option", "Adam does not read the option 'momentum' of its group 0; its options are lr, betas, eps, wei")
+def _an_option_is_of_another_optimizer(scene: Scene, *, wrong: bool) -> None:
+    scene.use([{"params": scene.model.parameters()} | ({"momentum": 0.9} if wrong else {})])
+
+
 # Schedules.
 
 
@@ -158,6 +173,17 @@ def _a_cell_with_a_schedule_was_run_twice(scene: Scene, *, wrong: bool) -> None:
     if not wrong:
         first.detach()
     scene.schedule(StepLR(scene.optimizer, step_size=2))
+
+
+@says(
+    "stepped elsewhere", "SchedulerStepper must be the only one to step its StepLR, but other code also steps it; rem"
+)
+def _a_schedule_is_stepped_by_hand_too(scene: Scene, *, wrong: bool) -> None:
+    scheduler = StepLR(scene.optimizer, step_size=2)
+    scene.schedule(scheduler)
+    if wrong:
+        scene.trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: scheduler.step())
+    scene.run()
 
 
 @says(
@@ -228,12 +254,46 @@ def _a_normalisation_layer_is_frozen_by_hand(scene: Scene, *, wrong: bool) -> No
     scene.clip()
 
 
+@says("another model", "ParameterFreezer freezes parts of a Net of which no optimizer has a parameter, so no update")
+def _a_freezer_has_another_instance_of_the_model(scene: Scene, *, wrong: bool) -> None:
+    tips.ParameterFreezer(Scene().model if wrong else scene.model, "body.*").attach(scene.trainer)
+
+
+@says(
+    "unseen statistics",
+    "ParameterFreezer freezes body.1 (BatchNorm1d) with running statistics that never saw data, so it n",
+)
+def _statistics_are_frozen_before_they_saw_data(scene: Scene, *, wrong: bool) -> None:
+    if wrong:
+        scene.model.body[1].reset_running_stats()
+    tips.ParameterFreezer(scene.model, "body.*").attach(scene.trainer)
+
+
+@says(
+    "unseen statistics", "GradualUnfreezer freezes body.1 (BatchNorm1d) with running statistics that never saw data, "
+)
+def _statistics_that_saw_no_data_after_a_run(scene: Scene, *, wrong: bool) -> None:
+    if wrong:
+        scene.model.body[1].reset_running_stats()
+    tips.GradualUnfreezer(scene.model, ["head.*", "body.*"]).attach(scene.trainer, every=4)
+    scene.run(2)
+
+
 @says(
     "useless bias", "body.0.bias has no effect, because body.1 (BatchNorm1d) subtracts it again; its gradient is roundi"
 )
 def _a_bias_in_front_of_a_normalisation_layer(scene: Scene, *, wrong: bool) -> None:
     scene.model.body[0] = nn.Linear(4, 8, bias=wrong)
     scene.use(scene.model.parameters())
+
+
+@says(
+    "useless bias",
+    "body.0.bias has no effect, because body.1 (BatchNorm1d) subtracts it again; its gradient is rounding noise; cr",
+)
+def _a_bias_in_front_of_a_normalisation_layer_of_sgd(scene: Scene, *, wrong: bool) -> None:
+    scene.model.body[0] = nn.Linear(4, 8, bias=wrong)
+    scene.use(scene.model.parameters(), torch.optim.SGD)
 
 
 # Clipping.
@@ -254,6 +314,17 @@ def _a_clipper_always_clips(scene: Scene, *, wrong: bool) -> None:
 )
 def _a_clipper_never_clips(scene: Scene, *, wrong: bool) -> None:
     scene.clip(1000.0 if wrong else 0.5)
+    scene.run()
+
+
+@says("clipped before", "GradientNormClipper of Adam clipped none of 48 updates, because most of them had a norm of ")
+def _other_code_clips_before(scene: Scene, *, wrong: bool) -> None:
+    def clip_by_hand(*_: Any) -> None:
+        torch.nn.utils.clip_grad_norm_(scene.model.parameters(), 0.01)
+
+    if wrong:
+        scene.optimizer.register_step_pre_hook(clip_by_hand)
+    scene.clip(0.5 if not wrong else 1.0)
     scene.run()
 
 

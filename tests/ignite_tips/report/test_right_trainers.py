@@ -52,7 +52,9 @@ def test_the_examples_are_right(
     """Each example that trains, run whole."""
     monkeypatch.setattr(sys, "argv", [name, *(argument.format(folder=tmp_path) for argument in SHORT[name])])
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
-    assert found == []
+    # The body of digits stands for a pretrained one, but it is new: this finding is right about it.
+    expected = {"unseen statistics"} if name == "digits" else set()
+    assert {finding.kind for finding in found} == expected
 
 
 def _with_everything(scene: Scene) -> None:
