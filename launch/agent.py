@@ -90,10 +90,11 @@ class Agent(LocalElasticAgent):
 
         A process group leaves keys in the workers' store, which node 0 hosts; the other nodes return 0.
         """
-        group = self.get_worker_group()
+        group: Any = self.get_worker_group()
         if self._workers_store is None or group.group_rank != 0 or self._workers_store.num_keys():
             return 0
-        return group.workers[0].world_size
+        processes: int = group.workers[0].world_size
+        return processes
 
     def _running_workers(self) -> PContext | None:
         return self._pcontext
