@@ -85,6 +85,17 @@ class Agent(LocalElasticAgent):
         failure = first_failure(result, self._exit_order.ranks())
         return replace(failure, error=self._error_lines.of_rank(failure.rank))
 
+    def processes_without_group(self) -> int:
+        """Return how many processes the run has if none of them created a process group, else 0.
+
+        A process group leaves keys in the workers' store, which node 0 hosts; the other nodes return 0.
+        """
+        group: Any = self.get_worker_group()
+        if self._workers_store is None or group.group_rank != 0 or self._workers_store.num_keys():
+            return 0
+        processes: int = group.workers[0].world_size
+        return processes
+
     def _running_workers(self) -> PContext | None:
         return self._pcontext
 

@@ -104,7 +104,10 @@ def _run_agent(plan: LaunchPlan, reaper: "Reaper", signals: SignalHandler) -> in
     finally:
         if logs is not None:
             logs.finish()
-    return _report_failure(agent, result, logs) if result.is_failed() else 0
+    if result.is_failed():
+        return _report_failure(agent, result, logs)
+    _report_missing_group(agent.processes_without_group())
+    return 0
 
 
 def _worker_spec(plan: LaunchPlan, rendezvous: "Rendezvous") -> "WorkerSpec":
@@ -121,6 +124,14 @@ def _worker_spec(plan: LaunchPlan, rendezvous: "Rendezvous") -> "WorkerSpec":
         max_restarts=plan.max_restarts,
         local_addr=rendezvous.address,
     )
+
+
+def _report_missing_group(processes: int) -> None:
+    if processes > 1:
+        log(
+            f"none of the {processes} processes created a process group, so each trained on its own: wrap the training "
+            "in ignite_tips.process_group() or idist.Parallel; docs/launching.md says how"
+        )
 
 
 def _report_failure(agent: "Agent", result: "RunResult", logs: "RankLogs | None") -> int:

@@ -17,6 +17,7 @@ _PR_SET_PDEATHSIG, _SIGKILL = 1, 9
 _RANK = os.environ["RANK"]
 _LAUNCHER = int(os.environ.pop("IGNITE_LAUNCH_PID"))
 _ERROR_FILE = os.environ.pop("IGNITE_LAUNCH_ERROR_FILE", "")
+_MOST_PLACES = 3
 
 
 def _die_with_the_launcher() -> None:
@@ -41,18 +42,25 @@ def _import_the_machines_own() -> None:
 
 def _excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if issubclass(kind, KeyboardInterrupt):
-        print(f"rank {_RANK}: KeyboardInterrupt at {_places(trace)}", file=sys.stderr, flush=True)
+        # Not sys.stderr: a process group has torch put "[rank0]: " before what an excepthook writes there.
+        print(f"rank {_RANK}: KeyboardInterrupt at {_places(trace)}", file=sys.__stderr__, flush=True)
     else:
         _previous(kind, error, trace)
         _write_error(error)
 
 
 def _places(trace: TracebackType | None) -> str:
-    """Return the traceback's files and lines, the innermost last."""
+    """Return the last files and lines of the user's own code, the innermost last; without any, the last of all."""
+    import site
+    import sysconfig
     import traceback
 
     frames = traceback.extract_tb(trace)
-    return " > ".join(f"{os.path.basename(frame.filename)}:{frame.lineno}" for frame in frames)
+    installed = (sysconfig.get_path("stdlib"), site.getusersitepackages(), *site.getsitepackages())
+    # Frozen modules, generated code and what Cython compiled have no file here.
+    own = [frame for frame in frames if not frame.filename.startswith(installed) and os.path.isfile(frame.filename)]
+    shown = own[-_MOST_PLACES:] or frames[-1:]
+    return " > ".join(f"{os.path.basename(frame.filename)}:{frame.lineno}" for frame in shown)
 
 
 def _write_error(error: BaseException) -> None:

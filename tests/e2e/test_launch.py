@@ -37,14 +37,26 @@ sys.stdout.write(f"{place} gloo {total.item()}\\n")
 dist.destroy_process_group()
 """
 
+_TIPS = """
+import sys, torch, ignite.distributed as idist
+from ignite_tips import process_group
+with process_group():
+    total = idist.all_reduce(torch.tensor([float(idist.get_rank() + 1)]))
+    place = f"{idist.get_local_rank()} {idist.get_rank()} {idist.get_world_size()} {idist.get_nproc_per_node()}"
+    sys.stdout.write(f"{place} {idist.backend()} {total.item()}\\n")
+"""
+
 
 @pytest.mark.parametrize(
     ("script", "slurm"),
-    [(_PARALLEL, False), (_PARALLEL, True), (_PLAIN, False)],
-    ids=["idist.Parallel", "idist.Parallel in srun", "torch.distributed"],
+    [(_PARALLEL, False), (_PARALLEL, True), (_PLAIN, False), (_TIPS, False)],
+    ids=["idist.Parallel", "idist.Parallel in srun", "torch.distributed", "process_group()"],
 )
 def test_scripts_for_other_launchers_run_unchanged(tmp_path: Path, script: str, slurm: bool) -> None:
-    """Ignite's and torch's own examples find their ranks and agree on a sum; also in an srun task."""
+    """Ignite's and torch's own examples find their ranks and agree on a sum; also in an srun task.
+
+    With each of them the processes train together, so the launcher doesn't say that a process group is missing.
+    """
     (tmp_path / "main.py").write_text(script)
     task = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_NUM_TASKS": "1", "SLURM_JOB_ID": "7"}
     task |= {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "1", "SLURM_JOB_NODELIST": "node1"}
@@ -53,6 +65,7 @@ def test_scripts_for_other_launchers_run_unchanged(tmp_path: Path, script: str, 
     assert result.code == 0, result.err
     lines = [line for line in result.out.splitlines() if "gloo" in line]
     assert sorted(lines) == ["0 0 2 2 gloo 3.0", "1 1 2 2 gloo 3.0"]
+    assert "process group" not in result.err
 
 
 def test_two_simultaneous_launches_are_separate(tmp_path: Path) -> None:

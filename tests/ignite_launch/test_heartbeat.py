@@ -70,6 +70,8 @@ def test_a_restart_restarts_all_nodes(tmp_path: Path, hosts: tuple[Host, Host]) 
     assert [result.code for result in results] == [0, 0]
     assert "another node restarts its workers" in results[0].err
     assert "exited with code 17; restart 1 of 1" in results[1].err
+    alone = ["none of the 4 processes created a process group" in result.err for result in results]
+    assert alone == [True, False]  # node 0 speaks for all
 
 
 class _CountingStore:

@@ -8,6 +8,8 @@ from tests.ignite_launch.scripts import STUBBORN, write_script
 from tests.ignite_launch.support import launch
 from tests.support import run_script
 
+_ALONE = "ignite-launch: none of the 2 processes created a process group, so each trained on its own: "
+
 
 @pytest.mark.parametrize("nproc", ["1", "2"])
 @pytest.mark.parametrize(
@@ -31,6 +33,17 @@ def test_the_exit_code_is_the_workers(tmp_path: Path, nproc: str, death: str, co
         assert "rank 1 (pid" in result.err
     if "ValueError" in death:
         assert "ValueError: a reason" in result.err
+    assert (_ALONE in result.err) == (nproc == "2" and code == 0)
+
+
+def test_a_restart_without_a_process_group_is_told(tmp_path: Path) -> None:
+    """The process group of an earlier start doesn't count, and the line is the last one."""
+    group = "import torch.distributed as dist\n    dist.init_process_group('gloo')\n    sys.exit(3)\n"
+    script = write_script(tmp_path, "if os.environ['TORCHELASTIC_RESTART_COUNT'] == '0':\n    ", group)
+    result = launch(tmp_path, "--nproc", "2", "--max-restarts", "1", script)
+    assert result.code == 0, result.err
+    assert "restart 1 of 1" in result.err
+    assert _ALONE in result.err.splitlines()[-1]
 
 
 def test_a_failure_ends_the_others_within_the_grace_time(tmp_path: Path) -> None:

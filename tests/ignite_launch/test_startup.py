@@ -1,5 +1,6 @@
 """The workers' start-up code: how errors are shown, and that a script sees nothing of it."""
 
+import re
 import signal
 from pathlib import Path
 
@@ -32,17 +33,48 @@ def test_a_script_and_its_children_see_the_same_python(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_is_a_line_a_rank(tmp_path: Path) -> None:
-    """An interrupt that a script leaves alone is one line with the places; a script's own excepthook is called."""
+    """An interrupt that a script leaves alone is one line with the places; a script's own excepthook is called.
+
+    The places are the script's, without those of the library that it waits in. In rank 0 torch has wrapped the
+    excepthook, as it does for each process group, and the rank is still named once.
+    """
     own = "if RANK == 2: sys.excepthook = lambda *_: os.write(2, b'own hook\\n')\n"
-    script = write_script(tmp_path, own, "def train():\n    ready()\n    time.sleep(1000)\ntrain()\n")
+    group = "dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)\n"
+    group = f"if RANK == 0:\n    import torch.distributed as dist\n    {group}"
+    train = "def train():\n    ready()\n    subprocess.run(['sleep', '1000'])\ntrain()\n"
+    script = write_script(tmp_path, own, group, train)
     with Launch(tmp_path, "--nproc", "3", script) as running:
         wait_ready(tmp_path, 3)
         running.process.send_signal(signal.SIGINT)
         result = running.result()
     assert result.code == 130
     lines = sorted(line for line in result.err.splitlines() if not line.startswith("ignite-launch"))
-    places = "KeyboardInterrupt at script.py:10 > script.py:9"
+    places = "KeyboardInterrupt at script.py:13 > script.py:12"
     assert lines == ["own hook", f"rank 0: {places}", f"rank 1: {places}"]
+
+
+_HOOK = """
+def hook(function, skipped=0):
+    try:
+        function()
+    except Exception as error:
+        trace = error.__traceback__
+        for _ in range(skipped): trace = trace.tb_next
+        sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), trace)
+def deep(levels):
+    deep(levels - 1) if levels else exec("1 / 0")
+import json
+hook(lambda: deep(5))
+hook(lambda: json.loads("no"), skipped=2)
+"""
+
+
+def test_an_interrupt_is_shown_where_the_users_code_was(tmp_path: Path) -> None:
+    """Three places of the user's own files at most, and in none of them the innermost place."""
+    result = launch(tmp_path, "--strategy", "ddp", "--nproc", "1", write_script(tmp_path, _HOOK))
+    own, library = (line for line in result.err.splitlines() if "KeyboardInterrupt" in line)
+    assert own == "rank 0: KeyboardInterrupt at " + " > ".join(["script.py:15"] * 3)
+    assert re.fullmatch(r"rank 0: KeyboardInterrupt at decoder\.py:\d+", library)
 
 
 @pytest.mark.parametrize(
