@@ -195,9 +195,9 @@ def attached_optimizers(engine: Engine) -> list[Optimizer]:
 
 def completed_updates(engine: Engine, optimizer: Optimizer) -> int:
     """Return how many updates ``optimizer`` completed in the run of ``engine``. Its events must be attached."""
-    tracker = trackers[engine]
-    counts: list[int] = tracker.state.optimizer_steps
-    index = tracker.attached[optimizer].index
+    state: Any = engine.state
+    counts: list[int] = state.optimizer_steps
+    index = trackers[engine].attached[optimizer].index
     return counts[index] if index < len(counts) else 0  # a loaded state may have fewer, with which no run starts
 
 

@@ -99,6 +99,27 @@ def test_a_damaged_record_costs_its_iteration_alone(tmp_path: Path) -> None:
     assert truncate_after(path, epoch=2, iteration=8) == 0
 
 
+def test_a_record_without_a_position_belongs_to_the_one_before(tmp_path: Path) -> None:
+    """It stays or goes with it; at the start of the file it stays."""
+    path = tmp_path / "events.out.tfevents.1"
+    file = RecordFile(path)
+    summary = Summary(value=[Summary.Value(tag="loss", simple_value=0.5)])
+    events = [Event(step=step, summary=summary).SerializeToString() for step in range(6)]
+    for event in (
+        events[0],
+        with_position(events[1], 1, 1),
+        events[2],
+        with_position(events[3], 1, 2),
+        events[4],
+        with_position(events[5], 1, 1),  # of a run that was resumed in between
+    ):
+        file.write(event)
+    file.close()
+    assert _steps(path) == [0, 1, 2, 3, 4, 5]  # TensorBoard reads them with a position as without
+    truncate_after(path, epoch=1, iteration=1)
+    assert _steps(path) == [0, 1, 2, 5]
+
+
 def test_a_large_file_is_read_in_pieces(tmp_path: Path) -> None:
     """A sparse file takes no more memory than its records."""
     path = tmp_path / "events.out.tfevents.1"
