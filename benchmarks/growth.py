@@ -129,7 +129,7 @@ def schedule_ours(run: Run, trainer: Engine) -> None:
 
 
 def freeze_ours(run: Run, trainer: Engine) -> None:
-    ParameterFreezer(run.model, "layers.0").attach(trainer, freeze=Events.EPOCH_STARTED(once=10**6))
+    ParameterFreezer(run.model, "layers.0*").attach(trainer, freeze=Events.EPOCH_STARTED(once=10**6))
 
 
 # By hand a frozen parameter costs nothing in a step, so there is nothing to compare with.
@@ -188,7 +188,7 @@ def _first_steps(rounds: int) -> Table:
     table = Table(
         "first step",
         {"tensors": ",", "without, ms": ",.0f", "with all tips, ms": ",.0f", "ratio": ".2f", "bar": ""},
-        caption="The first update of a run: forward, backward and a real SGD; with what tips do at attachment and start.",
+        caption="The first update of a run: forward, backward and a real SGD; with what tips do first.",
         note="Medians; the ratio, taken round by round, with its quartiles.",
     )
     layers = TENSORS[-1] // 2
