@@ -7,9 +7,11 @@ handler does once when a run starts is not counted.
 
 import itertools
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,8 +23,8 @@ from torch.optim.lr_scheduler import StepLR
 from torch.utils.tensorboard import SummaryWriter
 
 from benchmarks.loops import Loop, Still, one_epoch
-from benchmarks.tables import Table
-from benchmarks.timing import added, fitted_line, interleaved, ratio
+from benchmarks.tables import Bar, Table
+from benchmarks.timing import Spread, added, fitted_line, interleaved, ratio
 from ignite_tips import (
     AdaptiveGradientClipper,
     GradientNormClipper,
@@ -39,6 +41,16 @@ GROUPS = (1, 3, 10, 30, 100, 300, 1_000)
 ROUNDS = 7
 VALUES = 16  # in a tensor
 WIDE = 1e6  # no gradient comes near: this measures the check, not the multiply
+FIRST_STEP_BAR = 1.1
+# The bars for the ratio of ours to by hand: of each tip, by what grows, the bar and the size from which on it holds.
+BARS = {
+    ("norm clipping", "tensors"): (0.6, 1),
+    ("norm clipping", "groups"): (0.6, 1),
+    ("value clipping", "tensors"): (1.0, 1),
+    ("value clipping", "groups"): (1.0, 1),
+    ("schedule", "groups"): (1.0, 10),
+    ("learning-rate logging", "groups"): (0.05, 100),
+}
 Calls = list[Callable[[], object]]
 
 
@@ -47,7 +59,7 @@ class Run:
     """What a tip acts on: tensors that all have a gradient, and an optimizer of their groups."""
 
     model: nn.Module
-    optimizer: Still
+    optimizer: torch.optim.Optimizer
     folder: Path
 
     @property
@@ -117,7 +129,7 @@ def schedule_ours(run: Run, trainer: Engine) -> None:
 
 
 def freeze_ours(run: Run, trainer: Engine) -> None:
-    ParameterFreezer(run.model, "layers.0").attach(trainer, freeze=Events.EPOCH_STARTED(once=10**6))
+    ParameterFreezer(run.model, "layers.0*").attach(trainer, freeze=Events.EPOCH_STARTED(once=10**6))
 
 
 # By hand a frozen parameter costs nothing in a step, so there is nothing to compare with.
@@ -160,7 +172,7 @@ def measure(quick: bool) -> list[Table]:
     for what, sizes in (("tensors", TENSORS), ("groups", GROUPS)):
         costs = Table(
             what,
-            {"tip": "", what: ",", "by hand, µs": ",.1f", "ours, µs": ",.1f", "ours ÷ by hand": ".2f"},
+            {"tip": "", what: ",", "by hand, µs": ",.1f", "ours, µs": ",.1f", "ours ÷ by hand": ".2f", "bar": ""},
             caption=f"The cost of a tip per update, by the number of {what}"
             + (", in one group." if what == "tensors" else " of ten tensors each."),
             note="Medians; the ratio, taken round by round, with its quartiles.",
@@ -168,7 +180,49 @@ def measure(quick: bool) -> list[Table]:
         for size in sizes[::3] if quick else sizes:
             _add_rows(costs, size, what, 3 if quick else ROUNDS)
         tables += [_slopes(costs, what), costs]
-    return tables
+    return [*tables, _first_steps(3 if quick else ROUNDS)]
+
+
+def _first_steps(rounds: int) -> Table:
+    """Compare the first update of a run, with the attachment of all tips, and the same without tips."""
+    table = Table(
+        "first step",
+        {"tensors": ",", "without, ms": ",.0f", "with all tips, ms": ",.0f", "ratio": ".2f", "bar": ""},
+        caption="The first update of a run: forward, backward and a real SGD; with what tips do first.",
+        note="Medians; the ratio, taken round by round, with its quartiles.",
+    )
+    layers = TENSORS[-1] // 2
+    with tempfile.TemporaryDirectory() as name:
+        folders = (Path(name, str(index)) for index in itertools.count())
+        runs = {
+            "without": lambda: _first_step(layers, next(folders), ()),
+            "ours": lambda: _first_step(layers, next(folders), TOGETHER),
+        }
+        seconds = interleaved(runs, rounds=rounds, number=1)
+    beside = ratio(seconds["ours"], seconds["without"])
+    middles = [median(seconds[one]) * 1e3 for one in ("without", "ours")]
+    table.add(TENSORS[-1], *middles, beside, Bar(FIRST_STEP_BAR, beside.middle))
+    return table
+
+
+def _first_step(layers: int, folder: Path, tips: Iterable[str]) -> float:
+    model = nn.Module()
+    model.layers = nn.Sequential(*(nn.Linear(4, 4) for _ in range(layers)))
+    run = Run(model, torch.optim.SGD(model.parameters(), lr=0.1), folder)
+    run.optimizer.param_groups[0]["name"] = "all"
+    batch = torch.ones(1, 4)
+
+    def update(engine: Engine, index: int) -> None:
+        run.optimizer.zero_grad()
+        model.layers(batch).sum().backward()
+        run.optimizer.step()
+
+    trainer = Engine(update)
+    started = time.perf_counter()
+    for tip in tips:
+        OURS[tip](run, trainer)
+    trainer.run(range(1))
+    return time.perf_counter() - started
 
 
 def _add_rows(table: Table, size: int, what: str, rounds: int) -> None:
@@ -183,7 +237,14 @@ def _add_rows(table: Table, size: int, what: str, rounds: int) -> None:
         cost = added(seconds, {one: (one, "without") for one in seconds if one != "without"}, steps)
         theirs = cost.get("by hand")
         beside = ratio(cost["ours"], theirs) if theirs else None
-        table.add(tip, size, median(theirs) if theirs else None, median(cost["ours"]), beside)
+        table.add(
+            tip, size, median(theirs) if theirs else None, median(cost["ours"]), beside, _bar(tip, what, size, beside)
+        )
+
+
+def _bar(tip: str, what: str, size: int, beside: Spread | None) -> Bar | None:
+    most, smallest = BARS.get((tip, what), (0.0, inf))
+    return Bar(most, beside.middle) if beside and size >= smallest else None
 
 
 def _loops(

@@ -6,10 +6,11 @@ Each row is a process from start to end, alternating with the one it is compared
 import sys
 from statistics import median
 
-from benchmarks.tables import Table
+from benchmarks.tables import Bar, Table
 from benchmarks.timing import interleaved, ratio, run_process
 
 ROUNDS = 15
+MOST = 1.1  # the bar for each ratio
 TORCHRUN_HELP = ["-m", "torch.distributed.run", "--help"]
 BASE = "import torch, ignite.engine, ignite.handlers"
 CASES: dict[str, tuple[list[str], str, list[str]]] = {
@@ -30,7 +31,7 @@ CASES: dict[str, tuple[list[str], str, list[str]]] = {
 def measure(quick: bool) -> list[Table]:
     table = Table(
         "processes",
-        {"process": "", "s": ".3f", "compared with": "", "its s": ".3f", "more, ms": ",.0f", "ratio": ".2f"},
+        {"process": "", "s": ".3f", "compared with": "", "its s": ".3f", "more, ms": ",.0f", "ratio": ".2f", "bar": ""},
         note="Medians of processes in alternation, files in the system's cache; the ratio with its quartiles.",
     )
     for name, (ours, beside, theirs) in CASES.items():
@@ -38,5 +39,6 @@ def measure(quick: bool) -> list[Table]:
         seconds = interleaved(runs, rounds=3 if quick else ROUNDS, number=1)
         middles = [median(seconds[one]) for one in ("ours", "theirs")]
         more = median(one - other for one, other in zip(seconds["ours"], seconds["theirs"], strict=True))
-        table.add(name, middles[0], beside, middles[1], more * 1e3, ratio(seconds["ours"], seconds["theirs"]))
+        times = ratio(seconds["ours"], seconds["theirs"])
+        table.add(name, middles[0], beside, middles[1], more * 1e3, times, Bar(MOST, times.middle))
     return [table]
