@@ -6,7 +6,6 @@ from math import fsum, inf, sqrt
 
 import torch
 from torch import Tensor
-from torch._utils import _flatten_dense_tensors
 from torch.distributed.tensor import DTensor
 
 from ignite_tips._checks import check_instance, check_iterable, check_number
@@ -34,7 +33,6 @@ __all__ = [
 
 _REAL = (torch.float32, torch.float64)
 LARGEST_DIVISOR = torch.finfo(torch.float32).max
-_SMALL = 1_024  # values; they are copied in less time than a call of torch's takes
 EPSILON = 1e-6  # torch.nn.utils.clip_grad_norm_ adds it to the norm, so that a zero norm divides nothing by zero
 
 
@@ -148,15 +146,10 @@ def tensor_norms(tensors: list[Tensor], norm_type: float = 2.0) -> Sequence[Tens
 
 def largest_magnitude(tensors: list[Tensor]) -> Tensor:
     """Return the largest absolute value in dense tensors on the CPU, NaN if one is NaN."""
-    small = [torch.zeros(1, dtype=torch.float32, device="cpu")]  # of no tensors it is 0
-    parts: list[Tensor] = []
-    for tensor in tensors:
-        if isinstance(tensor, DTensor):
-            return total_norm(tensor_norms(tensors, inf), inf)
-        (small if tensor.numel() <= _SMALL else parts).append(tensor)
-    parts.append(_flatten_dense_tensors(small))
+    if not tensors or not _is_uniform(tensors):
+        return total_norm(tensor_norms(tensors, inf), inf)
     # torch's infinity norm takes several times as long as to find both ends.
-    ends = torch.stack([end for part in parts for end in torch.aminmax(part)])
+    ends = torch.stack([end for tensor in tensors for end in torch.aminmax(tensor)])
     return ends.abs_().max()
 
 

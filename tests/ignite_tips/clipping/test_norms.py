@@ -208,12 +208,3 @@ def test_the_largest_magnitude_is_the_infinity_norm(size: int, outlier: float) -
     tensors[1][1] = outlier
     expected = get_total_norm(tensors, math.inf)
     torch.testing.assert_close(largest_magnitude(tensors), expected, rtol=0, atol=0, equal_nan=True)
-
-
-@pytest.mark.parametrize("place", [(0, 0), (1, 1_999), (2, 0)])
-def test_the_largest_magnitude_is_that_of_all_sizes_and_dtypes(place: tuple[int, int]) -> None:
-    """Small tensors are copied together; one may have no values, and there may be none at all."""
-    tensors = [torch.zeros(1, 2), torch.zeros(2_000, dtype=torch.float64), torch.zeros(3, dtype=torch.float16)]
-    assert largest_magnitude(tensors) == largest_magnitude([torch.zeros(0)]) == largest_magnitude([]) == 0
-    tensors[place[0]].view(-1)[place[1]] = -1 - 2.0**-10
-    assert largest_magnitude(tensors) == 1 + 2.0**-10
