@@ -160,7 +160,7 @@ def test_freezing_parameters_that_have_optimizer_state(fused: bool | None) -> No
     mine, reference = build(torch.optim.AdamW, **options), build(torch.optim.AdamW, **options)
     trainer = supervised(*mine)
     freezer = tips.ParameterFreezer(mine[0], "body.*", optimizer=mine[1])
-    freezer.attach(trainer, Events.EPOCH_STARTED(once=2), Events.EPOCH_STARTED(once=3))
+    freezer.attach(trainer, freeze=Events.EPOCH_STARTED(once=2), unfreeze=Events.EPOCH_STARTED(once=3))
     tips.GradientNormClipper(mine[1], 0.1).attach(trainer)
     trainer.run(batches(), max_epochs=4)
 
@@ -180,7 +180,7 @@ def test_accumulation_across_epochs() -> None:
     mine, reference = build(), build()
     trainer = supervised(*mine, accumulation=3)
     freezer = tips.ParameterFreezer(mine[0], "body.*", optimizer=mine[1])
-    freezer.attach(trainer, Events.EPOCH_STARTED(once=2), Events.EPOCH_STARTED(once=3))
+    freezer.attach(trainer, freeze=Events.EPOCH_STARTED(once=2), unfreeze=Events.EPOCH_STARTED(once=3))
     tips.GradientNormClipper(mine[1], 0.1).attach(trainer)
     tips.SchedulerStepper(StepLR(mine[1], 2)).attach(trainer)
     trainer.run(batches(5), max_epochs=4)

@@ -101,7 +101,7 @@ def _train(way: Way, model: nn.Module, optimizer: Any, rank: int) -> None:
     tips.GradientNormClipper(optimizer, 0.1).attach(trainer)
     tips.SchedulerStepper(StepLR(optimizer, 4)).attach(trainer, PER_UPDATE)
     freezer = tips.ParameterFreezer(model, "body.*")
-    freezer.attach(trainer, Events.EPOCH_STARTED(once=2), Events.EPOCH_STARTED(once=3))
+    freezer.attach(trainer, freeze=Events.EPOCH_STARTED(once=2), unfreeze=Events.EPOCH_STARTED(once=3))
     trainer.run(_batches(rank, way.count), max_epochs=EPOCHS)
 
 
