@@ -92,7 +92,9 @@ def train(folder: Path, kill_at: int | None) -> None:
     ModelSummarizer(net, input_size=(1, 4), optimizer=optimizer).attach(trainer)
     for name in ("norm", "agc", "auto", "z", "unfreezer"):
         handlers[name].attach(trainer)
-    handlers["freezer"].attach(trainer, Events.ITERATION_STARTED(once=17), OptimizerEvents.STEP_COMPLETED(once=33))
+    handlers["freezer"].attach(
+        trainer, freeze=Events.ITERATION_STARTED(once=17), unfreeze=OptimizerEvents.STEP_COMPLETED(once=33)
+    )
     handlers["cosine"].attach(trainer, event=OptimizerEvents.STEP_COMPLETED)
     trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run(Data(Engine(lambda *_: None))))
     handlers["plateau"].attach(trainer, evaluator)
