@@ -7,6 +7,8 @@ from configparser import ConfigParser
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+# Newer pyparsing warns about how matplotlib 3.8 calls it; newer setuptools lacks what tensorboard 2.18 imports.
+_OLDER = {"pyparsing": "<3.3", "setuptools": "<82"}
 
 
 def main() -> None:
@@ -21,12 +23,13 @@ def main() -> None:
     lowest = [*config["options"]["install_requires"].split(), *extras["plot"].split()]
     for requirement in lowest:
         print(requirement.replace(">=", "=="))
-    print("pyparsing<3.3")  # newer ones warn about how matplotlib 3.8 calls them
+    for name, versions in _OLDER.items():
+        print(name + versions)
     pins = (ROOT / "constraints.txt").read_text().replace("_", "-")  # pip freeze writes some names with underscores
     pinned = dict(line.split("==") for line in pins.split() if "==" in line)
     for requirement in [*extras["examples"].split(), *groups["dev"]]:
-        if requirement not in lowest:
-            name = re.split("[>=]", requirement)[0]
+        name = re.split("[>=]", requirement)[0]
+        if requirement not in lowest and name not in _OLDER:
             print(f"{name}=={pinned[name]}")
 
 
