@@ -69,7 +69,9 @@ class Job:
         if self.here("body.*"):
             handlers["body"] = tips.ParameterFreezer(self.model, "body.*", optimizer=optimizer)
             handlers["body"].attach(
-                trainer, Events.EPOCH_STARTED(once=FROZEN_IN), Events.EPOCH_STARTED(once=FROZEN_IN + 1)
+                trainer,
+                freeze=Events.EPOCH_STARTED(once=FROZEN_IN),
+                unfreeze=Events.EPOCH_STARTED(once=FROZEN_IN + 1),
             )
         stages = {} if self.parallel.stages is None else {"norm_group": self.parallel.stages}
         handlers["clipper"] = CLIPPERS[clipper](self, **stages).attach(trainer)
