@@ -144,8 +144,7 @@ class FreezableParameters:
     ) -> None:
         self.patterns = as_patterns(patterns, argument)
         self.model = model
-        self._on_ranks = on_ranks
-        self.names = tuple(self._select())
+        self.names = tuple(ParameterNames(model, on_ranks).select(self.patterns))
         self.held: FrozenParameters | None = None
 
     @property
@@ -157,7 +156,8 @@ class FreezableParameters:
     def parameters(self) -> list[nn.Parameter]:
         """The parameters that are in the model now; ``fully_shard`` may have replaced earlier ones."""
         lay_out_shards(self.model)
-        return list(self._select().values())
+        named = named_parameters(self.model)
+        return [named[name] for name in self.names]
 
     @property
     def is_frozen_by_hand(self) -> bool:
@@ -175,7 +175,7 @@ class FreezableParameters:
             self.held.unfreeze()
             self.held = None
         elif is_change:
-            self.held = FrozenParameters(self.model, self.patterns, self._select())
+            self.held = FrozenParameters(self.model, self.patterns, dict(zip(self.names, self.parameters, strict=True)))
         return is_change
 
     def check_optimizer(self, optimizer: Optimizer) -> None:
@@ -189,6 +189,3 @@ class FreezableParameters:
                 f"optimizer must have a group for each parameter to be unfrozen, but has none for: "
                 f"{', '.join(missing)}; make every group up front, as param_groups(model, ...) does"
             )
-
-    def _select(self) -> dict[str, nn.Parameter]:
-        return ParameterNames(self.model, self._on_ranks).select(self.patterns)
