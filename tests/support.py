@@ -35,6 +35,7 @@ _PRELOAD += ["torch", "torch._dynamo"]  # an optimizer's first step imports this
 _PRELOAD += ["torch.distributed.checkpoint", "torch.distributed.pipelining", "torch.distributed.tensor.parallel"]
 _PRELOAD += ["sklearn.datasets", "torch.utils.tensorboard", "pytest", "ignite_tips", "ignite_launch.agent"]
 _CONTEXT.set_forkserver_preload(_PRELOAD)
+_TO_END = 3.0  # seconds for the other ranks once one has failed
 
 
 def run_distributed(
@@ -65,15 +66,15 @@ def run_distributed(
 
 
 def _wait(processes: list[Any], timeout: float) -> None:
-    # The other ranks wait for a rank that failed, so the first failure ends the wait.
-    deadline = time.monotonic() + timeout
+    """Wait until all have ended; after a failure only for a moment, because the others may never end."""
+    deadline, has_failed = time.monotonic() + timeout, False
     running = list(processes)
-    while running:
+    while running and not (has_failed and time.monotonic() > deadline):
         if time.monotonic() > deadline:
             raise TimeoutError(f"{len(running)} of {len(processes)} processes did not end within {timeout} s")
-        multiprocessing.connection.wait([process.sentinel for process in running], timeout=1.0)
-        if any(process.exitcode for process in running):
-            return
+        multiprocessing.connection.wait([process.sentinel for process in running], timeout=0.5)
+        if not has_failed and any(process.exitcode for process in running):
+            deadline, has_failed = time.monotonic() + _TO_END, True
         running = [process for process in running if process.exitcode is None]
 
 

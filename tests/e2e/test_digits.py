@@ -14,7 +14,7 @@ from torch.distributed.run import main as torchrun
 
 from tests.e2e.reference_loop import train_digits_by_hand
 from tests.ignite_launch.support import Launch, environment, launch, wait_until
-from tests.settings import seeded
+from tests.settings import seeded, threads
 from tests.support import Ended, Fork, run_distributed, run_script
 
 ROOT = Path(__file__).parents[2]
@@ -28,6 +28,10 @@ pytestmark = pytest.mark.distributed
 def _arguments(runs: Path, *arguments: str) -> list[str]:
     shape = ["--epochs", str(EPOCHS), "--unfreeze-epoch", str(UNFREEZE), "--seed", str(seeded())]
     return ["--runs", str(runs), *shape, *arguments]
+
+
+def _threads() -> dict[str, str]:
+    return {"OMP_NUM_THREADS": str(threads())}  # those of the hand-written loop, so sums are added in the same order
 
 
 def _run_forked(runs: Path, *arguments: str, world_size: int = 1, **variables: str) -> Ended:
@@ -51,7 +55,7 @@ def _same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A two-process run of the demo's job, and what it printed."""
     folder = tmp_path_factory.mktemp("finished")
-    done = launch(folder, "--nproc", "2", SCRIPT, *_arguments(folder / "runs"), timeout=100)
+    done = launch(folder, "--nproc", "2", SCRIPT, *_arguments(folder / "runs"), timeout=100, **_threads())
     assert done.code == 0, done.out + done.err
     return folder / "runs", done.out
 
@@ -110,7 +114,9 @@ def test_torchrun_and_plain_python_run_the_same_script(finished: tuple[Path, str
     """Without our launcher: torchrun gives the same weights, and a single process also trains."""
     command = ["--nproc-per-node", "2", SCRIPT, *_arguments(tmp_path / "torchrun")]
     outputs = [tmp_path / "torchrun.out", tmp_path / "torchrun.err"]
-    running = Fork(_torchrun, command, environment=environment(tmp_path), folder=tmp_path, outputs=outputs)
+    running = Fork(
+        _torchrun, command, environment=environment(tmp_path, **_threads()), folder=tmp_path, outputs=outputs
+    )
     assert running.wait(100) == 0, outputs[1].read_text()
     assert _same(_final_checkpoint(tmp_path / "torchrun")["model"], _final_checkpoint(finished[0])["model"])
     assert _run_forked(tmp_path / "python", "--bf16", "--epochs", "1").code == 0
@@ -150,7 +156,7 @@ def test_a_run_killed_restarted_interrupted_and_resumed_equals_the_undisturbed(
     runs = tmp_path / "runs"
     death = random.Random(seeded(5)).randrange(1, 2 * PER_EPOCH)
     options = ["--nproc", "2", "--max-restarts", "1", "dying.py", f"{death}", SCRIPT]
-    with Launch(tmp_path, *options, *_arguments(runs)) as running:
+    with Launch(tmp_path, *options, *_arguments(runs), **_threads()) as running:
         wait_until((tmp_path / "waiting").exists, "the second start's 30th update", 120)
         running.process.send_signal(signal.SIGINT)
         result = running.result()
