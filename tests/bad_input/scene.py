@@ -149,3 +149,5 @@ class Scene:
             del os.environ[name]
         if "tb_logger" in self.names:
             self.names["tb_logger"].close()
+        if "group" in self.names:
+            self.names["group"].__exit__(None, None, None)
