@@ -14,27 +14,17 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import NoneType
-from typing import Any, TypeVar
+from typing import Any
 
 import ignite.distributed as idist
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from ignite_tips._checks import check_choice, check_instance, describe
 
-__all__ = [
-    "Strategy",
-    "as_process_group",
-    "gather_from_ranks",
-    "process_group",
-    "same_on_all_ranks",
-    "strategy_from_environment",
-    "wrap_model",
-]
+__all__ = ["Strategy", "process_group", "strategy_from_environment", "wrap_model"]
 
 _LAUNCH_VARIABLES = ("IGNITE_LAUNCH_STRATEGY", "IGNITE_LAUNCH_BACKEND")
 _RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -46,7 +36,6 @@ _GROUP_OPTIONS = frozenset(
     name for name in inspect.signature(dist.init_process_group).parameters if name != "backend" and name[0] != "_"
 )
 _DDP_OPTIONS = frozenset(inspect.signature(DistributedDataParallel).parameters) - {"module", "device_ids"}
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -178,50 +167,6 @@ def wrap_model(model: nn.Module, *, sync_bn: bool = False, **ddp_options: Any) -
     if not isinstance(wrapped, expected):
         raise RuntimeError(f"strategy {strategy.name!r} needs {expected.__name__}, got {type(wrapped).__name__}")
     return wrapped
-
-
-def same_on_all_ranks(number: int, *, group: dist.ProcessGroup | None = None) -> bool:
-    """Return whether all ranks passed the same number; every rank gets the same answer.
-
-    Without a process group the answer is True.
-    """
-    if not (dist.is_available() and dist.is_initialized()):
-        return True
-    device = "cuda" if dist.get_backend(group) == "nccl" else "cpu"
-    extremes = torch.tensor([number, -number], dtype=torch.int64, device=device)
-    dist.all_reduce(extremes, op=dist.ReduceOp.MIN, group=group)
-    smallest, negated_largest = extremes.tolist()
-    return bool(smallest == -negated_largest)
-
-
-def as_process_group(name: str, group: Any) -> Any:
-    """Return a process group as it is, the one of a mesh of one dimension, or None for None.
-
-    Args:
-        name: of the argument, for errors.
-        group: what the user gave.
-
-    Raises:
-        TypeError, ValueError: if it is something else.
-    """
-    if not dist.is_available():
-        return None
-    what = "a DeviceMesh of one dimension, a torch.distributed.ProcessGroup or None"
-    check_instance(name, group, (DeviceMesh, dist.ProcessGroup, NoneType), what)
-    if not isinstance(group, DeviceMesh):
-        return group
-    if group.ndim != 1:
-        raise ValueError(
-            f'{name} must be a DeviceMesh of one dimension, got one of {group.ndim}; slice it, as in mesh["pp"]'
-        )
-    return group.get_group()
-
-
-def gather_from_ranks(value: _T, group: dist.ProcessGroup) -> list[_T]:
-    """Return what each rank of the group passed, in the order of ranks; a picklable object."""
-    gathered: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(gathered, value, group=group)
-    return gathered
 
 
 _active: list[Strategy] = []

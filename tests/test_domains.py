@@ -28,7 +28,7 @@ _PAIRS = [
 _WITH_INSIDERS = [pair for pair in _PAIRS if not pair.values[2].within.is_empty]
 # What a sentence may name instead of the argument: something inside it.
 _PARTS = r"^(pattern|parameter|options of|names of|the state|the scheduler's state|\w+ state) "
-_SETTINGS = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+_SETTINGS = settings(max_examples=40, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import ignite_tips
 
 ROOT = Path(__file__).parents[1]
 # What each folder, or file beside the folders, may import from the package: lower ones, and no other feature.
-CORE = {"_checks", "_figures", "_tables", "_warnings", "core", "distributed", "parameters"}
+CORE = {"_checks", "_figures", "_tables", "_warnings", "core", "distributed", "parameters", "ranks"}
 MAY_IMPORT: dict[str, set[str]] = {
     "_checks": set(),
     "_figures": set(),
@@ -19,6 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_version": set(),
     "_warnings": set(),
     "distributed": {"_checks"},
+    "ranks": {"_checks"},
     "core": {"_checks", "_tables", "_warnings"},
     "parameters": {"_checks", "_tables", "_warnings"},
     "clipping": CORE,
@@ -29,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": CORE,  # what the features know comes to it through the roles
     "plot": {"tensorboard"},  # python -m ignite_tips.plot
 }
-WITHOUT_IGNITE = {"_checks", "_figures", "_tables", "_version", "_warnings", "parameters"}
+WITHOUT_IGNITE = {"_checks", "_figures", "_tables", "_version", "_warnings", "parameters", "ranks"}
 MODULES = sorted(path for path in (ROOT / "ignite_tips").rglob("*.py") if path.name != "__init__.py")
 
 

@@ -15,8 +15,8 @@ from torch.optim import Optimizer
 from ignite_tips._checks import check_instance
 from ignite_tips.clipping.gradients import parameter_names
 from ignite_tips.clipping.shards import combine_norms, shard_dims
-from ignite_tips.distributed import as_process_group, same_on_all_ranks
 from ignite_tips.parameters.groups import group_names
+from ignite_tips.ranks import as_process_group, same_on_all_ranks
 
 __all__ = ["RankNorms"]
 

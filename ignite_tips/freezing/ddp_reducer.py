@@ -14,7 +14,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDSt
 from torch.nn.parallel import DistributedDataParallel
 
 from ignite_tips._checks import check_instance
-from ignite_tips.distributed import same_on_all_ranks
+from ignite_tips.ranks import same_on_all_ranks
 
 __all__ = ["check_rewrappable", "find_wrappers", "rewrap_model"]
 

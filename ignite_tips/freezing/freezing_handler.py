@@ -15,7 +15,6 @@ from ignite_tips.core.findings import Finding, HandlerReport, is_over
 from ignite_tips.core.handler import Handler
 from ignite_tips.core.roles import FreezesParameters
 from ignite_tips.core.wiring import Attachment, annotate
-from ignite_tips.distributed import gather_from_ranks
 from ignite_tips.freezing.ddp_reducer import check_rewrappable, find_wrappers, rewrap_model
 from ignite_tips.freezing.frozen_buffers import FrozenBuffers
 from ignite_tips.freezing.frozen_parameters import FreezableParameters
@@ -23,6 +22,7 @@ from ignite_tips.freezing.left_frozen import release_left_frozen, remember_froze
 from ignite_tips.freezing.wrapper_watch import WrapperWatch
 from ignite_tips.parameters.selection import check_belongs, count_trainable, named_parameters
 from ignite_tips.parameters.sharding import check_has_whole_parameters
+from ignite_tips.ranks import gather_from_ranks
 
 __all__ = ["FreezingHandler", "names_on", "patterns_of"]
 

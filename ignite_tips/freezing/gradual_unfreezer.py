@@ -8,9 +8,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_instance, check_integer, check_keys, check_names
-from ignite_tips.distributed import as_process_group
 from ignite_tips.freezing.freezing_handler import FreezingHandler, names_on
 from ignite_tips.freezing.frozen_parameters import FreezableParameters
+from ignite_tips.ranks import as_process_group
 
 __all__ = ["GradualUnfreezer"]
 

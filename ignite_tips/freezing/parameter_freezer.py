@@ -9,7 +9,6 @@ from torch.optim import Optimizer
 
 from ignite_tips._checks import check_instance, check_integer, check_keys, check_names
 from ignite_tips.core.findings import Finding, HandlerReport
-from ignite_tips.distributed import as_process_group
 from ignite_tips.freezing.freezing_handler import FreezingHandler, names_on, patterns_of
 from ignite_tips.freezing.frozen_parameters import FreezableParameters
 from ignite_tips.freezing.resumable_event import (
@@ -19,6 +18,7 @@ from ignite_tips.freezing.resumable_event import (
     make_resumable_events,
     needs_saved_state,
 )
+from ignite_tips.ranks import as_process_group
 
 __all__ = ["ParameterFreezer"]
 

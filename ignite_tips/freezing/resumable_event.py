@@ -24,7 +24,7 @@ from ignite_tips.core.events import (
 from ignite_tips.core.findings import iterations_in
 from ignite_tips.core.ignite_internals import counts_of_once, depends_on_count_alone
 from ignite_tips.core.wiring import Attachment
-from ignite_tips.distributed import same_on_all_ranks
+from ignite_tips.ranks import same_on_all_ranks
 
 __all__ = ["Moment", "ResumableEvent", "check_order", "last_of", "make_resumable_events", "needs_saved_state"]
 

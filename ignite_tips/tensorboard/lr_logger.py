@@ -121,8 +121,7 @@ class LearningRateLogger(Handler, BaseHandler):
             role = WritesNames(self, logger, self._options.names, event)
             add_checked_role(self._attachment, trainer, role)
             for member in members:
-                on_event = self._on_step_started if member == OptimizerEvents.STEP_STARTED else self._on_event
-                handler = observes_only(partial(on_event, scalars=scalars, event=member))
+                handler = observes_only(partial(self._handler_for(member), scalars=scalars, event=member))
                 self._attachment.add_step_handler(trainer, self._optimizer, member, handler)
             if any(member != OptimizerEvents.STEP_STARTED for member in members):
                 handler = observes_only(self._on_update)
@@ -156,8 +155,7 @@ class LearningRateLogger(Handler, BaseHandler):
             scalars.write(engine, event_name, self._global_step_transform(engine, event_name), self._options.read())
         elif current_step(engine).optimizer is self._optimizer:
             self._in_use = self._options.read()
-            on_event = self._on_step_started if event_name == OptimizerEvents.STEP_STARTED else self._on_event
-            on_event(engine, scalars, event_name)
+            self._handler_for(event_name)(engine, scalars, event_name)
 
     def _start(self, scalars: ScalarWriter) -> None:
         if self._was_run and scalars.was_closed():  # after the run that it was for
@@ -174,6 +172,9 @@ class LearningRateLogger(Handler, BaseHandler):
         consequence = ", so there is no learning rate in use to log yet"
         sentence = describe_no_update(engine, self._optimizer, "log", consequence)
         return None if sentence is None else f"LearningRateLogger found no update of its {sentence}"
+
+    def _handler_for(self, event: Any) -> Callable[..., None]:
+        return self._on_step_started if event == OptimizerEvents.STEP_STARTED else self._on_event
 
     def _on_step_started(self, engine: Engine, scalars: ScalarWriter, event: Any) -> None:
         step = self._global_step_transform(engine, event)

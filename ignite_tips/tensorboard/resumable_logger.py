@@ -33,9 +33,9 @@ class ResumableTensorboardLogger(TensorboardLogger):
 
     When ``trainer`` starts with a loaded state, whatever an earlier process logged after the resumed iteration is
     removed from the files, on every x axis. (``SummaryWriter(purge_step=...)`` handles one axis only.) The original
-    files are kept as ``events.out.superseded-...``. A new run in a folder with another process's run
-    is an error. An ended run of this process, as in a notebook whose cells are run again, is set aside under such a
-    name, with a warning. After ``close()`` later runs of the trainer write nothing.
+    files are kept as ``events.out.superseded-...``. A new run in a folder with another process's run is an error. An
+    ended run of this process, as in a notebook whose cells are run again, is set aside under such a name, with a
+    warning. After ``close()`` later runs of the trainer write nothing.
 
     Every record goes to the operating system at once: a killed run loses nothing that it wrote, and a record costs a
     fraction of what it costs with TensorBoard's own writer. Ranks other than 0 write nothing, so every rank can attach

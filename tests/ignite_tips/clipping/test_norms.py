@@ -18,7 +18,7 @@ from ignite_tips import GradientNormClipper, clip_gradient_norm, gradient_norm
 from ignite_tips.clipping.norms import clip_coefficient, largest_magnitude, nonfinite_kinds
 from tests.oracles import exact_norm, near_norm, rounding_of_norm, roundoff
 
-few = settings(max_examples=60, deadline=None)
+few = settings(max_examples=60)
 VALUES = st.floats(-1e6, 1e6, width=32)
 TENSORS = st.lists(st.lists(VALUES, min_size=1, max_size=6).map(torch.tensor), min_size=1, max_size=5)
 NORM_TYPES = st.sampled_from([1.0, 1.5, 2.0, 4.0, math.inf])

@@ -12,7 +12,7 @@ from ignite_tips.clipping.thresholds import PercentileRule, ZScoreRule
 NORMS = st.lists(st.floats(0, 1e9, exclude_min=True), min_size=1, max_size=30)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(NORMS, st.floats(0.001, 100), st.integers(1, 12))
 def test_percentile_is_numpys(norms: list[float], percentile: float, size: int) -> None:
     """The bound is numpy's percentile of the last norms, which are all that is kept."""
@@ -23,7 +23,7 @@ def test_percentile_is_numpys(norms: list[float], percentile: float, size: int) 
     assert rule.state_dict()["norms"] == norms[-size:]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(NORMS, NORMS)
 def test_rules_go_on_from_their_state(first: list[float], second: list[float]) -> None:
     """A rule that takes up another's state finds the same bounds, bit for bit."""

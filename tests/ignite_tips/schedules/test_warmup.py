@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim import lr_scheduler as torch_schedulers
@@ -42,7 +42,6 @@ def _lrs(scheduler: LRScheduler, steps: int) -> list[list[float]]:
     return lrs
 
 
-@settings(deadline=None)  # a machine in use may take longer
 @given(
     warmup=st.integers(0, 20),
     stable=st.integers(0, 20),
