@@ -26,15 +26,18 @@ def _doctest_names(doctest_namespace: dict[str, Any]) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add what `make test-shaken` and `make combinations` vary."""
+    """Add what `make test-shaken`, `make combinations` and `make gpu` vary."""
     parser.addoption("--seed", type=int, default=0, help="moves the random numbers of every test")
     parser.addoption("--compiler", default="eager", help="torch.compile's backend; inductor takes a minute")
     parser.addoption("--threads", type=int, default=1, help="how many threads torch computes with")
+    parser.addoption("--gpu", action="store_true", help="do not hide this machine's GPUs; `make gpu` runs these tests")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Pass the options to every process, and keep nothing between runs."""
     publish(seed=config.getoption("--seed"), number_of_threads=config.getoption("--threads"))
+    if not config.getoption("--gpu"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # `make test` proves the same on every machine
     os.environ.pop("COLUMNS", None)  # tables are as wide as the terminal, on which tests must not depend
     # A seed reproduces a failure; hypothesis' folder of failures may not be writable. A busy machine is no failure.
     hypothesis.settings.register_profile("seeded", database=None, deadline=None)

@@ -15,7 +15,7 @@ from ignite_launch.plan import LaunchPlan
 from matplotlib.backend_bases import FigureCanvasBase
 
 import ignite_tips.plot
-from tests.ignite_launch.support import environment, launch
+from tests.ignite_launch.support import clean_environment, launch
 
 _TABLE = Path(__file__).with_name("bad_input") / "commands.txt"
 _NINES = "9" * 5000
@@ -72,9 +72,8 @@ ROWS = _read_table()
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder as the table describes it, without variables that a launcher reads."""
-    for name in os.environ.keys() - environment(tmp_path).keys():
+    for name in os.environ.keys() - clean_environment().keys():
         monkeypatch.delenv(name)
-    (tmp_path / "tmp").rmdir()
     for name in ("folder", "taken/rank_0.log", "run"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "s.py").write_text("print('ran')")
@@ -158,13 +157,13 @@ def test_wrong_command_lines_end_a_real_process(folder: Path) -> None:
 
 def test_what_fails_at_the_start_is_a_sentence_after_the_plan(folder: Path) -> None:
     """A log file that is a folder gives exit code 2; a taken port, no fault of the command line, gives 1."""
-    result = launch(folder, "--nproc", "2", "--log-dir", "taken", "s.py")
+    result = launch(folder, "--gpus", "none", "--nproc", "2", "--log-dir", "taken", "s.py")
     sentence = "--log-dir taken: cannot write rank_0.log: Is a directory"
     assert (result.code, result.out, result.err.splitlines()[1:]) == (2, "", [f"ignite-launch: error: {sentence}"])
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         nodes = ("--nnodes", "2", "--node-rank", "0", "--rdzv-endpoint", f"127.0.0.1:{port}", "--interface", "lo")
-        result = launch(folder, "--nproc", "1", *nodes, "s.py")
+        result = launch(folder, "--gpus", "none", "--nproc", "1", *nodes, "s.py")
     sentence = f"port {port} on 127.0.0.1 is taken (Address already in use); choose another in --rdzv-endpoint"
     assert (result.code, result.out, result.err.splitlines()[1:]) == (1, "", [f"ignite-launch: error: {sentence}"])
 

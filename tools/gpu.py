@@ -66,7 +66,7 @@ class Stage:
             return [sys.executable, "-m", "benchmarks.worker", self.name, str(self.tables), *quick]
         # pytest-benchmark, if installed, warns about tests that run in parallel.
         parallel = ["-n", str(min(14, os.cpu_count() or 1)), "-p", "no:benchmark"] if find_spec("xdist") else []
-        return [sys.executable, "-m", "pytest", "-v", "-rfE", "--tb=short", *parallel, *self.tests]
+        return [sys.executable, "-m", "pytest", "--gpu", "-v", "-rfE", "--tb=short", *parallel, *self.tests]
 
 
 STAGES = (
@@ -76,7 +76,7 @@ STAGES = (
     Stage("Tests", "tests", 170, (*DEVICE_TESTS, "-k", "(gpu or device or nccl) and not free:1")),
     Stage("Clipping", "gpu.clipping", 80),
     Stage("Waits for the device", "gpu.waits", 40),
-    Stage("Logging learning rates", "lr_logging", 60, quick=True),
+    Stage("Logging learning rates", "lr_logging", 110, quick=True),
 )
 
 

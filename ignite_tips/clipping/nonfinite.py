@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
-from math import isfinite
+from math import isfinite, isnan
 from typing import NoReturn, cast
 
 import torch
@@ -174,8 +174,8 @@ class DeferredFiniteCheck:
         if isfinite(self._copied.item()):
             return None
         values = torch.stack([norm.double() for norm in each]).tolist() if each else []
-        found = [name for name, value in zip(names(), values, strict=True) if not isfinite(value)]
-        return f"NaN or inf in {first_of(found)}" if found else _NONE_HERE
+        kinds = ["" if isfinite(value) else "NaN" if isnan(value) else _INF_OR_OVERFLOW for value in values]
+        return first_of([f"{kind} in {name}" for kind, name in zip(kinds, names(), strict=True) if kind]) or _NONE_HERE
 
 
 def keeps_state_when_skipped(optimizer: Optimizer) -> bool:
@@ -202,6 +202,8 @@ def nonfinite_flag(norm: Tensor) -> Tensor:
 
 
 _NAMED = 5  # parameters that a message names
+# The gradients themselves are gone: all that is known is their norms, and a GPU squares in the gradient's dtype.
+_INF_OR_OVERFLOW = "inf, or a norm too large for its dtype,"
 _NONE_HERE = "a norm too large for its dtype, or some on another rank"
 _PLACE = re.compile(r"\bparameter \d+ of group ")
 

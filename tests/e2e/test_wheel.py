@@ -12,12 +12,14 @@ import pytest
 from ignite_launch.templates import TEMPLATES
 
 ROOT = Path(__file__).parents[2]
+FOLDERS = ("benchmarks", "docs", "examples", "ignite_tips", "launch", "tests", "tools")
 
 
 def _built(pattern: str) -> Path:
     found = list((ROOT / "dist").glob(pattern))
-    if not found:
-        pytest.skip("there is no dist/; `make dist` builds it")
+    packed = (ROOT / name for folder in FOLDERS for name in _files(folder))
+    if not found or found[0].stat().st_mtime < max(path.stat().st_mtime for path in packed):
+        pytest.skip("dist/ is missing or older than what it holds; `make dist` builds it")
     (built,) = found
     return built
 
@@ -41,7 +43,7 @@ def test_the_sdist_is_complete(sdist: Path) -> None:
     """It has tests, docs, examples and all else that a packager or a developer needs."""
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    for folder in ("benchmarks", "docs", "examples", "ignite_tips", "launch", "tests", "tools"):
+    for folder in FOLDERS:
         assert _files(folder) - names == set()
     assert {"CHANGELOG.md", "LICENSE", "Makefile", "README.zh-CN.md", "conftest.py", "constraints.txt"} <= names
 

@@ -13,13 +13,13 @@ from ignite_launch.cli import main
 
 from tests.support import Fork
 
-__all__ = ["Launch", "Result", "environment", "marked_processes", "wait_until"]
+__all__ = ["Launch", "Result", "clean_environment", "environment", "marked_processes", "wait_until"]
 
 _MARK = "IGNITE_LAUNCH_TEST_MARK"
 
 
-def environment(tmp_path: Path, **variables: str) -> dict[str, str]:
-    """Return this environment without the variables that a launcher reads, with a mark and its own temporary folder."""
+def clean_environment() -> dict[str, str]:
+    """Return this environment without the variables that a launcher reads."""
     inherited = (
         "PYTHONUNBUFFERED",
         "CUDA_",
@@ -35,10 +35,19 @@ def environment(tmp_path: Path, **variables: str) -> dict[str, str]:
         "PMI_",
         "NCCL_",
     )
+    return {name: value for name, value in os.environ.items() if not name.startswith(inherited)}
+
+
+def environment(tmp_path: Path, **variables: str) -> dict[str, str]:
+    """Return a clean environment with ``variables``, a mark and its own temporary folder.
+
+    This machine's GPUs stay hidden if they are hidden from the tests; a fake NVML's are visible.
+    """
     scratch = tmp_path / "tmp"
     scratch.mkdir(exist_ok=True)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(inherited)}
-    return kept | {"TMPDIR": str(scratch), _MARK: str(tmp_path)} | variables
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    hidden = {} if visible is None or "FAKE_NVML" in variables else {"CUDA_VISIBLE_DEVICES": visible}
+    return clean_environment() | hidden | {"TMPDIR": str(scratch), _MARK: str(tmp_path)} | variables
 
 
 def marked_processes(tmp_path: Path) -> list[int]:

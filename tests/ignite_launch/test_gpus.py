@@ -25,10 +25,11 @@ def test_list_gpus_prints_a_table(tmp_path: Path) -> None:
 
 
 def test_without_a_driver_there_is_no_gpu(tmp_path: Path) -> None:
-    """A missing library, a missing driver and a missing device are each reported, with exit code 0."""
+    """A library that cannot be loaded, a missing driver and a missing device are each reported, with exit code 0."""
+    (tmp_path / "libnvidia-ml.so.1").touch()
     library = {"LD_LIBRARY_PATH": fake_nvml()["LD_LIBRARY_PATH"]}
     for variables, words in (
-        ({}, "no NVIDIA driver found"),
+        ({"LD_LIBRARY_PATH": str(tmp_path)}, "no NVIDIA driver found"),
         (library, "no NVIDIA driver found"),
         (fake_nvml(), "the NVIDIA driver reports no GPU"),
     ):

@@ -17,7 +17,7 @@ from ignite_launch.plan import LaunchPlan
 from ignite_launch.preflight import allow_open_files, check_host_name
 from ignite_launch.rendezvous import prepare_rendezvous
 
-from tests.ignite_launch.support import environment
+from tests.ignite_launch.support import clean_environment
 
 _GIB = 2**30
 
@@ -187,7 +187,7 @@ REMEDIES = [
 
 @pytest.fixture(autouse=True)
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in os.environ.keys() - environment(tmp_path).keys():
+    for name in os.environ.keys() - clean_environment().keys():
         monkeypatch.delenv(name)
     (tmp_path / "folder").mkdir()
     for name in ("s.py", "folder/s.py"):

@@ -176,8 +176,8 @@ def test_what_it_asks_of_the_device_does_not_grow(clipper: str, kind: str, on_no
         assert few == operations(kind, 2, None, by_hand=True) - operations(kind, 2, None) + more
 
 
-def test_a_norm_that_overflows_has_no_parameter_to_name() -> None:
-    """Each gradient's norm is finite, their sum of squares is not: told one update later, in words of its own."""
+def test_a_norm_that_overflows_is_not_called_infinite_gradients() -> None:
+    """Each gradient is finite, their sum of squares is not, nor, where a GPU squares, each gradient's own norm."""
     weights = [nn.Parameter(torch.zeros(1, device=device.NAME)) for _ in range(2)]
     optimizer = torch.optim.AdamW(weights, fused=True)
 
@@ -187,7 +187,7 @@ def test_a_norm_that_overflows_has_no_parameter_to_name() -> None:
         optimizer.step()
 
     GradientNormClipper(optimizer, 1.0).attach(trainer := Engine(update))
-    with pytest.raises(RuntimeError, match=r"got a norm too large for its dtype, or some on another rank in update 2"):
+    with pytest.raises(RuntimeError, match=r"got .*a norm too large for its dtype, .* in update 2"):
         trainer.run([1.0, 3e38, 1.0])
 
 
@@ -204,7 +204,7 @@ def test_names_are_looked_up_for_messages_alone(clipper: str) -> None:
         return named_parameters(*args, **kwargs)
 
     training.model.named_parameters = watched  # type: ignore[method-assign]
-    with pytest.raises(RuntimeError, match=r"NaN or inf in 0\.weight"):
+    with pytest.raises(RuntimeError, match=r"NaN in 0\.weight"):
         trainer.run(poisoned(math.nan, at=4))
     assert looked_up == [5]
 
@@ -272,7 +272,8 @@ def test_raise_speaks_at_the_next_update(make_optimizer: MakeOptimizer, clipper:
     trainer.run(make_batches()[:2])
     training = on_device(make_optimizer, fused=True)
     CLIPPERS[clipper](training.optimizer, model=training.model).attach(trainer := training.trainer())
-    message = r"NaN or inf in 0.weight, 0.bias, 2.weight, 2.bias in update 3 of \w+ \(iteration 3, epoch 1\)"
+    found = ", ".join(f"NaN in {name}" for name in ("0.weight", "0.bias", "2.weight", "2.bias"))
+    message = rf"{found} in update 3 of \w+ \(iteration 3, epoch 1\)"
     with pytest.raises(RuntimeError, match=message):
         trainer.run(poisoned(math.nan))
     assert same(training, expected)
@@ -363,7 +364,7 @@ def test_the_late_error_names_those_that_had_a_gradient(clipper: str) -> None:
     training = on_device(fused=True)
     training.model[0].requires_grad_(False)
     CLIPPERS[clipper](training.optimizer, model=training.model).attach(trainer := training.trainer())
-    with pytest.raises(RuntimeError, match=r"got NaN or inf in 2\.weight, 2\.bias in update 3"):
+    with pytest.raises(RuntimeError, match=r"got NaN in 2\.weight, NaN in 2\.bias in update 3"):
         trainer.run(poisoned(math.nan))
 
 
@@ -498,7 +499,7 @@ def test_detaching_tells_of_an_update_that_was_left_out() -> None:
 
     def detach(engine: Engine) -> None:
         if engine.state.iteration == 3:
-            with pytest.raises(RuntimeError, match=r"NaN or inf in .* in update 3 of AdamW") as caught:
+            with pytest.raises(RuntimeError, match=r"NaN in .* in update 3 of AdamW") as caught:
                 clipper.detach()
             told.append(str(caught.value))
 
