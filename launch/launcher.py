@@ -130,7 +130,8 @@ def _report_missing_group(processes: int) -> None:
     if processes > 1:
         log(
             f"none of the {processes} processes created a process group, so each trained on its own: wrap the training "
-            "in ignite_tips.process_group() or idist.Parallel; docs/launching.md says how"
+            "in ignite_tips.process_group() and the model in ignite_tips.wrap_model(), or use idist.Parallel and "
+            "idist.auto_model"
         )
 
 

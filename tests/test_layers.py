@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import sys
 from pathlib import Path
 
@@ -83,6 +84,30 @@ def test_the_launcher_is_independent(path: Path) -> None:
     allowed = sys.stdlib_module_names | {"pynvml", "torch"}
     for imported in _imports(path):
         assert imported.startswith(".") or imported.split(".")[0] in allowed, imported
+
+
+def _texts(path: Path) -> list[str]:
+    """Return the strings of a Python file without docstrings, which have developers as readers, or another file's text."""
+    if path.suffix != ".py":
+        return [path.read_text()]
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    constants = [node for node in nodes if isinstance(node, ast.Constant) and id(node) not in docstrings]
+    return [node.value for node in constants if isinstance(node.value, str)]
+
+
+@pytest.mark.parametrize("folder", ["ignite_tips", "launch"])
+def test_messages_name_no_file_that_only_a_checkout_has(folder: str) -> None:
+    """An installed package has no documentation, examples or tests, so no message or template refers to one."""
+    named = [
+        (path.name, word)
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+        for text in _texts(path)
+        for word in re.findall(r"[\w./-]*\w", text)
+        if "." in word and (ROOT / word).is_file()
+    ]
+    assert named == []
 
 
 def test_public_names_are_sorted_and_exist() -> None:
