@@ -87,7 +87,7 @@ def test_the_launcher_is_independent(path: Path) -> None:
 
 
 def _texts(path: Path) -> list[str]:
-    """Return the strings of a Python file without docstrings, which have developers as readers, or another file's text."""
+    """Return the strings of a Python file without docstrings, which are for developers, or the text of another file."""
     if path.suffix != ".py":
         return [path.read_text()]
     nodes = list(ast.walk(ast.parse(path.read_text())))
