@@ -19,7 +19,7 @@ def same_on_all_ranks(number: int, *, group: dist.ProcessGroup | None = None) ->
 
     Without a process group the answer is True.
     """
-    if not (dist.is_available() and dist.is_initialized()):
+    if not dist.is_initialized():
         return True
     device = "cuda" if dist.get_backend(group) == "nccl" else "cpu"
     extremes = torch.tensor([number, -number], dtype=torch.int64, device=device)
@@ -38,8 +38,6 @@ def as_process_group(name: str, group: Any) -> Any:
     Raises:
         TypeError, ValueError: if it is something else.
     """
-    if not dist.is_available():
-        return None
     what = "a DeviceMesh of one dimension, a torch.distributed.ProcessGroup or None"
     check_instance(name, group, (DeviceMesh, dist.ProcessGroup, NoneType), what)
     if not isinstance(group, DeviceMesh):

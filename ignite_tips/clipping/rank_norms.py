@@ -50,9 +50,8 @@ class RankNorms:
         *,
         agrees: bool,
     ) -> None:
-        if dist.is_available():
-            what = "a torch.distributed.ProcessGroup or None"
-            check_instance("process_group", process_group, (dist.ProcessGroup, NoneType), what)
+        what = "a torch.distributed.ProcessGroup or None"
+        check_instance("process_group", process_group, (dist.ProcessGroup, NoneType), what)
         self.has_peers = False
         self._optimizer, self._model, self._norm_type = optimizer, model, norm_type
         self._process_group = process_group

@@ -42,7 +42,7 @@ class WrapperWatch:
     def start(cls, owner: str, model: nn.Module, parameters: Iterable[nn.Parameter]) -> "WrapperWatch | None":
         """Return a watch, or None if there is no process group or no parameter."""
         wanted = list(parameters)
-        return cls(owner, model, wanted) if wanted and dist.is_available() and dist.is_initialized() else None
+        return cls(owner, model, wanted) if wanted and dist.is_initialized() else None
 
     def stop(self) -> None:
         """Remove the hook. A second call does nothing."""

@@ -70,7 +70,7 @@ def _read(evaluator: Engine, metric: str | Callable[[Engine], Any], needed_by: s
 
 
 def _gather(answer: tuple[float, str | None]) -> list[tuple[float, str | None]]:
-    if not (dist.is_available() and dist.is_initialized()):
+    if not dist.is_initialized():
         return [answer]
     answers: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(answers, answer)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.pipelining import ScheduleGPipe
 
 from ignite_tips import GradualUnfreezer, ParameterFreezer, freeze_parameters
+from tests.ignite_tips.freezing.test_wrapped_models import count_global_hooks
 from tests.oracles import TRAINED_IN_DOUBLE
 from tests.strategies import STRATEGIES, Network, Parallel, loss_of, make_batches, make_schedule, make_sgd
 from tests.support import run_distributed
@@ -92,6 +93,13 @@ def resume() -> list[tuple[str, ...]]:
     return found
 
 
+def count_hooks() -> int:
+    """Return how many hooks on all modules are left after a run, in which each handler has parameters on one rank."""
+    _, trainer, _handlers = start(freeze_then_unfreeze)
+    trainer.run(make_batches(1))
+    return count_global_hooks()
+
+
 def work(rank: int, world_size: int) -> dict[str, Any]:
     warnings.filterwarnings("error", message=".* frozen already")
     parallel = start(lambda parallel, trainer: None)[0]
@@ -103,6 +111,7 @@ def work(rank: int, world_size: int) -> dict[str, Any]:
             message_of(ParameterFreezer, parallel, "bodi.*"),
         ],
         "resumed": resume(),
+        "hooks": count_hooks(),
     }
 
 
@@ -152,6 +161,11 @@ def test_a_pattern_that_matches_on_no_rank_is_refused_on_all(results: list[dict[
         "pattern 'heat.*' matches no parameter; did you mean 'head.*'? Names start with: stem.0."
     )
     assert first[1].startswith("pattern 'bodi.*' matches no parameter; did you mean 'body.*'?")
+
+
+def test_a_rank_without_a_part_watches_no_forward_pass(results: list[dict[str, Any]]) -> None:
+    """No module there has the parameters, so a hook that waits for them would stay to the end of the run."""
+    assert [result["hooks"] for result in results] == [0, 0]
 
 
 def test_a_resume_knows_what_is_frozen(results: list[dict[str, Any]]) -> None:
