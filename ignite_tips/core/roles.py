@@ -128,10 +128,22 @@ class SetsLearningRates(Role):
 
 
 class FreezesParameters(Role):
-    """Freezes and unfreezes parameters, by name."""
+    """Freezes and unfreezes parameters, by name.
 
-    def __init__(self, handler: object, parameters: Mapping[str, nn.Parameter], *events: Any, **known: Any) -> None:
+    Attributes:
+        asks_ranks: whether the share that trains, which it leaves in the metrics, is that of several ranks' parameters.
+    """
+
+    def __init__(
+        self,
+        handler: object,
+        parameters: Mapping[str, nn.Parameter],
+        *events: Any,
+        asks_ranks: bool = False,
+        **known: Any,
+    ) -> None:
         super().__init__(handler, *events, **known)
+        self.asks_ranks = asks_ranks
         self.parameters = {name: weakref.ref(parameter) for name, parameter in parameters.items()}
 
     def metric_names(self) -> list[str]:

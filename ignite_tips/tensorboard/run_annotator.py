@@ -14,9 +14,9 @@ from ignite_tips.core.conflicts import add_checked_role
 from ignite_tips.core.events import OptimizerEvents, check_events, check_optimizer
 from ignite_tips.core.findings import Finding, HandlerReport
 from ignite_tips.core.handler import Handler
-from ignite_tips.core.roles import ClipsGradients, Role
+from ignite_tips.core.roles import ClipsGradients, FreezesParameters, Role
 from ignite_tips.core.wiring import Annotation, Attachment, on_annotation, roles_of
-from ignite_tips.parameters.selection import check_belongs, trainable_fraction
+from ignite_tips.parameters.selection import check_belongs, trainable_fraction, unwrap_model
 from ignite_tips.tensorboard.scalar_writer import ScalarWriter
 from ignite_tips.tensorboard.summary_writer import add_chart, check_open, write_text
 
@@ -34,7 +34,8 @@ class RunAnnotator(Handler):
     earlier ones, because TensorBoard shows at most ten texts of a run. On STEP_COMPLETED, when the update is counted,
     it writes these scalars: ``grad_norm`` (before clipping) and ``grad_clip_coef``, which clippers leave in
     ``trainer.state.metrics``; ``trainable_fraction`` when it changes; and ``skipped_steps``. The x axis is always the
-    optimizer step. Only rank 0 writes.
+    optimizer step. Only rank 0 writes. Of a model in several stages it writes the fraction of rank 0's stage, unless a
+    freezing handler has ``pattern_group`` and so knows that of all.
 
     Args:
         model: the model whose fraction of trainable parameters is written.
@@ -144,11 +145,19 @@ class RunAnnotator(Handler):
     def _write_scalars(self, engine: Engine) -> None:
         metrics: dict[str, Any] = engine.state.metrics
         if self._trainable_fraction is None:
-            self._trainable_fraction = trainable_fraction(self._model)
+            self._trainable_fraction = self._current_fraction(engine)
         norms = {name: metrics[self._prefix + name] for name in _NORMS if self._prefix + name in metrics}
         self._write(engine, self._norms, norms)
         self._write(engine, self._counts[_FRACTION], {_FRACTION: self._trainable_fraction})
         self._write(engine, self._counts[_SKIPPED], {name: metrics[name] for name in (_SKIPPED,) if name in metrics})
+
+    def _current_fraction(self, engine: Engine) -> float:
+        roles = roles_of(FreezesParameters, engine)
+        frozen = [model for role in roles if role.asks_ranks and role.model and (model := role.model()) is not None]
+        if unwrap_model(self._model) in map(unwrap_model, frozen):
+            share: float = engine.state.metrics[_FRACTION]  # rank 0 alone cannot ask the others
+            return share
+        return trainable_fraction(self._model)
 
     def _write(self, engine: Engine, scalars: ScalarWriter, values: dict[str, Any]) -> None:
         if values:

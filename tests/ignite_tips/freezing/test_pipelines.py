@@ -1,5 +1,6 @@
 """Freezing in a pipeline, in which most patterns match on one rank only."""
 
+import tempfile
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -7,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 from ignite.engine import Engine, Events
+from ignite.handlers import TensorboardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.distributed.pipelining import ScheduleGPipe
 
-from ignite_tips import GradualUnfreezer, ParameterFreezer, freeze_parameters
+from ignite_tips import GradualUnfreezer, ParameterFreezer, RunAnnotator, freeze_parameters
 from tests.ignite_tips.freezing.test_wrapped_models import count_global_hooks
 from tests.oracles import TRAINED_IN_DOUBLE
 from tests.strategies import STRATEGIES, Network, Parallel, loss_of, make_batches, make_schedule, make_sgd
@@ -39,7 +42,7 @@ def freeze_then_unfreeze(parallel: Parallel, trainer: Engine) -> list[Any]:
     ]
 
 
-def start(attach: Callable[[Parallel, Engine], Any]) -> tuple[Parallel, Engine, Any]:
+def start(attach: Callable[[Parallel, Engine], Any]) -> tuple[Parallel, Engine, Any, torch.optim.Optimizer]:
     network = Network()
     freeze_parameters(network, "stem.*")
     parallel = STRATEGIES["pipeline 2, GPipe"].build(network)
@@ -55,7 +58,7 @@ def start(attach: Callable[[Parallel, Engine], Any]) -> tuple[Parallel, Engine, 
     trainer.logger.disabled = True
     # Torch notes in a schedule's first step which stages pass on gradients, and a stage may start to train later.
     trainer.add_event_handler(Events.EPOCH_STARTED, lambda: renew_schedule(parallel))
-    return parallel, trainer, attach(parallel, trainer)
+    return parallel, trainer, attach(parallel, trainer), optimizer
 
 
 def renew_schedule(parallel: Parallel) -> None:
@@ -64,7 +67,7 @@ def renew_schedule(parallel: Parallel) -> None:
 
 def train(attach: Callable[[Parallel, Engine], Any]) -> tuple[dict[str, Tensor], list[float]]:
     """Return this rank's weights, and the share of the whole model that trains in each epoch."""
-    parallel, trainer, _handlers = start(attach)
+    parallel, trainer, _handlers, _ = start(attach)
     shares: list[float] = []
     trainer.add_event_handler(
         Events.EPOCH_COMPLETED, lambda engine: shares.append(engine.state.metrics["trainable_fraction"])
@@ -81,7 +84,7 @@ def message_of(make: Callable[..., Any], parallel: Parallel, patterns: Any) -> s
 
 def resume() -> list[tuple[str, ...]]:
     """Return the names that are frozen after two epochs, and after a second handler has resumed them."""
-    parallel, trainer, unfreezer = start(unfreeze_gradually)
+    parallel, trainer, unfreezer, _ = start(unfreeze_gradually)
     trainer.run(make_batches(1), max_epochs=2)
     saved, frozen = unfreezer.state_dict(), unfreezer.frozen
     unfreezer.detach()
@@ -95,9 +98,21 @@ def resume() -> list[tuple[str, ...]]:
 
 def count_hooks() -> int:
     """Return how many hooks on all modules are left after a run, in which each handler has parameters on one rank."""
-    _, trainer, _handlers = start(freeze_then_unfreeze)
+    _, trainer, _handlers, _ = start(freeze_then_unfreeze)
     trainer.run(make_batches(1))
     return count_global_hooks()
+
+
+def log_shares() -> list[float]:
+    """Return the share of each update that RunAnnotator writes, on the first rank only."""
+    parallel, trainer, _handlers, optimizer = start(freeze_then_unfreeze)
+    with tempfile.TemporaryDirectory() as folder:
+        with TensorboardLogger(folder) as tb_logger:
+            RunAnnotator(parallel.model, optimizer).attach(trainer, tb_logger)
+            trainer.run(make_batches(1), max_epochs=EPOCHS)
+        tags = EventAccumulator(folder).Reload()
+        points = tags.Scalars("trainable_fraction") if "trainable_fraction" in tags.Tags()["scalars"] else []
+        return [point.value for point in points]
 
 
 def work(rank: int, world_size: int) -> dict[str, Any]:
@@ -112,6 +127,7 @@ def work(rank: int, world_size: int) -> dict[str, Any]:
         ],
         "resumed": resume(),
         "hooks": count_hooks(),
+        "logged": log_shares(),
     }
 
 
@@ -166,6 +182,14 @@ def test_a_pattern_that_matches_on_no_rank_is_refused_on_all(results: list[dict[
 def test_a_rank_without_a_part_watches_no_forward_pass(results: list[dict[str, Any]]) -> None:
     """No module there has the parameters, so a hook that waits for them would stay to the end of the run."""
     assert [result["hooks"] for result in results] == [0, 0]
+
+
+def test_the_log_has_the_share_of_the_whole_model(results: list[dict[str, Any]]) -> None:
+    """RunAnnotator, which writes on the first rank only, writes what the handlers of all stages know together."""
+    _, shares = results[0]["at events"]
+    assert len(set(shares)) == EPOCHS
+    assert results[0]["logged"] == pytest.approx(shares, rel=1e-6)
+    assert results[1]["logged"] == []
 
 
 def test_a_resume_knows_what_is_frozen(results: list[dict[str, Any]]) -> None:
