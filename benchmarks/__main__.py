@@ -35,6 +35,7 @@ BENCHMARKS = (
     "summaries",
     "launch",
     "heartbeats",
+    "parallel",
     "import_time",
     "growth",
 )

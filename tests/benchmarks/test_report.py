@@ -11,7 +11,8 @@ from benchmarks.report import Results, bars, report
 from benchmarks.tables import Bar, Table, loads
 from benchmarks.timing import Spread
 
-SUPPORT = {"heartbeats_picture", "loops", "peers", "picture", "report", "tables", "timing", "training_loops", "worker"}
+SUPPORT = {"heartbeats_picture", "loops", "parallel_loops", "peers", "picture", "report", "tables", "timing", "traffic"}
+SUPPORT |= {"training_loops", "worker"}
 
 
 def make_results() -> Results:
