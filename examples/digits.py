@@ -4,8 +4,9 @@
     ignite-launch --nproc 2 examples/digits.py          two processes, DistributedDataParallel
     torchrun --nproc-per-node 2 examples/digits.py      the same, without the launcher
 
-The data are the 1,797 digits of 8 x 8 pixels that ship with scikit-learn. The body of the network is frozen at the
-start and unfrozen at a later epoch; each part has its own learning rate. `--resume` continues the newest run.
+The data are the 1,797 digits of 8 x 8 pixels that ship with scikit-learn. Each part of the network has its own learning
+rate, and the head alone trains in the last epochs: there is no pretrained body here that could be frozen at the start,
+as in `finetune.py`. `--resume` continues the newest run.
 """
 
 import argparse
@@ -47,7 +48,7 @@ Batch = tuple[torch.Tensor, ...]
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train on scikit-learn's digits with every tip attached.")
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--unfreeze-epoch", type=int, default=3, help="unfreeze the body at the start of this epoch")
+    parser.add_argument("--freeze-epoch", type=int, default=10, help="from this epoch on only the head trains")
     parser.add_argument("--batch-size", type=int, default=64, help="for all processes together")
     parser.add_argument("--accumulation", type=int, default=1, help="batches per update")
     parser.add_argument("--bf16", action="store_true", help="run the forward pass under bfloat16 autocast")
@@ -156,12 +157,12 @@ def train(arguments: argparse.Namespace) -> None:
     # The tips: one line each, and the update function does not change.
     summarizer = ModelSummarizer(model, input_size=(1, 1, 8, 8), optimizer=optimizer)
     clipper = GradientNormClipper(optimizer, max_norm=1.0)
-    freezer = ParameterFreezer(model, "body.*", optimizer=optimizer)
+    freezer = ParameterFreezer(model, ["stem.*", "body.*"])
     decay = SchedulerStepper(ExponentialLR(optimizer, gamma=0.93))
     plateau = PlateauStepper(ReduceLROnPlateau(optimizer, factor=0.5, patience=1), metric="loss")
 
     clipper.attach(trainer)
-    freezer.attach(trainer, freeze=Events.STARTED, unfreeze=Events.EPOCH_STARTED(once=arguments.unfreeze_epoch))
+    freezer.attach(trainer, freeze=Events.EPOCH_STARTED(once=arguments.freeze_epoch))
     decay.attach(trainer)
     trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run(validation_loader))
     plateau.attach(trainer, evaluator)

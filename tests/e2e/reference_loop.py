@@ -30,7 +30,7 @@ def network_by_hand() -> nn.Module:
     return network
 
 
-def train_digits_by_hand(rank: int, world_size: int, epochs: int, unfreeze_epoch: int, accumulation: int) -> Any:
+def train_digits_by_hand(rank: int, world_size: int, epochs: int, freeze_epoch: int, accumulation: int) -> Any:
     """Return the final weights and buffers, and the learning rates of each update."""
     torch.manual_seed(seeded())
     digits = load_digits()
@@ -61,9 +61,10 @@ def train_digits_by_hand(rank: int, world_size: int, epochs: int, unfreeze_epoch
     iteration = 0
 
     for epoch in range(1, epochs + 1):
-        frozen = epoch < unfreeze_epoch
-        if epoch in (1, unfreeze_epoch):
-            network.body.requires_grad_(not frozen)
+        frozen = epoch >= freeze_epoch
+        if epoch == freeze_epoch:
+            network.stem.requires_grad_(False)
+            network.body.requires_grad_(False)
             model = DistributedDataParallel(network)
         sampler.set_epoch(epoch)
         for x, y in loader:
@@ -72,6 +73,7 @@ def train_digits_by_hand(rank: int, world_size: int, epochs: int, unfreeze_epoch
             iteration += 1
             model.train()
             if frozen:
+                network.stem.eval()
                 network.body.eval()
             (loss_fn(model(x), y) / accumulation).backward()
             if iteration % accumulation == 0:

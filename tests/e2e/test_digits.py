@@ -19,14 +19,14 @@ from tests.support import Ended, Fork, run_distributed, run_script
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = str(ROOT / "examples" / "digits.py")
-EPOCHS, UNFREEZE = 4, 3
+EPOCHS, FREEZE = 4, 3
 PER_EPOCH = 22  # batches
 
 pytestmark = pytest.mark.distributed
 
 
 def _arguments(runs: Path, *arguments: str) -> list[str]:
-    shape = ["--epochs", str(EPOCHS), "--unfreeze-epoch", str(UNFREEZE), "--seed", str(seeded())]
+    shape = ["--epochs", str(EPOCHS), "--freeze-epoch", str(FREEZE), "--seed", str(seeded())]
     return ["--runs", str(runs), *shape, *arguments]
 
 
@@ -73,7 +73,7 @@ def test_the_run_prints_summary_accuracy_and_logs(finished: tuple[Path, str]) ->
 @pytest.fixture(scope="module")
 def by_hand() -> tuple[dict[str, torch.Tensor], list[list[float]]]:
     """The hand-written loop's weights, and the learning rates of each update."""
-    weights, lrs = run_distributed(train_digits_by_hand, 2, EPOCHS, UNFREEZE, 1)[0]
+    weights, lrs = run_distributed(train_digits_by_hand, 2, EPOCHS, FREEZE, 1)[0]
     return weights, lrs
 
 
@@ -85,7 +85,7 @@ def test_weights_equal_a_hand_written_loop(finished: tuple[Path, str], by_hand: 
 def test_accumulation_equals_a_hand_written_loop(tmp_path: Path) -> None:
     """The same with two batches per update."""
     assert _run_forked(tmp_path, "--accumulation", "2", world_size=2).code == 0
-    by_hand = run_distributed(train_digits_by_hand, 2, EPOCHS, UNFREEZE, 2)
+    by_hand = run_distributed(train_digits_by_hand, 2, EPOCHS, FREEZE, 2)
     assert _same(_final_checkpoint(tmp_path)["model"], by_hand[0][0])
 
 
@@ -94,11 +94,11 @@ def test_event_files_have_the_lrs_in_use(finished: tuple[Path, str], by_hand: tu
     (run,) = finished[0].iterdir()
     events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
     _, lrs = by_hand
-    frozen = len(lrs) * (UNFREEZE - 1) // EPOCHS
-    for index, (name, first) in enumerate({"stem": 0, "body": frozen, "head": 0}.items()):
+    trained = len(lrs) * (FREEZE - 1) // EPOCHS
+    for index, (name, last) in enumerate({"stem": trained, "body": trained, "head": len(lrs)}.items()):
         series = events.Scalars(f"lr/{name}")  # a frozen group has no learning rate in use
-        assert [event.step for event in series] == list(range(first + 1, len(lrs) + 1))
-        assert [event.value for event in series] == pytest.approx([step[index] for step in lrs[first:]], rel=1e-6)
+        assert [event.step for event in series] == list(range(1, last + 1))
+        assert [event.value for event in series] == pytest.approx([step[index] for step in lrs[:last]], rel=1e-6)
     per_epoch = len(lrs) // EPOCHS
     assert [event.step for event in events.Scalars("validation/accuracy")] == [
         per_epoch * epoch for epoch in range(1, EPOCHS + 1)
