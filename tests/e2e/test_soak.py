@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.soak.attempt import ONE_THREAD, SCRIPT
+from tests.e2e.soak.attempt import FREEZE, ONE_THREAD, SCRIPT
 from tests.e2e.soak.driver import Soak
 from tests.e2e.soak.folder import compare_runs, look, newest_checkpoint
 from tests.e2e.soak.moments import KINDS, TARGETS, Kill, draw
@@ -26,7 +26,7 @@ def soak(tmp_path_factory: pytest.TempPathFactory) -> Soak:
     """A soak with an undisturbed run, which needs no launcher."""
     folder = tmp_path_factory.mktemp("undisturbed")
     ranks = run_script(
-        SCRIPT, "--runs", str(folder), "--epochs", str(EPOCHS), folder=folder, world_size=2, **ONE_THREAD
+        SCRIPT, "--runs", str(folder), "--epochs", str(EPOCHS), *FREEZE, folder=folder, world_size=2, **ONE_THREAD
     )
     assert [rank.code for rank in ranks] == [0, 0], ranks
     (undisturbed,) = folder.iterdir()

@@ -15,9 +15,10 @@ from tests.e2e.soak.moments import Kill
 from tests.ignite_launch.support import environment, marked_processes, wait_until
 from tests.support import Fork
 
-__all__ = ["ONE_THREAD", "SCRIPT", "Attempt", "build_pause"]
+__all__ = ["FREEZE", "ONE_THREAD", "SCRIPT", "Attempt", "build_pause"]
 
 SCRIPT = Path(__file__).parents[3] / "examples" / "digits.py"
+FREEZE = ("--freeze-epoch", "3")  # within the run, also a short one
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # the same sums on any number of cores
 _SECONDS = 120.0  # time limit for everything
 
@@ -52,7 +53,7 @@ class Attempt:
         self.launched = time.monotonic()
         variables = {"LD_PRELOAD": str(pause), "SOAK_FOLDER": f"{runs}/", "SOAK_PAUSED": str(self._paused)} | ONE_THREAD
         variables |= {"SOAK_STOP": stop} if stop else {"SOAK_LOG": str(scratch / "operations")}
-        command = ["--nproc", "2", str(SCRIPT), "--runs", str(runs), *arguments]
+        command = ["--nproc", "2", str(SCRIPT), "--runs", str(runs), *FREEZE, *arguments]
         self.process = Fork(
             main, command, environment=environment(scratch, **variables), folder=scratch, outputs=[self._output] * 2
         )
