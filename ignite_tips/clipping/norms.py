@@ -6,6 +6,7 @@ from math import fsum, inf, sqrt
 
 import torch
 from torch import Tensor
+from torch._utils import _flatten_dense_tensors
 from torch.distributed.tensor import DTensor
 
 from ignite_tips._checks import check_instance, check_iterable, check_number
@@ -33,6 +34,7 @@ __all__ = [
 
 _REAL = (torch.float32, torch.float64)
 LARGEST_DIVISOR = torch.finfo(torch.float32).max
+_SMALL = 1_024  # values
 EPSILON = 1e-6  # torch.nn.utils.clip_grad_norm_ adds it to the norm, so that a zero norm divides nothing by zero
 
 
@@ -131,7 +133,7 @@ def quick_norm(tensors: list[Tensor]) -> float | None:
         if type(tensor) is not Tensor or tensor.dtype not in _REAL:
             return None
     try:
-        flat = [tensor if tensor.dim() == 1 else tensor.view(-1) for tensor in tensors]
+        flat = [part if part.dim() == 1 else part.view(-1) for part in _join_small(tensors)]
         return sqrt(fsum(map(Tensor.item, map(torch.dot, flat, flat))))
     except (RuntimeError, OverflowError):  # a large one is not contiguous, or the sum is infinite
         return None
@@ -146,11 +148,21 @@ def tensor_norms(tensors: list[Tensor], norm_type: float = 2.0) -> Sequence[Tens
 
 def largest_magnitude(tensors: list[Tensor]) -> Tensor:
     """Return the largest absolute value in dense tensors on the CPU, NaN if one is NaN."""
-    if not tensors or not _is_uniform(tensors):
+    if set(map(type, tensors)) != {Tensor}:
         return total_norm(tensor_norms(tensors, inf), inf)
+    zero = torch.zeros(1, dtype=torch.float32, device="cpu")  # if all are empty
     # torch's infinity norm takes several times as long as to find both ends.
-    ends = torch.stack([end for tensor in tensors for end in torch.aminmax(tensor)])
+    ends = torch.stack([end for part in _join_small([zero, *tensors]) for end in torch.aminmax(part)])
     return ends.abs_().max()
+
+
+def _join_small(tensors: list[Tensor]) -> list[Tensor]:
+    """Return the large tensors, and one with the values of all small ones: to copy them takes less than a call each."""
+    large: list[Tensor] = []
+    small: list[Tensor] = []
+    for tensor in tensors:
+        (large if tensor.numel() > _SMALL else small).append(tensor)
+    return [*large, _flatten_dense_tensors(small)] if small else large
 
 
 def _mixed_norms(tensors: list[Tensor], norm_type: float) -> list[Tensor]:
