@@ -60,15 +60,12 @@ def _draw_training(part: "Figure", table: Table | None) -> None:
             place, fused = loops.index(record["loop"]), record["AdamW"] == "fused"
             color = COLORS.get(record["loop"], OTHERS)
             _mark(axes, record["÷ hand-written"], place + (0.17 if fused else -0.17), color, hollow=fused)
-        for record in table.records(task=task, loop="hand-written PyTorch"):
-            axes.axvline(record["bar"].most, color=OURS, linestyle="--", linewidth=1, zorder=1)
         axes.set_title(task, fontsize=10, color=INK, loc="left")
         axes.set_yticks(range(len(loops)), loops)
         _bar_line(axes)
     axes.invert_yaxis()
     axes.plot([], [], "o", color=SOFT, label="AdamW")
     axes.plot([], [], "o", color=SOFT, markerfacecolor="white", label="AdamW, fused")
-    axes.plot([], [], "--", color=OURS, label="bar for ours")
     _legend(part, axes)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks.__main__ import BENCHMARKS, FOLDER, main, run, write
 from benchmarks.peers import add_peers, peer_table
+from benchmarks.picture import draw
 from benchmarks.report import Results, bars, report
 from benchmarks.tables import Bar, Table, loads
 from benchmarks.timing import Spread
@@ -78,6 +79,13 @@ def test_results_are_written_as_data_report_and_picture(tmp_path: Path) -> None:
     assert pictures == ["results-training.png", "results-tips.png", "results-growth.png"]
     assert all((tmp_path / picture).read_bytes().startswith(b"\x89PNG") for picture in pictures)
     write({"launch": []}, "two cores", tmp_path)
+
+
+def test_the_committed_report_is_that_of_the_committed_data() -> None:
+    """Its pictures can be drawn, too, from the rows that the benchmarks have."""
+    data = loads((FOLDER / "results.json").read_text())
+    assert (FOLDER / "RESULTS.md").read_text() == report(data["benchmarks"], data["machine"])
+    assert set(draw(data["benchmarks"], data["machine"])) == {"training", "tips", "growth"}
 
 
 def test_a_benchmark_runs_in_its_own_process() -> None:
