@@ -1,6 +1,7 @@
 """Norms and clipping of tensors: properties, and torch's own functions."""
 
 import math
+from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from ignite_tips import GradientNormClipper, clip_gradient_norm, gradient_norm
-from ignite_tips.clipping.norms import clip_coefficient, largest_magnitude, nonfinite_kinds
+from ignite_tips.clipping.norms import clip_coefficient, largest_magnitude, nonfinite_kinds, quick_norm
 from tests.oracles import exact_norm, near_norm, rounding_of_norm, roundoff
 
 few = settings(max_examples=60)
@@ -208,3 +209,27 @@ def test_the_largest_magnitude_is_the_infinity_norm(size: int, outlier: float) -
     tensors[1][1] = outlier
     expected = get_total_norm(tensors, math.inf)
     torch.testing.assert_close(largest_magnitude(tensors), expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("place", [(0, 0), (1, 1_999), (2, 0)])
+def test_the_largest_magnitude_is_that_of_all_sizes_and_dtypes(place: tuple[int, int]) -> None:
+    """Small tensors are copied together; one may have no values, and there may be none at all."""
+    tensors = [torch.zeros(1, 2), torch.zeros(2_000, dtype=torch.float64), torch.zeros(3, dtype=torch.float16)]
+    assert largest_magnitude(tensors) == largest_magnitude([torch.zeros(0)]) == largest_magnitude([]) == 0
+    tensors[place[0]].view(-1)[place[1]] = -1 - 2.0**-10
+    assert largest_magnitude(tensors) == 1 + 2.0**-10
+
+
+@pytest.mark.parametrize(("measure", "operation"), [(quick_norm, "aten::dot"), (largest_magnitude, "aten::aminmax")])
+def test_all_small_tensors_are_measured_by_one_call(measure: Callable[[list[Tensor]], object], operation: str) -> None:
+    """Their number makes no difference; a large one has a call of its own."""
+    tensors = [torch.ones(4, 4) for _ in range(100)] + [torch.ones(40, 50)]
+    with torch.profiler.profile() as profile:
+        measure(tensors)
+    assert [event.count for event in profile.key_averages() if event.key == operation] == [2]
+
+
+def test_norms_of_small_and_large_tensors_add_up() -> None:
+    """In one norm, whatever their shapes."""
+    tensors = [torch.full((2, 3), 2.0), torch.full((50, 40), 3.0), torch.full((5,), 4.0)]
+    assert quick_norm(tensors) == pytest.approx(math.sqrt(6 * 4 + 2_000 * 9 + 5 * 16), rel=rounding_of_norm(2_011))
