@@ -131,7 +131,7 @@ class FreezesParameters(Role):
     """Freezes and unfreezes parameters, by name.
 
     Attributes:
-        asks_ranks: whether the share that trains, which it leaves in the metrics, is that of several ranks' parameters.
+        counts_all_ranks: whether the trainable fraction in the metrics is that of all ranks of a pipeline together.
     """
 
     def __init__(
@@ -139,11 +139,11 @@ class FreezesParameters(Role):
         handler: object,
         parameters: Mapping[str, nn.Parameter],
         *events: Any,
-        asks_ranks: bool = False,
+        counts_all_ranks: bool = False,
         **known: Any,
     ) -> None:
         super().__init__(handler, *events, **known)
-        self.asks_ranks = asks_ranks
+        self.counts_all_ranks = counts_all_ranks
         self.parameters = {name: weakref.ref(parameter) for name, parameter in parameters.items()}
 
     def metric_names(self) -> list[str]:

@@ -93,7 +93,7 @@ class FreezingHandler(Handler):
         parameters = self._named_parameters()
         _check_freezable(self._model, parameters)
         role = FreezesParameters(
-            self, parameters, *events, model=self._model, report=self._report, asks_ranks=self._ranks is not None
+            self, parameters, *events, model=self._model, report=self._report, counts_all_ranks=self._ranks is not None
         )
         add_checked_role(self._attachment, trainer, role)
         self._attachment.add_undo(self._put_back)

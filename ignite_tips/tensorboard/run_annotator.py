@@ -153,10 +153,12 @@ class RunAnnotator(Handler):
 
     def _current_fraction(self, engine: Engine) -> float:
         roles = roles_of(FreezesParameters, engine)
-        frozen = [model for role in roles if role.asks_ranks and role.model and (model := role.model()) is not None]
+        frozen = [
+            model for role in roles if role.counts_all_ranks and role.model and (model := role.model()) is not None
+        ]
         if unwrap_model(self._model) in map(unwrap_model, frozen):
-            share: float = engine.state.metrics[_FRACTION]  # rank 0 alone cannot ask the others
-            return share
+            fraction: float = engine.state.metrics[_FRACTION]  # rank 0 alone cannot ask the others
+            return fraction
         return trainable_fraction(self._model)
 
     def _write(self, engine: Engine, scalars: ScalarWriter, values: dict[str, Any]) -> None:
