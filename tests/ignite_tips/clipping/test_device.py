@@ -1,6 +1,7 @@
 """Clippers on an accelerator: what makes the host wait, what it leaves to the device, and what it learns later."""
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -176,19 +177,31 @@ def test_what_it_asks_of_the_device_does_not_grow(clipper: str, kind: str, on_no
         assert few == operations(kind, 2, None, by_hand=True) - operations(kind, 2, None) + more
 
 
-def test_a_norm_that_overflows_is_not_called_infinite_gradients() -> None:
-    """Each gradient is finite, their sum of squares is not, nor, where a GPU squares, each gradient's own norm."""
+def _error_of_late_check(gradient: float) -> str:
     weights = [nn.Parameter(torch.zeros(1, device=device.NAME)) for _ in range(2)]
     optimizer = torch.optim.AdamW(weights, fused=True)
 
-    def update(engine: Engine, size: float) -> None:
+    def update(engine: Engine, value: float) -> None:
         for weight in weights:
-            weight.grad = torch.full_like(weight, size)
+            weight.grad = torch.full_like(weight, value)
         optimizer.step()
 
     GradientNormClipper(optimizer, 1.0).attach(trainer := Engine(update))
-    with pytest.raises(RuntimeError, match=r"got .*a norm too large for its dtype, .* in update 2"):
-        trainer.run([1.0, 3e38, 1.0])
+    with pytest.raises(RuntimeError, match=r" in update 2 of AdamW") as caught:
+        trainer.run([1.0, gradient, 1.0])
+    return str(caught.value)
+
+
+def test_a_norm_that_overflows_is_not_called_infinite_gradients() -> None:
+    """Each gradient is finite, their sum of squares is not, nor, where a GPU squares, each gradient's own norm."""
+    assert re.search(r"got .*a norm too large for its dtype, ", _error_of_late_check(3e38))
+
+
+def test_the_late_error_claims_no_more_than_norms_tell() -> None:
+    """An infinite norm is of an infinite gradient or of one too large; NaN is of a NaN alone."""
+    both = "{0} in parameter 0 of group 0, {0} in parameter 1 of group 0 in update 2"
+    assert both.format("inf, or a norm too large for its dtype,") in _error_of_late_check(math.inf)
+    assert both.format("NaN") in _error_of_late_check(math.nan)
 
 
 @pytest.mark.parametrize("clipper", ["norm", "value", "agc"])
