@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from ignite.engine import Engine, Events, State
 from torch import nn
 from torch.optim import Optimizer
@@ -21,7 +22,7 @@ from ignite_tips.freezing.frozen_parameters import FreezableParameters
 from ignite_tips.freezing.left_frozen import release_left_frozen, remember_frozen
 from ignite_tips.freezing.wrapper_watch import WrapperWatch
 from ignite_tips.parameters.selection import check_belongs, count_trainable, named_parameters
-from ignite_tips.parameters.sharding import check_has_whole_parameters
+from ignite_tips.parameters.sharding import check_has_whole_parameters, lay_out_shards
 from ignite_tips.ranks import gather_from_ranks
 
 __all__ = ["FreezingHandler", "names_on", "patterns_of"]
@@ -196,7 +197,7 @@ class FreezingHandler(Handler):
 
     def _take_over(self, trainer: Engine) -> None:
         """Release what the run of another trainer has left frozen: a freeze ends with the run that it was for."""
-        if release_left_frozen(trainer, self._named_parameters().values()):
+        if release_left_frozen(trainer, lambda: self._named_parameters().values()):
             self._rewrap()
 
     def _rewrap(self) -> None:
@@ -206,7 +207,8 @@ class FreezingHandler(Handler):
     def _watch_next_forward(self) -> None:
         if self._watch is not None:
             self._watch.stop()
-        self._watch = WrapperWatch.start(type(self).__name__, self._model, self._named_parameters().values())
+        parameters = self._named_parameters().values() if dist.is_initialized() else ()
+        self._watch = WrapperWatch(type(self).__name__, self._model, parameters) if parameters else None
 
     def _put_back(self) -> None:
         self._is_started, self._iteration = False, 0
@@ -215,7 +217,9 @@ class FreezingHandler(Handler):
             self._watch.stop()
 
     def _named_parameters(self) -> dict[str, nn.Parameter]:
-        return {name: p for part in self._parts for name, p in zip(part.names, part.parameters, strict=True)}
+        lay_out_shards(self._model)
+        named = named_parameters(self._model)
+        return {name: named[name] for part in self._parts for name in part.names}
 
 
 def names_on(ranks: Any, model: nn.Module) -> tuple[str, ...]:

@@ -126,25 +126,18 @@ class FreezableParameters:
         held: what this part has frozen; None if it has not. Another trainer's handler may have unfrozen it since.
 
     Args:
-        model: bare or wrapped.
+        names: the names of the model's parameters.
         patterns: as for ``select_parameters``.
         argument: the name of the argument that has the patterns, for errors.
-        on_ranks: names of the parameters of several ranks, as for ``ParameterNames``.
 
     Raises:
         TypeError, ValueError: as ``select_parameters``.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        patterns: str | Iterable[str],
-        argument: str = "patterns",
-        on_ranks: tuple[str, ...] = (),
-    ) -> None:
+    def __init__(self, names: ParameterNames, patterns: str | Iterable[str], argument: str = "patterns") -> None:
         self.patterns = as_patterns(patterns, argument)
-        self.model = model
-        self.names = tuple(ParameterNames(model, on_ranks).select(self.patterns))
+        self.model = names.model
+        self.names = tuple(names.select(self.patterns))
         self.held: FrozenParameters | None = None
 
     @property

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from ignite_tips._checks import check_instance, check_integer, check_keys, check_names
 from ignite_tips.freezing.freezing_handler import FreezingHandler, names_on
 from ignite_tips.freezing.frozen_parameters import FreezableParameters
+from ignite_tips.parameters.selection import ParameterNames
 from ignite_tips.ranks import as_process_group
 
 __all__ = ["GradualUnfreezer"]
@@ -68,8 +69,8 @@ class GradualUnfreezer(FreezingHandler):
         if not stages:
             raise ValueError("stages must have at least one stage, got none")
         ranks = as_process_group("pattern_group", pattern_group)
-        on_ranks = names_on(ranks, model)
-        parts = [FreezableParameters(model, stage, "each of stages", on_ranks) for stage in stages]
+        names = ParameterNames(model, names_on(ranks, model))
+        parts = [FreezableParameters(names, stage, "each of stages") for stage in stages]
         _check_disjoint(parts)
         super().__init__(model, parts, optimizer, ranks)
         if optimizer is not None:

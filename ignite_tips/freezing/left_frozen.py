@@ -4,7 +4,7 @@ A model outlives its trainers, as in a notebook whose trainer cell is run again,
 """
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from ignite.engine import Engine
@@ -32,19 +32,21 @@ def remember_frozen(trainer: Engine, model: nn.Module, frozen: FrozenParameters)
     entries.append(_Left(frozen, weakref.ref(trainer)))
 
 
-def release_left_frozen(trainer: Engine, parameters: Iterable[nn.Parameter]) -> bool:
-    """Unfreeze what other trainers have left frozen, if it is among ``parameters``. Return whether there was any.
+def release_left_frozen(trainer: Engine, get_parameters: Callable[[], Iterable[nn.Parameter]]) -> bool:
+    """Unfreeze what other trainers have left frozen, if it is among the parameters. Return whether there was any.
 
     What a trainer has frozen whose run is not over stays frozen.
     """
-    wanted = {id(parameter) for parameter in parameters}
-    found = [
+    left = [
         entry.frozen
         for entries in _left.values()
         for entry in entries
         if not entry.frozen.is_over and _may_be_released(entry.trainer(), trainer)
-        if any(id(parameter) in wanted for parameter in entry.frozen.parameters.values())
     ]
+    if not left:
+        return False
+    wanted = {id(parameter) for parameter in get_parameters()}
+    found = [frozen for frozen in left if any(id(parameter) in wanted for parameter in frozen.parameters.values())]
     for frozen in found:
         frozen.unfreeze()
     return bool(found)

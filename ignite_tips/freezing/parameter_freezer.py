@@ -18,6 +18,7 @@ from ignite_tips.freezing.resumable_event import (
     make_resumable_events,
     needs_saved_state,
 )
+from ignite_tips.parameters.selection import ParameterNames
 from ignite_tips.ranks import as_process_group
 
 __all__ = ["ParameterFreezer"]
@@ -79,7 +80,7 @@ class ParameterFreezer(FreezingHandler):
         pattern_group: Any = None,
     ) -> None:
         ranks = as_process_group("pattern_group", pattern_group)
-        self._part = FreezableParameters(model, patterns, on_ranks=names_on(ranks, model))
+        self._part = FreezableParameters(ParameterNames(model, names_on(ranks, model)), patterns)
         super().__init__(model, [self._part], optimizer, ranks)
         self._events: dict[str, ResumableEvent] = {}
 

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parallel import DistributedDataParallel
@@ -20,7 +19,7 @@ class WrapperWatch:
 
     A bare module does not know that it is wrapped, but a forward hook common to all modules sees the wrapper run first.
     The hook costs some microseconds per module, so it is removed as soon as a known module with the parameters runs
-    with gradients enabled. Without a process group there is no hook.
+    with gradients enabled.
 
     Not noticed: a wrapper whose ``forward`` is called directly, one that first runs after the model has run without it,
     and gradients averaged by anything but DistributedDataParallel.
@@ -37,12 +36,6 @@ class WrapperWatch:
         self._own = {id(module) for module in model.modules() if self._has_parameters(module)}
         self._handle = register_module_forward_pre_hook(_WeakHook(self))
         weakref.finalize(self, self._handle.remove)
-
-    @classmethod
-    def start(cls, owner: str, model: nn.Module, parameters: Iterable[nn.Parameter]) -> "WrapperWatch | None":
-        """Return a watch, or None if there is no process group or no parameter."""
-        wanted = list(parameters)
-        return cls(owner, model, wanted) if wanted and dist.is_initialized() else None
 
     def stop(self) -> None:
         """Remove the hook. A second call does nothing."""

@@ -83,6 +83,7 @@ class ParameterNames:
     """A model's parameter names, collected once and matched against any number of patterns.
 
     Attributes:
+        model: the model as given.
         named: as ``named_parameters`` returns them.
 
     Args:
@@ -95,6 +96,7 @@ class ParameterNames:
     """
 
     def __init__(self, model: nn.Module, on_ranks: Sequence[str] = ()) -> None:
+        self.model = model
         self.named = named_parameters(model)
         first_names = {id(parameter): name for name, parameter in self.named.items()}
         every = unwrap_model(model).named_parameters(remove_duplicate=False)
