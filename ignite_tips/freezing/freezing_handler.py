@@ -20,6 +20,7 @@ from ignite_tips.freezing.ddp_reducer import check_rewrappable, find_wrappers, r
 from ignite_tips.freezing.frozen_buffers import FrozenBuffers
 from ignite_tips.freezing.frozen_parameters import FreezableParameters
 from ignite_tips.freezing.left_frozen import release_left_frozen, remember_frozen
+from ignite_tips.freezing.unfrozen_check import UnfrozenCheck
 from ignite_tips.freezing.wrapper_watch import WrapperWatch
 from ignite_tips.parameters.selection import check_belongs, count_trainable, named_parameters
 from ignite_tips.parameters.sharding import check_has_whole_parameters, lay_out_shards
@@ -55,9 +56,10 @@ class FreezingHandler(Handler):
         self._loaded: Mapping[str, Any] | None = None
         self._iteration = 0  # the trainer's, as this handler last saw it
         self._is_started = False
-        self._unfreezes = True
         self._watch: WrapperWatch | None = None
         self._buffers: FrozenBuffers | None = None
+        self._unfrozen: UnfrozenCheck | None = None
+        self._untrained: str | None = None  # what the last check found
 
     @property
     def frozen(self) -> tuple[str, ...]:
@@ -97,10 +99,11 @@ class FreezingHandler(Handler):
             self, parameters, *events, model=self._model, report=self._report, counts_all_ranks=self._ranks is not None
         )
         add_checked_role(self._attachment, trainer, role)
-        self._attachment.add_undo(self._put_back)
+        self._attachment.add_undo(self._unfreeze_all)
         self._attachment.add_handler(trainer, Events.STARTED, self._start)
         self._attachment.add_handler(trainer, Events.ITERATION_STARTED, self._follow)
         self._attachment.add_handler(trainer, Events.ITERATION_COMPLETED, self._end_iteration)
+        self._attachment.add_handler(trainer, Events.EPOCH_COMPLETED, self._end_epoch)
         self._engine = weakref.ref(trainer)
         self._take_over(trainer)
 
@@ -120,6 +123,8 @@ class FreezingHandler(Handler):
                 "call requires_grad_(True) on it before the run"
             )
             findings.append(Finding("never unfrozen", text))
+        if self._untrained is not None:
+            findings.append(Finding("no gradient", f"{type(self).__name__} {self._untrained}"))
         return HandlerReport(facts=facts, findings=findings)
 
     def _set_frozen(self, engine: Engine, frozen: Sequence[bool], *, is_annotated: bool = True) -> None:
@@ -127,17 +132,20 @@ class FreezingHandler(Handler):
         changed = self._change(frozen)
         if not changed:
             return
-        engine.state.metrics["trainable_fraction"] = share = self._trainable_fraction()
+        if unfrozen := [part for part in changed if not part.is_frozen]:
+            self._unfrozen = UnfrozenCheck(engine, self._model, unfrozen)
+        engine.state.metrics["trainable_fraction"] = fraction = self._trainable_fraction()
         if is_annotated:
             kind = "freeze" if changed[-1].is_frozen else "unfreeze"
-            annotate(engine, kind, f"{patterns_of(changed)}; {share:.1%} of the parameters train")
+            annotate(engine, kind, f"{patterns_of(changed)}; {fraction:.1%} of the parameters train")
 
     def _start(self, engine: Engine) -> None:
         self._is_started = True
+        self._unfrozen = self._untrained = None
         loaded, self._loaded = self._loaded, None
         self._take_over(engine)
         is_resumed = engine.state.iteration > 0  # then it was annotated before the checkpoint
-        # Another trainer may have taken over since. A new run starts anew, whatever code did to the parameters since.
+        # Another trainer's handler may have unfrozen a part. A new run starts with all parts unfrozen.
         self._change([is_resumed and part.held is not None for part in self._parts])
         self._warn_of_frozen_by_hand()
         frozen = self._frozen_at_start(engine, loaded)
@@ -154,7 +162,7 @@ class FreezingHandler(Handler):
 
     def _warn_of_frozen_by_hand(self) -> None:
         """Warn about parts that do not train although this handler has not frozen them, if it is to unfreeze them."""
-        for part in self._parts if self._unfreezes else ():
+        for part in self._to_unfreeze():
             if not part.is_frozen and part.is_frozen_by_hand:
                 warn_user(
                     f"{type(self).__name__} found {', '.join(part.patterns)} frozen already, by requires_grad=False: "
@@ -170,9 +178,16 @@ class FreezingHandler(Handler):
             self._buffers.save()
 
     def _end_iteration(self, engine: Engine) -> None:
-        self._keep_buffers()
+        self._restore_buffers()
 
-    def _keep_buffers(self) -> None:
+    def _end_epoch(self, engine: Engine) -> None:
+        if self._unfrozen is None or not self._unfrozen.is_due(engine):
+            return
+        self._untrained, self._unfrozen = self._unfrozen.describe_untrained(), None
+        if self._untrained is not None:
+            warn_user(f"{type(self).__name__} {self._untrained}")
+
+    def _restore_buffers(self) -> None:
         if self._buffers is not None:
             self._buffers.put_back()
 
@@ -190,7 +205,7 @@ class FreezingHandler(Handler):
             frozen = [part for part in self._parts if part.is_frozen]
             patterns = tuple(pattern for part in frozen for pattern in part.patterns)
             parameters = [parameter for part in frozen for parameter in part.parameters]
-            self._keep_buffers()
+            self._restore_buffers()
             self._buffers = FrozenBuffers(self._model, patterns, parameters)
             self._buffers.save()
         return changed
@@ -210,7 +225,7 @@ class FreezingHandler(Handler):
         parameters = self._named_parameters().values() if dist.is_initialized() else ()
         self._watch = WrapperWatch(type(self).__name__, self._model, parameters) if parameters else None
 
-    def _put_back(self) -> None:
+    def _unfreeze_all(self) -> None:
         self._is_started, self._iteration = False, 0
         self._change([False] * len(self._parts))
         if self._watch is not None:

@@ -7,6 +7,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_instance
+from ignite_tips.core.wrapped_optimizers import parameter_ids
 from ignite_tips.freezing.held_statistics import hold_statistics
 from ignite_tips.parameters.selection import (
     ParameterNames,
@@ -41,7 +42,7 @@ class FrozenParameters:
     def __init__(self, model: nn.Module, patterns: tuple[str, ...], selected: Mapping[str, nn.Parameter]) -> None:
         self.names = tuple(selected)
         self.is_over = False
-        self._model = weakref.ref(unwrap_model(model))  # left_frozen.py keeps this as long as there is a model
+        self._model = weakref.ref(unwrap_model(model))  # weakly: left_frozen.py keeps this for the model
         self._trained = [name for name, parameter in selected.items() if parameter.requires_grad]
         for parameter in selected.values():
             parameter.requires_grad_(False)
@@ -78,8 +79,8 @@ def freeze_parameters(model: nn.Module, patterns: str | Iterable[str]) -> Frozen
 
     The parameters lose ``requires_grad`` and their gradient, so no optimizer moves them. A module with statistics stays
     in eval mode through every ``model.train()`` if all its own parameters are frozen; one without parameters, if a
-    pattern matches its buffers. Dropout is left alone. A copy or a pickle of the model is an ordinary model: its
-    ``train()`` trains, only ``requires_grad`` is copied.
+    pattern matches its buffers. Dropout is left alone. A copy or a pickle of the model is an ordinary model: only
+    ``requires_grad`` is copied, and its ``train()`` works as usual.
 
     Statistics are: buffers named ``running_mean`` or ``running_var``, both kinds of spectral norm, and any other
     parametrization with buffers. Other buffers that a forward pass changes, such as those of
@@ -173,7 +174,7 @@ class FreezableParameters:
 
     def check_optimizer(self, optimizer: Optimizer) -> None:
         """Raise ValueError if a parameter is in none of the optimizer's groups."""
-        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        held = parameter_ids(optimizer)
         missing = [
             name for name, parameter in zip(self.names, self.parameters, strict=True) if id(parameter) not in held
         ]

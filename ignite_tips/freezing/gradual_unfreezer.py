@@ -22,7 +22,8 @@ class GradualUnfreezer(FreezingHandler):
     """Train the first stage alone, then one more stage every few epochs, until all train.
 
     Acts at EPOCH_STARTED, so that a stage trains for whole epochs: in epoch e the first 1 + ⌊(e − 1) / every⌋ stages
-    train. Freezing works as in ``ParameterFreezer``. Parameters in no stage are left alone.
+    train. Freezing works as in ``ParameterFreezer``, with the same warning if a stage does not train. Parameters in no
+    stage are left alone.
 
     ``engine.state.metrics["trainable_fraction"]`` is the fraction of the model's parameter values that train, 0 to 1.
 

@@ -13,8 +13,8 @@ from ignite_tips.freezing.freezing_handler import FreezingHandler, names_on, pat
 from ignite_tips.freezing.frozen_parameters import FreezableParameters
 from ignite_tips.freezing.resumable_event import (
     ResumableEvent,
+    catch_up_all,
     check_order,
-    last_of,
     make_resumable_events,
     needs_saved_state,
 )
@@ -31,10 +31,12 @@ class ParameterFreezer(FreezingHandler):
 
     Acts at the events that ``attach`` is given. Frozen parameters lose their gradient, so no optimizer moves them, not
     even by momentum or weight decay. Frozen modules keep their statistics, BatchNorm's running mean for example,
-    through every ``model.train()`` (see ``freeze_parameters``). All other buffers of theirs that the state dict has and
-    one of the first two iterations changes, an observer's or a codebook's, are put back after each iteration.
-    Unfreezing restores everything; the optimizer continues with the state it has. A DistributedDataParallel wrapper
-    follows on all ranks (see ``rewrap_model``).
+    through every ``model.train()`` (see ``freeze_parameters``). Their other buffers in the
+    state dict, such as an observer's or a codebook's, are put back after each iteration, if they change in the first
+    two after a freeze. Unfreezing restores everything; the optimizer continues with the state it has. A
+    DistributedDataParallel wrapper follows on all ranks (see ``rewrap_model``).
+
+    It warns if nothing trains what it has unfrozen within an epoch, although other parameters of the model train.
 
     ``engine.state.metrics["trainable_fraction"]`` is the fraction of the model's parameter values that train, 0 to 1.
 
@@ -115,7 +117,6 @@ class ParameterFreezer(FreezingHandler):
             self._register(trainer, *([freeze] if unfreeze is None else [freeze, unfreeze]))
             for event in found:
                 event.attach(self._attachment, trainer)
-        self._unfreezes = unfreeze is not None
         self._events = {f"{index}: {event.name}": event for index, event in enumerate(found)}
         return self
 
@@ -153,7 +154,7 @@ class ParameterFreezer(FreezingHandler):
 
     def _report(self, trainer: Engine, plan: State) -> HandlerReport:
         report = super()._report(trainer, plan)
-        needs_optimizer = self._unfreezing() or any(event.axis == "updates" for event in self._events.values())
+        needs_optimizer = self._unfreeze_events() or any(event.axis == "updates" for event in self._events.values())
         if self._optimizer is not None and not needs_optimizer:
             text = (
                 f"ParameterFreezer has an optimizer to check that {patterns_of([self._part])} can be unfrozen, but no "
@@ -170,23 +171,23 @@ class ParameterFreezer(FreezingHandler):
         return {"freezes at": freeze, "unfreezes at": unfreeze or "no event"}
 
     def _to_unfreeze(self) -> list[FreezableParameters]:
-        return [self._part] if self._unfreezing() else []
+        return [self._part] if self._unfreeze_events() else []
 
     def _frozen_at_end(self, plan: State) -> list[FreezableParameters]:
-        return self._to_unfreeze() if all(event.is_after_end(plan) for event in self._unfreezing()) else []
+        return self._to_unfreeze() if all(event.is_after_end(plan) for event in self._unfreeze_events()) else []
 
-    def _unfreezing(self) -> list[ResumableEvent]:
+    def _unfreeze_events(self) -> list[ResumableEvent]:
         return [event for event in self._events.values() if event.action == self._unfreeze]
 
     def _frozen_at_start(self, engine: Engine, loaded: Mapping[str, Any] | None) -> list[bool]:
         if loaded is not None:
             self._check_fits(engine, loaded)
         events = list(self._events.values())
-        frozen = self._known_state(engine, loaded, events)
-        last = last_of(events, engine) if engine.state.iteration > 0 else None
+        frozen = self._restore_seen(engine, loaded, events)
+        last = catch_up_all(events, engine) if engine.state.iteration > 0 else None
         return [frozen if last is None else last.action == self._freeze]
 
-    def _known_state(self, engine: Engine, loaded: Mapping[str, Any] | None, events: list[ResumableEvent]) -> bool:
+    def _restore_seen(self, engine: Engine, loaded: Mapping[str, Any] | None, events: list[ResumableEvent]) -> bool:
         """Set the count up to which each event is known, and return whether the part was frozen at these counts."""
         seen = dict.fromkeys(self._events, 0)
         frozen = False

@@ -26,7 +26,7 @@ from ignite_tips.core.ignite_internals import counts_of_once, depends_on_count_a
 from ignite_tips.core.wiring import Attachment
 from ignite_tips.ranks import same_on_all_ranks
 
-__all__ = ["Moment", "ResumableEvent", "check_order", "last_of", "make_resumable_events", "needs_saved_state"]
+__all__ = ["Moment", "ResumableEvent", "catch_up_all", "check_order", "make_resumable_events", "needs_saved_state"]
 
 # When the n-th firing of an event happens: the unit, and its time relative to the end of the n-th epoch or iteration.
 _PLACES: dict[CallableEventWithFilter, tuple[str, float]] = {
@@ -131,7 +131,7 @@ class ResumableEvent:
                 f"before iteration {engine.state.iteration}; resume with the handler's saved state"
             )
 
-    def last_since_seen(self, engine: Engine) -> Moment | None:
+    def catch_up(self, engine: Engine) -> Moment | None:
         """Return when it last passed its filter since the count seen; None if it did not. All counts are then seen.
 
         Raises:
@@ -213,7 +213,7 @@ def needs_saved_state(events: Sequence[ResumableEvent]) -> bool:
     return None in axes or len(axes) > 1
 
 
-def last_of(events: Sequence[ResumableEvent], engine: Engine) -> ResumableEvent | None:
+def catch_up_all(events: Sequence[ResumableEvent], engine: Engine) -> ResumableEvent | None:
     """Return the event that passed its filter last since the counts seen; None if none did.
 
     If two passed at the same moment, the later one in the list is returned.
@@ -222,7 +222,7 @@ def last_of(events: Sequence[ResumableEvent], engine: Engine) -> ResumableEvent 
         RuntimeError: if the counts don't say which: because of a user's filter, or because the last event by
             iterations and the last one by updates have different actions.
     """
-    passed = [(event.last_since_seen(engine), index) for index, event in enumerate(events)]
+    passed = [(event.catch_up(engine), index) for index, event in enumerate(events)]
     last: dict[str, tuple[Moment, int]] = {}
     for moment, index in passed:
         if moment is not None:

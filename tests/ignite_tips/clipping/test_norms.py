@@ -224,7 +224,7 @@ def test_the_largest_magnitude_is_that_of_all_sizes_and_dtypes(place: tuple[int,
 def test_all_small_tensors_are_measured_by_one_call(measure: Callable[[list[Tensor]], object], operation: str) -> None:
     """Their number makes no difference; a large one has a call of its own."""
     tensors = [torch.ones(4, 4) for _ in range(100)] + [torch.ones(40, 50)]
-    with torch.profiler.profile() as profile:
+    with torch.profiler.profile(acc_events=True) as profile:
         measure(tensors)
     assert [event.count for event in profile.key_averages() if event.key == operation] == [2]
 
