@@ -32,7 +32,7 @@ class AdaptiveGradientClipper(GradientClipper):
     Args:
         optimizer: the one whose gradients are clipped.
         clipping: λ > 0, finite, the largest ratio of a unit's gradient norm to its weight norm.
-        eps: > 0, finite, stands for a smaller weight norm, so that zero weights can grow.
+        eps: > 0, finite, the lower bound of the weight norm, so that zero weights can grow.
         exclude: one or several shell globs over the model's parameter names; what they match is not clipped. None by
             default; the paper excludes the classifier.
         model: the one whose parameters ``exclude`` names; it also gives names to messages.
@@ -128,7 +128,7 @@ def _weights(parameter: Tensor) -> Tensor:
     return parameter.detach()[tuple(gradient._indices())]
 
 
-_SMALLEST_NORM = 1e-6  # by which a gradient's m is divided at least
+_SMALLEST_NORM = 1e-6  # lower bound of ‖G‖ in m / ‖G‖
 
 
 def unitwise_norm(tensor: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ __all__ = ["ClipRecord"]
 _KEPT = 1_000  # updates; on a GPU they take 1 MiB
 _ENOUGH = 20  # updates from which "always" and "never" mean something
 _FAR = 10  # times: how far all norms are from the threshold where it is very probably not what was meant
-_EQUAL = 1 + 1e-3  # times: norms that differ by less are one norm to which they were clipped
+_EQUAL = 1 + 1e-3  # times: norms within this factor of each other were clipped to one value
 _MANY = 0.1  # of the updates: skips that one bad batch now and then does not explain
 
 

@@ -100,15 +100,15 @@ class AutoClipper(GradientClipper):
 class ZClipper(GradientClipper):
     """Clip a 2-norm whose z-score over the running mean and deviation of norms is above ``z_threshold``.
 
-    For ``warmup_steps`` updates norms are collected, and ``max_norm`` is the only threshold. Norms that are 0 or not
-    finite do not count. After that an outlier is clipped to μ + z_t·σ / (z / z_t), and everything to ``max_norm``.
+    For ``warmup_steps`` updates norms are collected, and ``max_norm`` is the only threshold. Later an outlier is
+    clipped to μ + z_t·σ / (z / z_t), and everything to ``max_norm``. Norms that are 0 or not finite do not count.
 
     Acts on ``OptimizerEvents.STEP_STARTED``, where gradients are final. The metrics are those of
     ``GradientNormClipper``. The threshold is found on the host, which waits for a GPU once an update, in every mode.
 
     Args:
         optimizer: the one whose gradients are clipped.
-        alpha: in (0, 1), the share that mean and variance keep in each update.
+        alpha: in (0, 1), the decay of the running mean and variance: the larger, the slower they change.
         z_threshold: > 0, finite, in standard deviations.
         max_norm: > 0, the largest threshold of any update; ``math.inf`` for none.
         warmup_steps: ≥ 1, updates before the first z-score.

@@ -29,7 +29,7 @@ from ignite_tips.clipping.norms import (
 
 __all__ = ["GradientNormClipper", "GradientValueClipper", "NormScaling", "ValueClamping"]
 
-_ROUNDING = 1 + 1e-4  # more than float32 sums of any length that a model has differ from the sum in double precision
+_ROUNDING = 1 + 1e-4  # margin, above the rounding error of a float32 norm of any model
 
 
 class NormScaling(ClippingMethod):
@@ -149,8 +149,8 @@ class GradientNormClipper(GradientClipper):
             need none: they say on which ranks their parts are.
 
     Raises:
-        TypeError, ValueError: if an argument is not as above, or a numpy or torch number; if the optimizer has no
-            parameter, or computes its gradients several times in an update, as LBFGS.
+        TypeError, ValueError: if an argument is not as above (numpy and torch numbers work); if the optimizer has no
+            parameter, or computes its gradients several times in an update, as LBFGS does.
         RuntimeError: when a run starts, if the ranks' optimizers have different parameters and there is no
             ``norm_group`` ("propagate" does not ask), or if ``per_group`` is to add the norms of different groups.
 

@@ -34,7 +34,7 @@ __all__ = [
 
 _REAL = (torch.float32, torch.float64)
 LARGEST_DIVISOR = torch.finfo(torch.float32).max
-_SMALL = 1_024  # values
+_SMALL = 1_024  # values; smaller gradients are joined before measuring
 EPSILON = 1e-6  # torch.nn.utils.clip_grad_norm_ adds it to the norm, so that a zero norm divides nothing by zero
 
 
@@ -44,8 +44,8 @@ def gradient_norm(tensors: Tensor | Iterable[Tensor], norm_type: float = 2.0) ->
 
     For plain tensors on one device, all float32 or all float64, it equals ``torch.nn.utils.get_total_norm`` bit for
     bit: the operations are the same. Norms of several devices or dtypes are added in the tensors' order, which torch's
-    grouping may not keep. 16-bit values are summed in float32. Sparse tensors count as what they stand for. DTensors,
-    also beside plain tensors, give the norm over all ranks, as a plain tensor; every rank has to call.
+    grouping may not keep. 16-bit values are summed in float32. Sparse tensors count as if dense. DTensors, also
+    beside plain tensors, give the norm over all ranks, as a plain tensor; every rank has to call.
 
     Args:
         tensors: one tensor or several, of any shapes, devices and dtypes.
@@ -68,7 +68,7 @@ def gradient_norm(tensors: Tensor | Iterable[Tensor], norm_type: float = 2.0) ->
 
 @torch.no_grad()
 def clip_gradient_norm(tensors: Tensor | Iterable[Tensor], max_norm: float, norm_type: float = 2.0) -> Tensor:
-    """Scale the tensors in place so that their common norm is at most ``max_norm``; return the norm before.
+    """Scale the tensors in place so that their total norm is at most ``max_norm``; return the norm before.
 
     g ← g · min(1, max_norm / (‖g‖ + 1e-6)), all g by one factor, so their direction is kept. On the CPU nothing is
     multiplied when the norm is within ``max_norm``. On other devices the multiply always runs: skipping it would need
@@ -188,13 +188,13 @@ def _all_to_device(device: torch.device, norms: Sequence[Tensor]) -> Iterable[Te
 
 def clip_coefficient(norm: Tensor, max_norm: float) -> Tensor:
     """Return min(1, max_norm / (norm + 1e-6)); NaN for a NaN norm, as in torch."""
-    # A number divided by a tensor is that in torch too: by the reciprocal.
+    # torch computes number / tensor by the reciprocal, too: equal bit for bit.
     return (norm + EPSILON).reciprocal_().mul_(max_norm).clamp_(max=1.0)
 
 
 def clip_divisor(norm: Tensor, max_norm: float) -> Tensor:
     """Return max(1, (norm + 1e-6) / max_norm), what fused kernels divide by, in float32; NaN for a NaN norm."""
-    # The quotient in one operation: on a GPU's host each takes 20 µs within a training loop.
+    # The quotient in one kernel, not two: each launch costs the host 20 µs in a training loop.
     inverse = min(1 / max_norm, LARGEST_DIVISOR)
     return torch.rsub(norm, EPSILON * inverse, alpha=-inverse).clamp_(1.0, LARGEST_DIVISOR).float()
 
@@ -225,7 +225,7 @@ def scale_gradients(tensors: list[Tensor], coefficient: Tensor) -> None:
 
 def to_device(device: torch.device, values: Tensor) -> Tensor:
     """Return ``values`` on ``device``, where what uses them next finds them arrived."""
-    # The host must not go on before what it reads is there; between devices the order of their work is enough.
+    # A copy to the CPU must block, because the host reads it; between devices stream order is enough.
     return values.to(device, non_blocking=device.type != "cpu")
 
 

@@ -68,8 +68,8 @@ def attach_optimizer_events(engine: Engine, optimizer: Optimizer) -> None:
 
     Raises:
         TypeError: if ``engine`` is not an Engine; if ``optimizer`` is not an Optimizer, wraps another one without
-            calling ``Optimizer.__init__``, or computes its gradients several times in one update, as LBFGS does: none
-            of them are final before it.
+            calling ``Optimizer.__init__``, or computes its gradients several times in one update, as LBFGS does, so
+            none is final beforehand.
         RuntimeError: if the engine's state is already loaded. The counts in it are lost.
 
     Example:

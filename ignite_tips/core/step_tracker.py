@@ -90,8 +90,8 @@ class StepTracker:
         if not self.attached:
             engine = self.engine
             engine.state_dict_user_keys.extend(_STATE_KEYS)
-            # Ignite refuses a state without our keys, such as one saved before anything was attached.
-            # A bound method would be a cycle, and the engine's data would live until the garbage collector's next run.
+            # Ignite refuses a state without our keys, such as one saved before anything was attached; our method takes
+            # it. The tracker holds the engine weakly, so this makes no cycle.
             engine.load_state_dict = self._load_state_dict  # type: ignore[method-assign]  # for this engine only
             engine.add_event_handler(Events.STARTED, _prepare_counts)
         index = self._index_for(optimizer)

@@ -17,7 +17,7 @@ from ignite_tips.report.events import registered
 __all__ = ["find_reachable"]
 
 _DEEPEST = 4  # references on the way: a method, its object, a list in it, a member of that
-_LONGEST = 100  # members of a container that is looked into; one with more has data
+_LONGEST = 100  # members of a container that is looked into; larger ones are taken for data and skipped
 _OPAQUE = (Engine, ModuleType, Tensor, type, str, bytes)
 
 

@@ -92,7 +92,7 @@ class SchedulerStepper(Handler):
         self._has_changed = False  # whether one of them changed a learning rate
         self._is_early = False  # whether the first of them came before any update
         self._iteration: int | None = None  # of the last step or of the run's start, if known
-        self._updates = 0  # completed then
+        self._updates = 0  # of its optimizer, completed at that iteration
         self._can_resume = False  # after a run in this process, or once a state was loaded
         self._trainer_loads: int | None = None  # at the latest start; None once a state of our own was loaded
         self._made_elsewhere: int | None = None  # steps of the scheduler that this handler did not make
@@ -157,7 +157,7 @@ class SchedulerStepper(Handler):
 
         A checkpoint includes the scheduler's settings, and a warning is given if they replace others. To continue for
         longer with a new schedule, build the scheduler for the whole run and load with ``keep_settings=True``: it
-        stands where the saved one stood, with the learning rates of a run that had the new schedule from its start.
+        continues from the saved step, with the learning rates of a run that had the new schedule from its start.
         The state of the optimizer may be loaded before or after.
 
         Args:
@@ -168,7 +168,7 @@ class SchedulerStepper(Handler):
         Raises:
             TypeError: if ``state`` is not a mapping, or ``keep_settings`` not a bool.
             ValueError: if it has other keys; if it belongs to another kind of scheduler or number of param groups; with
-                ``keep_settings``, if the scheduler is not new, or raises before the step where the saved one stood.
+                ``keep_settings``, if the scheduler is not new, or raises before the saved step.
         """
         checked = check_keys("SchedulerStepper state", state, ("iteration", "scheduler", "updates"))
         if (iteration := checked["iteration"]) is not None:
@@ -190,7 +190,7 @@ class SchedulerStepper(Handler):
         elif self._iteration is not None and (missing := self._steps_missing(event, trainer)):
             # The checkpoint was written between the event and the step, by a handler attached earlier.
             for _ in range(missing):
-                self._step_without_update(trainer)  # in this process: the earlier one made it
+                self._step_without_update(trainer)  # the earlier process made the update
         elif not self._can_resume and may_have_stepped(event, trainer, self.scheduler):
             check_is_resumed("SchedulerStepper", self.scheduler, state)
         self._can_resume = True

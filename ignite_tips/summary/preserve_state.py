@@ -91,7 +91,7 @@ class _SavedTensor:
             is_same = bool(((now == before) | ((now != now) & (before != before))).all())  # NaN does not equal itself
         except (RuntimeError, TypeError):  # sparse, nested, or without contents: meta, fake
             is_same = False
-        if not is_same:  # an expanded tensor cannot be written to
+        if not is_same:  # only if changed: copy_ fails on expanded tensors
             now.copy_(before)
 
 

@@ -66,8 +66,9 @@ class ModelSummary:
         buffer_bytes: the memory of the buffers.
         input_bytes: the memory of the input.
         activation_bytes: the memory of the outputs of the innermost layers: an estimate of what training keeps.
-        mult_adds: pairs of a multiplication and an addition in the matrix products, convolutions and attention of one
-            run, as ``torch.utils.flop_counter`` counts them; None if it counts none or fails.
+        mult_adds: pairs of a multiplication and an addition in the matrix products, convolutions, recurrent layers and
+            attention of one run: half the FLOPs of ``torch.utils.flop_counter``, and what it misses. None if it counts
+            none or fails.
         has_groups: whether an optimizer's groups are shown.
         text: another library's table, shown instead of this one.
         depth: the depth at which it is printed and shown, as for ``table``.

@@ -45,7 +45,7 @@ class LearningRateLogger(Handler, BaseHandler):
         run_per_group: True writes each group to a TensorBoard run of its own, in the folder of the group's name within
             the run's. The Scalars tab then draws one chart for each option, ``lr``, with a color for each group; it has
             a chart for each group otherwise. Other loggers ignore it.
-        only_changes: True writes a value only when it changes, as two points: the line between changes is level.
+        only_changes: True writes only changes, each as two points, so lines stay level between them.
         global_step_transform: ``(engine, event) -> int`` for another x axis than the event's.
 
     Raises:

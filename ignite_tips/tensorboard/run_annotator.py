@@ -33,7 +33,7 @@ class RunAnnotator(Handler):
     Each annotation is a text entry under ``annotations``, at the update at which it was made. An entry repeats the
     earlier ones, because TensorBoard shows at most ten texts of a run. On STEP_COMPLETED, when the update is counted,
     it writes these scalars: ``grad_norm`` (before clipping) and ``grad_clip_coef``, which clippers leave in
-    ``trainer.state.metrics``; ``trainable_fraction`` when it changes; and ``skipped_steps``. The x axis is always the
+    ``trainer.state.metrics``; ``trainable_fraction`` and ``skipped_steps`` when they change. The x axis is always the
     optimizer step. Only rank 0 writes. Of a model in several stages it writes the fraction of rank 0's stage, unless a
     freezing handler has ``pattern_group`` and so knows that of all.
 
