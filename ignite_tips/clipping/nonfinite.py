@@ -13,6 +13,7 @@ from torch.optim import SGD, Optimizer
 
 from ignite_tips.clipping.gradients import Gradients, parameter_names
 from ignite_tips.clipping.norms import nonfinite_kinds
+from ignite_tips.core.findings import first_few
 from ignite_tips.core.ignite_internals import is_lr_search
 from ignite_tips.core.optimizer_step import OptimizerStep
 from ignite_tips.core.wiring import annotate
@@ -23,7 +24,6 @@ __all__ = [
     "NonfinitePolicy",
     "describe_buffers",
     "describe_gradients",
-    "first_of",
     "keeps_state_when_skipped",
     "must_be_finite",
     "nonfinite_flag",
@@ -175,7 +175,7 @@ class DeferredFiniteCheck:
             return None
         values = torch.stack([norm.double() for norm in each]).tolist() if each else []
         kinds = ["" if isfinite(value) else "NaN" if isnan(value) else _INF_OR_OVERFLOW for value in values]
-        return first_of([f"{kind} in {name}" for kind, name in zip(kinds, names(), strict=True) if kind]) or _NONE_HERE
+        return first_few([f"{kind} in {name}" for kind, name in zip(kinds, names(), strict=True) if kind]) or _NONE_HERE
 
 
 def keeps_state_when_skipped(optimizer: Optimizer) -> bool:
@@ -201,7 +201,6 @@ def nonfinite_flag(norm: Tensor) -> Tensor:
     return norm.mul(0).ne_(0).float()
 
 
-_NAMED = 5  # parameters that a message names
 # The gradients themselves are gone: all that is known is their norms, and a GPU squares in the gradient's dtype.
 _INF_OR_OVERFLOW = "inf, or a norm too large for its dtype,"
 _NONE_HERE = "a norm too large for its dtype, or some on another rank"
@@ -223,27 +222,16 @@ def must_be_finite(found: str, update: str, *, has_model: bool, left: str = "") 
     return f"{sentence}; give the clipper model=... to have parameters named"
 
 
-def first_of(found: Sequence[str]) -> str:
-    """Return the first few, and how many more there are.
-
-    Example:
-        >>> first_of(list("abcdefg"))
-        'a, b, c, d, e and 2 more'
-    """
-    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-    return ", ".join(found[:_NAMED]) + more
-
-
 def describe_gradients(names: Mapping[Tensor, str]) -> str:
     """Say which of the parameters, by name, have a gradient that is not finite."""
     gradients = {name: parameter.grad for parameter, name in names.items() if parameter.grad is not None}
-    return first_of(_describe(gradients)) or _NONE_HERE
+    return first_few(_describe(gradients)) or _NONE_HERE
 
 
 def describe_buffers(model: nn.Module | None) -> str:
     """Say what stays though the update is not made, such as BatchNorm's running statistics of a NaN batch."""
     found = _describe({} if model is None else dict(unwrap_model(model).named_buffers()))
-    return f"; the forward pass left {first_of(found)}" if found else ""
+    return f"; the forward pass left {first_few(found)}" if found else ""
 
 
 def _describe(tensors: Mapping[str, Tensor]) -> list[str]:

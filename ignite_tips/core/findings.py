@@ -1,11 +1,14 @@
 """What handlers tell a report about a run."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ignite.engine import State
 
-__all__ = ["Finding", "HandlerReport", "counted", "is_over", "iterations_in"]
+__all__ = ["Finding", "HandlerReport", "counted", "first_few", "is_over", "iterations_in"]
+
+_NAMED = 5  # things that a sentence names
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,17 @@ class HandlerReport:
 def counted(number: int, noun: str) -> str:
     """Return a number of things in words: "1 update", "2 updates"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def first_few(names: Sequence[str]) -> str:
+    """Return the first names, and how many more there are.
+
+    Example:
+        >>> first_few(list("abcdefg"))
+        'a, b, c, d, e and 2 more'
+    """
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def iterations_in(plan: State) -> int | None:

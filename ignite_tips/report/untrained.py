@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ignite_tips.core.events import attached_optimizers, completed_updates, was_stepped_elsewhere
-from ignite_tips.core.findings import Finding, counted
+from ignite_tips.core.findings import Finding, counted, first_few
 from ignite_tips.core.missing_updates import never_stepped
 from ignite_tips.core.roles import FreezesParameters, SetsLearningRates
 from ignite_tips.core.wiring import roles_of
@@ -21,7 +21,6 @@ from ignite_tips.report.optimizers import group_name
 
 __all__ = ["find_untrained", "held_parameters"]
 
-_NAMED = 5  # parameters that a sentence names
 _Held = set[nn.Parameter]
 
 
@@ -62,7 +61,7 @@ def _in_no_group(model: nn.Module, optimizers: list[Optimizer]) -> Iterator[Find
         kinds = ", ".join(type(optimizer).__name__ for optimizer in optimizers)
         it = "it" if len(missing) == 1 else "them"
         text = (
-            f"no param group of {kinds} has {_first_of(missing)} of {type(model).__name__}, so no update changes {it}; "
+            f"no param group of {kinds} has {first_few(missing)} of {type(model).__name__}, so no update changes {it}; "
             f"add {it} to a group, freeze {it}, or put the optimizer that has {it} into to_save"
         )
         yield Finding("no group", text)
@@ -121,13 +120,13 @@ def _without_gradient(optimizer: Optimizer, updates: int, names: Mapping[int, st
     kind = type(optimizer).__name__
     if missing and updates > 1:
         text = (
-            f"{_first_of(missing)} had no gradient in {updates} updates of {kind}, because no loss depends on it; use "
+            f"{first_few(missing)} had no gradient in {updates} updates of {kind}, because no loss depends on it; use "
             "it in the forward pass, or freeze it"
         )
         yield Finding("no gradient", text)
     if zero and updates > 1:
         text = (
-            f"the gradient of {_first_of(zero)} was 0 in all {updates} updates of {kind}; look for activations that "
+            f"the gradient of {first_few(zero)} was 0 in all {updates} updates of {kind}; look for activations that "
             "are all cut off, or a multiplication by 0"
         )
         yield Finding("zero gradients", text)
@@ -140,8 +139,3 @@ def _is_zero_throughout(parameter: torch.Tensor, state: Mapping[str, Any]) -> bo
     """
     kept = [value for value in state.values() if type(value) is torch.Tensor and value.shape == parameter.shape]
     return any(value.numel() for value in kept) and not any(bool(value.any()) for value in kept)
-
-
-def _first_of(names: list[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
