@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from ignite_tips._checks import check_instance, check_names, check_number
 from ignite_tips.clipping.gradient_clipper import ClippingMethod, GradientClipper, Update
 from ignite_tips.clipping.gradients import Gradients
-from ignite_tips.clipping.norms import min_factor, tensor_norms
+from ignite_tips.clipping.norms import group_by_device_and_dtype, min_factor, tensor_norms
 from ignite_tips.clipping.shards import local_part, norms_over_shards, shard_groups
 from ignite_tips.parameters.selection import select_parameters
 
@@ -172,7 +172,7 @@ def clip_units(
     weight_norms = norms_over_shards(weights, [unitwise_norm(local_part(each)) for each in weights], of_units=True)
     parts = [local_part(gradient) for gradient in gradients]
     factors: list[Tensor | float] = []
-    for places in _together(norms):
+    for places in group_by_device_and_dtype(norms):
         of_weights = _joined([weight_norms[place] for place in places])
         of_gradients = _joined([norms[place] for place in places])
         if not of_gradients.numel():
@@ -204,14 +204,6 @@ def _over_ranks(factor: Tensor | float, gradients: Sequence[Tensor]) -> Tensor |
     for group in groups:
         dist.all_reduce(least, dist.ReduceOp.MIN, group)
     return least if isinstance(factor, Tensor) else least.item()
-
-
-def _together(norms: Sequence[Tensor]) -> list[list[int]]:
-    """Return the places of norms that can be one vector, because they have one device and one dtype."""
-    lists: dict[object, list[int]] = {}
-    for place, norm in enumerate(norms):
-        lists.setdefault((norm.device, norm.dtype), []).append(place)
-    return list(lists.values())
 
 
 def _joined(norms: list[Tensor]) -> Tensor:

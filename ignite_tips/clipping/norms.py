@@ -22,6 +22,7 @@ __all__ = [
     "clip_gradient_norm",
     "dense_values",
     "gradient_norm",
+    "group_by_device_and_dtype",
     "largest_magnitude",
     "min_factor",
     "nonfinite_kinds",
@@ -170,7 +171,7 @@ def _mixed_norms(tensors: list[Tensor], norm_type: float) -> list[Tensor]:
     device = tensors[0].device
     tensors = [sum_terms(tensor) for tensor in tensors]
     parts = [local_part(tensor) for tensor in tensors]
-    for places in _group_by_device_and_dtype(parts):
+    for places in group_by_device_and_dtype(parts):
         alike = [parts[place] for place in places]
         if norm_type == inf:  # torch refuses that of a tensor without values, such as a rank's shard of a small one
             alike = [part if part.numel() else part.new_zeros(1) for part in alike]
@@ -202,7 +203,7 @@ def clip_divisor(norm: Tensor, max_norm: float) -> Tensor:
 def clamp_gradients(tensors: list[Tensor], clip_value: float) -> None:
     """Bring every value of dense tensors, in place, to within ±``clip_value``; NaN stays NaN."""
     parts = [local_part(tensor) for tensor in tensors]
-    for places in _group_by_device_and_dtype(parts):
+    for places in group_by_device_and_dtype(parts):
         local = [parts[place] for place in places]
         if local[0].is_cpu:  # both ends in one pass
             for tensor in local:
@@ -218,7 +219,7 @@ def scale_gradients(tensors: list[Tensor], coefficient: Tensor) -> None:
         torch._foreach_mul_(tensors, to_device(tensors[0].device, coefficient))
         return
     parts = [local_part(tensor) for tensor in tensors]
-    for places in _group_by_device_and_dtype(parts):
+    for places in group_by_device_and_dtype(parts):
         local = [parts[place] for place in places]
         torch._foreach_mul_(local, to_device(local[0].device, coefficient))
 
@@ -242,6 +243,14 @@ def min_factor(factors: Sequence[Tensor | float]) -> Tensor | float:
 def dense_values(tensors: Iterable[Tensor]) -> list[Tensor]:
     """Return each tensor, or what a sparse one stores, duplicates summed; no copy of coalesced ones."""
     return [tensor.coalesce()._values() if tensor.is_sparse else tensor for tensor in tensors]
+
+
+def group_by_device_and_dtype(tensors: Sequence[Tensor]) -> list[list[int]]:
+    """Return the places of the tensors that one foreach call can take together, or that one vector can hold."""
+    lists: dict[object, list[int]] = {}
+    for place, tensor in enumerate(tensors):
+        lists.setdefault((tensor.device, tensor.dtype), []).append(place)
+    return list(lists.values())
 
 
 def nonfinite_kinds(tensors: Sequence[Tensor]) -> list[str]:
@@ -277,11 +286,3 @@ def _is_uniform(tensors: list[Tensor]) -> bool:
         if tensor.dtype is not dtype or tensor.device != device or isinstance(tensor, DTensor) or not tensor.numel():
             return False
     return True
-
-
-def _group_by_device_and_dtype(tensors: list[Tensor]) -> list[list[int]]:
-    """Return the places of the tensors that one foreach call can take together."""
-    lists: dict[object, list[int]] = {}
-    for place, tensor in enumerate(tensors):
-        lists.setdefault((tensor.device, tensor.dtype), []).append(place)
-    return list(lists.values())
