@@ -28,6 +28,7 @@ from ignite.engine import CallableEventWithFilter, Engine, EventsList
 from torch.optim import LBFGS, Optimizer
 
 from ignite_tips._checks import check_instance
+from ignite_tips.core.ignite_internals import members_of
 from ignite_tips.core.optimizer_step import OptimizerStep
 from ignite_tips.core.step_tracker import (
     AttachedOptimizer,
@@ -113,7 +114,7 @@ def check_events(name: str, event: Any, trainer: Engine) -> list[CallableEventWi
         ValueError: if the list is empty, or the trainer does not know an event.
     """
     check_instance("trainer", trainer, Engine, "an ignite Engine")  # the argument's name in every handler's attach()
-    members = list(event) if isinstance(event, EventsList) else [event]
+    members = members_of(event)
     if not members:
         raise ValueError(f"{name} must have at least one event, got none")
     for member in members:

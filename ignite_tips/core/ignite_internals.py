@@ -22,6 +22,7 @@ __all__ = [
     "is_running",
     "make_output_handler",
     "max_iters",
+    "members_of",
     "remove_handler",
     "update_function",
 ]
@@ -93,13 +94,18 @@ def _is_on_stack(method: Any, **arguments: Any) -> bool:
     return False
 
 
+def members_of(event: Any) -> list[CallableEventWithFilter]:
+    """Return the events of a list such as ``A | B``, or the one event."""
+    return list(event) if isinstance(event, EventsList) else [event]
+
+
 def remove_handler(engine: Engine, event: Any, handler: Callable[..., Any]) -> None:
     """Remove this very function from an event or a list of events, whatever has wrapped it since.
 
     Ignite's own removal compares with ==, and misses a handler that HandlersTimeProfiler has wrapped.
     """
     handlers = event_handlers(engine)
-    for member in event if isinstance(event, EventsList) else [event]:
+    for member in members_of(event):
         # A new list, as Ignite makes: a loop over the old one may be under way.
         handlers[member] = [entry for entry in handlers[member] if inspect.unwrap(entry[0]) is not handler]
 

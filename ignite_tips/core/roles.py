@@ -8,13 +8,14 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ignite.engine import Engine, EventsList, State
+from ignite.engine import Engine, State
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ignite_tips.core.events import OptimizerEvents
 from ignite_tips.core.findings import HandlerReport
+from ignite_tips.core.ignite_internals import members_of
 
 __all__ = ["ClipsGradients", "FreezesParameters", "Role", "SetsLearningRates", "WritesNames"]
 
@@ -59,7 +60,7 @@ class Role:
         self.model = None if model is None else weakref.ref(model)
         self._report = None if report is None else weakref.WeakMethod(report)
         # Names, not the events: a user's filter may hold the engine and would keep it alive.
-        members = [member for event in events for member in (event if isinstance(event, EventsList) else [event])]
+        members = [member for event in events for member in members_of(event)]
         self.events = tuple(str(member.name) for member in members)
         self.is_filtered = all(getattr(member, "filter", None) is not None for member in members)
         self.is_deferred = False

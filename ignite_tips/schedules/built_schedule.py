@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from ignite_tips._checks import check_instance
 from ignite_tips.schedules.run_length import check_reaches, steps_done
 from ignite_tips.schedules.state import (
+    SCHEDULED_OPTIONS,
     check_scheduler_state,
     load_scheduler,
     restore_options,
@@ -99,7 +100,7 @@ def _own_options(optimizer: Optimizer) -> list[dict[str, Any]]:
         {
             key: value.clone() if isinstance(value, torch.Tensor) else value
             for key, value in group.items()
-            if key in ("lr", "momentum", "betas") or key not in ("params", *optimizer.defaults)
+            if key in SCHEDULED_OPTIONS or key not in ("params", *optimizer.defaults)
         }
         for group in optimizer.param_groups
     ]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ignite.engine import CallableEventWithFilter, Engine, Events, EventsList, State
+from ignite.engine import CallableEventWithFilter, Engine, Events, State
 from torch.optim.lr_scheduler import (
     ChainedScheduler,
     CosineAnnealingLR,
@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import (
 
 from ignite_tips._warnings import warn_user
 from ignite_tips.core.events import OptimizerEvents, completed_updates, is_optimizer_event
-from ignite_tips.core.ignite_internals import max_iters
+from ignite_tips.core.ignite_internals import max_iters, members_of
 from ignite_tips.schedules.torch_internals import milestones_of, parts_of
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "explain_mismatch",
     "find_mismatches",
     "may_have_stepped",
-    "members_of",
     "steps_done",
     "steps_in_run",
     "steps_missing",
@@ -157,11 +156,6 @@ def check_first_epoch(scheduler: LRScheduler, event: Any, state: State, steps: i
         _check(scheduler, event, round(steps * _epochs_left(state)), before, certain=False)
 
 
-def members_of(event: Any) -> list[CallableEventWithFilter]:
-    """Return the events of a list such as ``A | B``, or the one event."""
-    return list(event) if isinstance(event, EventsList) else [event]
-
-
 def may_have_stepped(event: Any, trainer: Engine, scheduler: LRScheduler) -> bool:
     """Whether ``event`` may have happened before the point at which the run of ``trainer`` resumes."""
 
@@ -238,7 +232,7 @@ def _leaf(scheduler: LRScheduler) -> LRScheduler:
 def _check(
     scheduler: LRScheduler, event: Any, steps: int, before: int, *, certain: bool, resumed: bool = False
 ) -> None:
-    rebuild = _REBUILD + _KEEP * resumed
+    rebuild = _REBUILD + (_KEEP if resumed else "")
     if before:  # a scheduler of an earlier run, as in a notebook
         rebuild = f", {before} of them before this run; build the scheduler and its optimizer anew"
     for mismatch in find_mismatches(scheduler, steps):

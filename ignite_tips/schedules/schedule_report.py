@@ -8,10 +8,10 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ignite_tips.core.events import completed_updates, is_optimizer_event
 from ignite_tips.core.findings import Finding, HandlerReport, is_over
+from ignite_tips.core.ignite_internals import members_of
 from ignite_tips.schedules.run_length import (
     explain_mismatch,
     find_mismatches,
-    members_of,
     steps_done,
     steps_in_run,
 )

@@ -16,6 +16,7 @@ from ignite_tips._warnings import warn_user
 from ignite_tips.schedules.torch_internals import parts_of, saved_steps, with_parts
 
 __all__ = [
+    "SCHEDULED_OPTIONS",
     "check_scheduler_state",
     "load_scheduler",
     "restore_options",
@@ -26,7 +27,7 @@ __all__ = [
 ]
 
 _KEYS = ("schedule", "scheduler", "options")
-_SCHEDULED_OPTIONS = ("lr", "momentum", "betas")  # the options of a param group that torch's schedulers change
+SCHEDULED_OPTIONS = ("lr", "momentum", "betas")  # the options of a param group that torch's schedulers change
 
 
 def save_scheduler(scheduler: LRScheduler) -> dict[str, Any]:
@@ -77,7 +78,7 @@ def check_scheduler_state(scheduler: LRScheduler, state: object) -> dict[str, An
     for options in checked["options"]:
         check_instance("options of a group in the scheduler's state", options, dict, "a dict")
         for key, value in options.items():
-            check_choice("options of a group in the scheduler's state", key, _SCHEDULED_OPTIONS)
+            check_choice("options of a group in the scheduler's state", key, SCHEDULED_OPTIONS)
             for number in value if isinstance(value, tuple | list) else [value]:
                 if not isinstance(number, torch.Tensor):
                     check_number(f"{key} in the scheduler's state", number)
@@ -171,4 +172,4 @@ def _describe(scheduler: LRScheduler) -> str:
 
 
 def _scheduled_options(optimizer: Optimizer) -> list[dict[str, Any]]:
-    return [{key: group[key] for key in _SCHEDULED_OPTIONS if key in group} for group in optimizer.param_groups]
+    return [{key: group[key] for key in SCHEDULED_OPTIONS if key in group} for group in optimizer.param_groups]
