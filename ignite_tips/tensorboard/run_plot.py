@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ignite_tips._checks import check_instance, check_iterable
-from ignite_tips.tensorboard.run_reader import RunRecord, Series, find_runs, read_run
+from ignite_tips.tensorboard.run_reader import RunAnnotation, RunRecord, Series, find_runs, read_run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,9 +30,13 @@ def _last(tag: str) -> str:
     return tag.rpartition("/")[2]
 
 
+def _is_learning_rate(tag: str) -> bool:
+    return tag.startswith("lr/") or "/lr/" in tag
+
+
 # Each panel's title, and the tags it accepts; the first panel that accepts a tag gets it.
 _PANELS: tuple[_Panel, ...] = (
-    ("learning rate", lambda tag: tag.startswith("lr/") or "/lr/" in tag),
+    ("learning rate", _is_learning_rate),
     ("gradient norm", lambda tag: _last(tag) == "grad_norm"),
     ("", lambda tag: _last(tag) in ("grad_clip_coef", "trainable_fraction", "skipped_steps")),
     ("loss", lambda tag: "loss" in _last(tag).lower()),
@@ -93,20 +97,22 @@ def plot_runs(runs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *
 
 def _on_one_axis(record: RunRecord) -> RunRecord:
     """Return the run with all steps on the axis of its learning rates, where the times allow it."""
-    reference = max(
-        (series for tag, series in record.series.items() if _PANELS[0][1](tag)),
-        key=lambda series: len(series.steps),
-        default=None,
-    )
+    reference = _lr_reference(record)
     if reference is None:
         return record
 
-    def place(series: Series) -> Series:
+    def moved(series: Series) -> Series:
         if np.isin(series.steps, reference.steps).all() and len(series.steps) > len(reference.steps) / 2:
             return series  # the same axis
         return Series(np.interp(series.times, reference.times, reference.steps), series.values, series.times)
 
-    return RunRecord(record.name, {tag: place(series) for tag, series in record.series.items()}, record.annotations)
+    return RunRecord(record.name, {tag: moved(series) for tag, series in record.series.items()}, record.annotations)
+
+
+def _lr_reference(record: RunRecord) -> Series | None:
+    """Return the longest curve of a learning rate: a frozen group's begins late."""
+    lrs = [series for tag, series in record.series.items() if _is_learning_rate(tag)]
+    return max(lrs, key=lambda series: len(series.steps), default=None)
 
 
 def _sort_into_panels(records: Sequence[RunRecord]) -> dict[str, list[str]]:
@@ -188,7 +194,7 @@ def _draw_annotations(axes: "Axes", records: Sequence[RunRecord]) -> None:
     for record in records:
         for annotation in record.annotations:
             axes.axvline(
-                _place(annotation.time, annotation.step, record),
+                _annotation_step(annotation, record),
                 linewidth=1.2,
                 alpha=0.8,
                 **_annotation_style(annotation.kind),
@@ -204,10 +210,11 @@ def _annotation_style(kind: str) -> dict[str, Any]:
     }
 
 
-def _place(time: float, step: int, record: RunRecord) -> float:
-    lrs = [series for tag, series in record.series.items() if _PANELS[0][1](tag)]
-    longest = max(lrs, key=lambda series: len(series.steps), default=None)  # a frozen group's begins late
-    return step if longest is None else float(np.interp(time, longest.times, longest.steps))
+def _annotation_step(annotation: RunAnnotation, record: RunRecord) -> float:
+    reference = _lr_reference(record)
+    if reference is None:
+        return annotation.step
+    return float(np.interp(annotation.time, reference.times, reference.steps))
 
 
 def _add_heads(figure: "Figure", axes: "Axes", records: Sequence[RunRecord], title: str | None) -> None:
