@@ -29,7 +29,7 @@ def report_schedule(
     plan: State,
     *,
     made: int,
-    has_changed: bool,
+    may_have_changed: bool,
     first: list[float | None],
 ) -> HandlerReport:
     """Return the learning rates at the start, in the middle and at the end of a run, and what does not fit.
@@ -43,7 +43,7 @@ def report_schedule(
         trainer: the engine that steps it.
         plan: the lengths of the whole run.
         made: how many of the scheduler's steps were made in this run.
-        has_changed: whether one of them changed a learning rate.
+        may_have_changed: whether one of them may have changed a learning rate.
         first: the learning rate at the start, of each param group.
     """
     left, is_exact = _steps_left(event, trainer, scheduler.optimizer, plan)
@@ -57,7 +57,7 @@ def report_schedule(
         return HandlerReport(facts=facts, findings=findings)
     future = simulate(scheduler, [()] * max(left - 1, 0))
     is_whole = done == made and (made > 0 or plan.iteration == 0)  # in a resumed run, earlier steps are not known
-    is_constant = not has_changed and all(len(set(lrs)) == 1 for lrs in future)
+    is_constant = not may_have_changed and all(len(set(lrs)) == 1 for lrs in future)
     if is_whole and is_constant and not findings and done + left > 1:
         findings.append(_without_effect(scheduler, done + left))
     middle = (done + left) // 2 - done

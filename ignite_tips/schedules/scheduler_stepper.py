@@ -89,7 +89,7 @@ class SchedulerStepper(Handler):
         self.scheduler = scheduler
         self._built = BuiltSchedule(scheduler)
         self._steps = 0  # in the current run
-        self._has_changed = False  # whether one of them changed a learning rate
+        self._may_have_changed = False  # whether one of them changed a learning rate; always True for tensors
         self._is_early = False  # whether the first of them came before any update
         self._iteration: int | None = None  # of the last step or of the run's start, if known
         self._updates = 0  # of its optimizer, completed at that iteration
@@ -97,7 +97,7 @@ class SchedulerStepper(Handler):
         self._trainer_loads: int | None = None  # at the latest start; None once a state of our own was loaded
         self._made_elsewhere: int | None = None  # steps of the scheduler that this handler did not make
         self._is_stepped_elsewhere = False  # whether other code made one of them in the current run
-        self._epoch_is_whole = False  # whether the run started at the beginning of its first epoch
+        self._is_whole_first_epoch = False  # whether the run is in its first epoch, and started at its beginning
         self._event: Any = None
         self._attachment = Attachment(type(self).__name__)
 
@@ -183,8 +183,9 @@ class SchedulerStepper(Handler):
         self._check_not_left_behind(trainer)
         self._built.restore_learning_rates()
         self._steps, self._is_early, self._is_stepped_elsewhere = 0, False, False
-        self._has_changed = any(isinstance(lr, Tensor) for lr in self._learning_rates())  # compared on the host only
-        self._epoch_is_whole = state.iteration == state.epoch * (state.epoch_length or 0)
+        # Tensors are not compared: that would wait for the device.
+        self._may_have_changed = any(isinstance(lr, Tensor) for lr in self._learning_rates())
+        self._is_whole_first_epoch = state.iteration == state.epoch * (state.epoch_length or 0)
         if state.iteration == 0:  # a new run, not a resumed one
             self._iteration, self._updates = 0, 0
         elif self._iteration is not None and (missing := self._steps_missing(event, trainer)):
@@ -221,7 +222,7 @@ class SchedulerStepper(Handler):
     def _step(self, trainer: Engine) -> None:
         self._steps += 1
         self._iteration, self._updates = trainer.state.iteration, self._updates_in(trainer)
-        before = [] if self._has_changed else self._learning_rates()
+        before = [] if self._may_have_changed else self._learning_rates()
         try:
             self.scheduler.step()
         except (KeyError, ValueError) as error:
@@ -229,7 +230,7 @@ class SchedulerStepper(Handler):
             if reason is None:
                 raise
             raise ValueError(reason) from error
-        self._has_changed = self._has_changed or self._learning_rates() != before
+        self._may_have_changed = self._may_have_changed or self._learning_rates() != before
 
     def _learning_rates(self) -> list[Any]:
         return [group["lr"] for group in self.scheduler.optimizer.param_groups]
@@ -241,7 +242,7 @@ class SchedulerStepper(Handler):
             trainer,
             plan,
             made=self._steps,
-            has_changed=self._has_changed,
+            may_have_changed=self._may_have_changed,
             first=self._built.first_learning_rates(),
         )
         if self._is_stepped_elsewhere:
@@ -256,7 +257,7 @@ class SchedulerStepper(Handler):
         return 0 if isinstance(optimizer, LBFGS) else completed_updates(trainer, optimizer)
 
     def _end_epoch(self, event: Any, trainer: Engine) -> None:
-        is_first, self._epoch_is_whole = self._epoch_is_whole, False
+        is_first, self._is_whole_first_epoch = self._is_whole_first_epoch, False
         if self._made_elsewhere is not None and steps_done(self.scheduler) - self._steps != self._made_elsewhere:
             self._made_elsewhere = None  # warn once per run
             self._is_stepped_elsewhere = True
