@@ -52,6 +52,7 @@ class ScalarWriter:
         self._latest: dict[str, float] | None = None
         self._held: Callable[[], None] | None = None  # a write held back because its values equal the previous ones
         self._places = places
+        self._tags: list[str] = []  # of the latest write
         self._record = ScalarRecord([])
         self._sub_runs: list[tuple[str, ScalarRecord, list[int]]] = []  # each with the indices of its values
         self._write_now: Callable[..., None] = self._write_output
@@ -90,9 +91,12 @@ class ScalarWriter:
     def _write_record(self, engine: Engine, event: Any, step: int, values: dict[str, float]) -> None:
         writer = self.logger.writer  # type: ignore[union-attr]  # used only with a TensorBoard logger
         tags, numbers = list(values), list(values.values())
-        if self._record.tags != tags:
-            self._record = ScalarRecord(tags)
-            self._sub_runs = [] if self._places is None else _sort_by_run(tags, self._places)
+        if self._tags != tags:
+            self._tags = tags
+            if self._places is None:
+                self._record = ScalarRecord(tags)
+            else:
+                self._sub_runs = _sort_by_run(tags, self._places)
             write_charts(writer)
         if self._places is None:
             self._record.write(writer, numbers, step)
@@ -118,8 +122,8 @@ class ScalarWriter:
     def _write_with_axis(self, engine: Engine, event: Any, step: int, values: dict[str, float]) -> None:
         logger: Any = self.logger
         axis, names = engine.state.event_to_attr[event], _portable(values)
-        if self._record.tags != names:
-            self._record = ScalarRecord(names)
+        if self._tags != names:
+            self._tags = names
             for name in names:
                 logger.define_metric(name, step_metric=axis)
         written = dict(zip(names, values.values(), strict=True))
