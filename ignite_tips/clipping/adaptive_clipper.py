@@ -184,10 +184,11 @@ def clip_units(
         factors.append(least.item() if on_host else least)
         if on_host and factors[-1] == 1.0:
             continue
-        each = torch.split(factor, [norms[place].numel() for place in places]) if len(places) > 1 else [factor]
-        clipped = _segments(too_large, each) if on_host and len(places) > 1 else range(len(places))
+        sizes = [norms[place].numel() for place in places]
+        unit_factors = torch.split(factor, sizes) if len(places) > 1 else [factor]
+        clipped = _segments(too_large, unit_factors) if on_host and len(places) > 1 else range(len(places))
         for index in clipped:
-            part, by = parts[places[index]], each[index].view_as(norms[places[index]])
+            part, by = parts[places[index]], unit_factors[index].view_as(norms[places[index]])
             part.mul_(by.to(part.dtype) if by.dim() else by)
     return _over_ranks(min_factor(factors), gradients)
 

@@ -210,15 +210,15 @@ class GradientClipper(Handler):
     @torch.no_grad()
     def _measure_and_clip(self, engine: Engine, update: Update) -> tuple[Tensor | float, Tensor | float]:
         gradients, norm_type = update.gradients, self._method.norm_type
-        each = self._method.measure(gradients)
-        norms = [total_norm(listed, norm_type) for listed in each]
+        gradient_norms = self._method.measure(gradients)
+        norms = [total_norm(listed, norm_type) for listed in gradient_norms]
         if len(norms) > 1:  # of groups that may lie on several devices
             device = gradients.device
             norms = [to_device(device, norm) for norm in norms]
         update.norms = self._ranks.combine(norms)
         norm = update.norms[0] if len(norms) == 1 else total_norm(update.norms, norm_type)
         update.norm = norm.item() if gradients.on_host or self._method.reads_norm else norm
-        self._policy.admit(engine, update.step, gradients, each, update.norm)
+        self._policy.admit(engine, update.step, gradients, gradient_norms, update.norm)
         factor = self._method.clip(update)
         return update.norm if gradients.on_host else norm, factor
 

@@ -30,7 +30,8 @@ class HistoryScaling(NormScaling):
         return min(self._rule.observe(float(norm)), self._max_norm)
 
     def clip_quickly(self, update: Update) -> None:
-        """There is no cheaper way: the rule needs the norm."""
+        """Return None: there is no cheaper way, because the rule needs the norm."""
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rule's history."""

@@ -70,7 +70,7 @@ class NonfinitePolicy:
         engine: Engine,
         step: OptimizerStep,
         gradients: Gradients,
-        each: Sequence[Sequence[Tensor]],
+        gradient_norms: Sequence[Sequence[Tensor]],
         norm: Tensor | float,
     ) -> None:
         """Raise or skip the update if ``norm``, that of all gradients, is not finite.
@@ -84,7 +84,7 @@ class NonfinitePolicy:
             return
         can_defer = isinstance(norm, Tensor) and self.mode == "raise" and not gradients.partly_on_host
         if can_defer and step.is_fused and keeps_state_when_skipped(self._optimizer):
-            self._defer(engine, step, gradients, each, cast(Tensor, norm))
+            self._defer(engine, step, gradients, gradient_norms, cast(Tensor, norm))
         elif not isfinite(norm):
             self._raise_or_skip(engine, step)
 
@@ -101,7 +101,12 @@ class NonfinitePolicy:
         engine.terminate()
 
     def _defer(
-        self, engine: Engine, step: OptimizerStep, gradients: Gradients, each: Sequence[Sequence[Tensor]], norm: Tensor
+        self,
+        engine: Engine,
+        step: OptimizerStep,
+        gradients: Gradients,
+        gradient_norms: Sequence[Sequence[Tensor]],
+        norm: Tensor,
     ) -> None:
         step.fold(found_inf=nonfinite_flag(norm))
         owners = list(chain.from_iterable(gradients.owners))
@@ -110,7 +115,7 @@ class NonfinitePolicy:
             all_names = parameter_names(self._optimizer, self._model)
             return [all_names[parameter] for parameter in owners]
 
-        self._deferred.start(_describe_update(engine, step), norm, list(chain.from_iterable(each)), names)
+        self._deferred.start(_describe_update(engine, step), norm, list(chain.from_iterable(gradient_norms)), names)
 
     def _raise_or_skip(self, engine: Engine, step: OptimizerStep) -> NoReturn:
         if self._is_lr_search and self.mode == "raise":
@@ -147,7 +152,7 @@ class DeferredFiniteCheck:
 
     def __init__(self) -> None:
         self.update = ""
-        self._each: Sequence[Tensor] = ()
+        self._gradient_norms: Sequence[Tensor] = ()
         self._names: Callable[[], Sequence[str]] = tuple
         self._kind: tuple[torch.dtype, torch.device] | None = None
 
@@ -156,24 +161,26 @@ class DeferredFiniteCheck:
         """Whether a norm is on its way."""
         return self.update != ""
 
-    def start(self, update: str, norm: Tensor, each: Sequence[Tensor], names: Callable[[], Sequence[str]]) -> None:
-        """Start to copy ``norm``; ``each`` are the norms of each gradient, ``names`` tells whose."""
+    def start(
+        self, update: str, norm: Tensor, gradient_norms: Sequence[Tensor], names: Callable[[], Sequence[str]]
+    ) -> None:
+        """Start to copy ``norm``; ``gradient_norms`` are those of each gradient, ``names`` tells whose."""
         if self._kind != (norm.dtype, norm.device):  # kept, since each update's own would take 50 µs on an H200's host
             self._kind = (norm.dtype, norm.device)
             self._copied = torch.empty((), dtype=norm.dtype, device="cpu", pin_memory=norm.is_cuda)
             self._event = torch.Event(norm.device)
         self._copied.copy_(norm, non_blocking=True)
         self._event.record()
-        self.update, self._each, self._names = update, each, names
+        self.update, self._gradient_norms, self._names = update, gradient_norms, names
 
     def describe_nonfinite(self) -> str | None:
         """Return whose norms are not finite, or None if all is finite; wait for the copy if it is under way."""
-        each, names = self._each, self._names
-        self.update, self._each, self._names = "", (), tuple
+        gradient_norms, names = self._gradient_norms, self._names
+        self.update, self._gradient_norms, self._names = "", (), tuple
         self._event.synchronize()
         if isfinite(self._copied.item()):
             return None
-        values = torch.stack([norm.double() for norm in each]).tolist() if each else []
+        values = torch.stack([norm.double() for norm in gradient_norms]).tolist() if gradient_norms else []
         kinds = ["" if isfinite(value) else "NaN" if isnan(value) else _INF_OR_OVERFLOW for value in values]
         return first_few([f"{kind} in {name}" for kind, name in zip(kinds, names(), strict=True) if kind]) or _NONE_HERE
 

@@ -178,8 +178,8 @@ def _mixed_norms(tensors: list[Tensor], norm_type: float) -> list[Tensor]:
         # The squares of 16-bit gradients overflow (float16) or lose all but three digits (bfloat16).
         accumulate = torch.float32 if alike[0].dtype.itemsize == 2 else None
         of_parts = torch._foreach_norm(alike, norm_type, dtype=accumulate)
-        each = norms_over_shards([tensors[place] for place in places], of_parts, norm_type)
-        norms.update(zip(places, _all_to_device(device, each), strict=True))
+        over_ranks = norms_over_shards([tensors[place] for place in places], of_parts, norm_type)
+        norms.update(zip(places, _all_to_device(device, over_ranks), strict=True))
     return [norms[place] for place in range(len(tensors))]
 
 
