@@ -68,6 +68,11 @@ class RunAnnotator(Handler):
         self._prefix = f"{tag}/" if tag else ""
         self._model = model
         self._optimizer = optimizer
+        self._annotations: list[str] = []
+        self._trainable_fraction: float | None = None  # None until it is asked for again
+        self._was_run = False  # whether the trainer had a run before the one that starts
+        self._norms = ScalarWriter(None)  # replaced by attach()
+        self._counts: dict[str, ScalarWriter] = {}
         self._attachment = Attachment(type(self).__name__)
 
     def attach(
@@ -88,8 +93,8 @@ class RunAnnotator(Handler):
         with self._attachment.renew(self):
             if idist.get_rank() > 0:
                 return self
-            self._annotations: list[str] = []
-            self._trainable_fraction: float | None = None
+            self._annotations = []
+            self._trainable_fraction = None
             self._was_run = trainer.last_event_name is not None
             self._norms = ScalarWriter(tb_logger)
             self._counts = {name: ScalarWriter(tb_logger, only_changes=True) for name in (_FRACTION, _SKIPPED)}
@@ -134,10 +139,8 @@ class RunAnnotator(Handler):
         if self._is_over():  # a freezer's handler of STARTED may come first
             return
         self._trainable_fraction = None
-        kind, text = (
-            annotation.kind.replace("_", " "),
-            re.sub(r"([\\`*_\[\]])", r"\\\1", " ".join(annotation.text.split())),
-        )
+        kind = annotation.kind.replace("_", " ")
+        text = re.sub(r"([\\`*_\[\]])", r"\\\1", " ".join(annotation.text.split()))
         self._annotations.append(f"- **step {annotation.optimizer_step}**, epoch {annotation.epoch}, {kind}: {text}")
         latest_first = "\n".join(reversed(self._annotations[-_KEPT:]))
         write_text(writer, f"{self._prefix}annotations", latest_first, annotation.optimizer_step)
@@ -149,7 +152,8 @@ class RunAnnotator(Handler):
         norms = {name: metrics[self._prefix + name] for name in _NORMS if self._prefix + name in metrics}
         self._write(engine, self._norms, norms)
         self._write(engine, self._counts[_FRACTION], {_FRACTION: self._trainable_fraction})
-        self._write(engine, self._counts[_SKIPPED], {name: metrics[name] for name in (_SKIPPED,) if name in metrics})
+        if _SKIPPED in metrics:
+            self._write(engine, self._counts[_SKIPPED], {_SKIPPED: metrics[_SKIPPED]})
 
     def _current_fraction(self, engine: Engine) -> float:
         roles = roles_of(FreezesParameters, engine)
