@@ -5,7 +5,7 @@ from itertools import compress
 from math import fsum, inf, sqrt
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors
 from torch.distributed.tensor import DTensor
 
@@ -49,14 +49,14 @@ def gradient_norm(tensors: Tensor | Iterable[Tensor], norm_type: float = 2.0) ->
     beside plain tensors, give the norm over all ranks, as a plain tensor; every rank has to call.
 
     Args:
-        tensors: one tensor or several, of any shapes, devices and dtypes.
+        tensors: one tensor or several, of any shapes, devices and dtypes: gradients, not parameters.
         norm_type: p > 0; ``math.inf`` or ``"inf"`` for the largest magnitude.
 
     Returns:
         A tensor of no dimension on the first tensor's device; 0 where there are no tensors.
 
     Raises:
-        TypeError: if ``tensors`` holds something else, or ``norm_type`` is no number.
+        TypeError: if ``tensors`` holds something else, or a Parameter, or ``norm_type`` is no number.
         ValueError: if ``norm_type`` is not > 0.
 
     Example:
@@ -81,7 +81,7 @@ def clip_gradient_norm(tensors: Tensor | Iterable[Tensor], max_norm: float, norm
         norm_type: p > 0, ``math.inf`` or ``"inf"``.
 
     Raises:
-        TypeError: if an argument is of another type.
+        TypeError: if an argument is of another type, or ``tensors`` holds a Parameter.
         ValueError: if a number is out of its range, or a sparse tensor is not coalesced.
 
     Example:
@@ -272,6 +272,11 @@ def _as_list(tensors: Tensor | Iterable[Tensor]) -> list[Tensor]:
     listed = [tensors] if isinstance(tensors, Tensor) else list(tensors)
     for tensor in listed:
         check_instance("each of tensors", tensor, Tensor, "a tensor")
+        if isinstance(tensor, nn.Parameter):
+            raise TypeError(
+                "tensors must be gradients, got a Parameter; pass p.grad of each that has one, or p.detach() to "
+                "measure or scale the parameters themselves"
+            )
         if not (tensor.is_floating_point() or tensor.is_complex()):
             raise TypeError(f"each of tensors must be of floating-point numbers, got one of {tensor.dtype}")
     return listed

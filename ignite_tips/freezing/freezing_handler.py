@@ -1,7 +1,7 @@
 """Base of the freezing handlers: attach, freeze and unfreeze, resume, detach."""
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,11 +16,12 @@ from ignite_tips.core.findings import Finding, HandlerReport, is_over
 from ignite_tips.core.handler import Handler
 from ignite_tips.core.roles import FreezesParameters
 from ignite_tips.core.wiring import Attachment, annotate
+from ignite_tips.core.wrapped_optimizers import parameter_ids
 from ignite_tips.freezing.ddp_reducer import check_rewrappable, find_wrappers, rewrap_model
 from ignite_tips.freezing.frozen_buffers import FrozenBuffers
 from ignite_tips.freezing.frozen_parameters import FreezableParameters
-from ignite_tips.freezing.left_frozen import release_left_frozen, remember_frozen
-from ignite_tips.freezing.unfrozen_check import UnfrozenCheck
+from ignite_tips.freezing.left_frozen import frozen_by_handlers, release_left_frozen, remember_frozen
+from ignite_tips.freezing.unfrozen_watch import UnfrozenWatch
 from ignite_tips.freezing.wrapper_watch import WrapperWatch
 from ignite_tips.parameters.selection import check_belongs, count_trainable, named_parameters
 from ignite_tips.parameters.sharding import check_has_whole_parameters, lay_out_shards
@@ -58,8 +59,7 @@ class FreezingHandler(Handler):
         self._is_started = False
         self._watch: WrapperWatch | None = None
         self._buffers: FrozenBuffers | None = None
-        self._unfrozen: UnfrozenCheck | None = None
-        self._untrained: str | None = None  # what the last check found
+        self._unfrozen: dict[FreezableParameters, UnfrozenWatch] = {}  # in this run
 
     @property
     def frozen(self) -> tuple[str, ...]:
@@ -103,9 +103,24 @@ class FreezingHandler(Handler):
         self._attachment.add_handler(trainer, Events.STARTED, self._start)
         self._attachment.add_handler(trainer, Events.ITERATION_STARTED, self._follow)
         self._attachment.add_handler(trainer, Events.ITERATION_COMPLETED, self._end_iteration)
-        self._attachment.add_handler(trainer, Events.EPOCH_COMPLETED, self._end_epoch)
         self._engine = weakref.ref(trainer)
         self._take_over(trainer)
+
+    def _check_groups(self) -> None:
+        """Raise ValueError if a parameter to be unfrozen is in no group; what the user has frozen needs none."""
+        if self._optimizer is None:
+            return
+        grouped, frozen = parameter_ids(self._optimizer), frozen_by_handlers(self._model)
+        missing = [
+            name
+            for name, parameter in self._named_parameters().items()
+            if id(parameter) not in grouped and (parameter.requires_grad or name in frozen)
+        ]
+        if missing:
+            raise ValueError(
+                f"optimizer must have a group for each parameter to be unfrozen, but has none for: "
+                f"{', '.join(missing)}; make every group up front, as param_groups(model, ...) does"
+            )
 
     def _report(self, trainer: Engine, plan: State) -> HandlerReport:
         facts = {**self._planned(), "frozen now": f"{len(self.frozen)} of {len(self._named_parameters())} parameters"}
@@ -123,8 +138,8 @@ class FreezingHandler(Handler):
                 "call requires_grad_(True) on it before the run"
             )
             findings.append(Finding("never unfrozen", text))
-        if self._untrained is not None:
-            findings.append(Finding("no gradient", f"{type(self).__name__} {self._untrained}"))
+        silent = [watch.describe(trainer.state) for watch in self._unfrozen.values()]
+        findings += [Finding("no gradient", f"{type(self).__name__} {text}") for text in silent if text is not None]
         return HandlerReport(facts=facts, findings=findings)
 
     def _set_frozen(self, engine: Engine, frozen: Sequence[bool], *, is_annotated: bool = True) -> None:
@@ -132,8 +147,7 @@ class FreezingHandler(Handler):
         changed = self._change(frozen)
         if not changed:
             return
-        if unfrozen := [part for part in changed if not part.is_frozen]:
-            self._unfrozen = UnfrozenCheck(engine, self._model, unfrozen)
+        self._watch_gradients(engine, changed)
         engine.state.metrics["trainable_fraction"] = fraction = self._trainable_fraction()
         if is_annotated:
             kind = "freeze" if changed[-1].is_frozen else "unfreeze"
@@ -141,7 +155,7 @@ class FreezingHandler(Handler):
 
     def _start(self, engine: Engine) -> None:
         self._is_started = True
-        self._unfrozen = self._untrained = None
+        self._stop_watching_gradients()
         loaded, self._loaded = self._loaded, None
         self._take_over(engine)
         is_resumed = engine.state.iteration > 0  # then it was annotated before the checkpoint
@@ -153,6 +167,17 @@ class FreezingHandler(Handler):
         self._set_frozen(engine, frozen, is_annotated=not is_resumed)
         self._watch_next_forward()
         engine.state.metrics["trainable_fraction"] = self._trainable_fraction()
+
+    def _watch_gradients(self, engine: Engine, changed: Iterable[FreezableParameters]) -> None:
+        for part in changed:
+            if part in self._unfrozen:
+                self._unfrozen.pop(part).stop()
+            if not part.is_frozen:
+                self._unfrozen[part] = UnfrozenWatch(engine.state, self._model, part)
+
+    def _stop_watching_gradients(self) -> None:
+        while self._unfrozen:
+            self._unfrozen.popitem()[1].stop()
 
     def _trainable_fraction(self) -> float:
         counts = count_trainable(self._model)
@@ -179,13 +204,9 @@ class FreezingHandler(Handler):
 
     def _end_iteration(self, engine: Engine) -> None:
         self._restore_buffers()
-
-    def _end_epoch(self, engine: Engine) -> None:
-        if self._unfrozen is None or not self._unfrozen.is_due(engine):
-            return
-        self._untrained, self._unfrozen = self._unfrozen.describe_untrained(), None
-        if self._untrained is not None:
-            warn_user(f"{type(self).__name__} {self._untrained}")
+        for watch in self._unfrozen.values():
+            if text := watch.end_iteration(engine.state):
+                warn_user(f"{type(self).__name__} {text}")
 
     def _restore_buffers(self) -> None:
         if self._buffers is not None:
@@ -226,6 +247,7 @@ class FreezingHandler(Handler):
         self._watch = WrapperWatch(type(self).__name__, self._model, parameters) if parameters else None
 
     def _unfreeze_all(self) -> None:
+        self._stop_watching_gradients()
         self._is_started, self._iteration = False, 0
         self._change([False] * len(self._parts))
         if self._watch is not None:
@@ -234,7 +256,7 @@ class FreezingHandler(Handler):
     def _named_parameters(self) -> dict[str, nn.Parameter]:
         lay_out_shards(self._model)
         named = named_parameters(self._model)
-        return {name: named[name] for part in self._parts for name in part.names}
+        return {name: p for part in self._parts for name, p in zip(part.names, part.find_in(named), strict=True)}
 
 
 def names_on(ranks: Any, model: nn.Module) -> tuple[str, ...]:

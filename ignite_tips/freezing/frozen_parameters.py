@@ -4,10 +4,9 @@ import weakref
 from collections.abc import Iterable, Mapping
 
 from torch import nn
-from torch.optim import Optimizer
 
 from ignite_tips._checks import check_instance
-from ignite_tips.core.wrapped_optimizers import parameter_ids
+from ignite_tips.core.findings import first_few
 from ignite_tips.freezing.held_statistics import hold_statistics
 from ignite_tips.parameters.selection import (
     ParameterNames,
@@ -31,6 +30,7 @@ class FrozenParameters:
 
     Attributes:
         names: all selected parameters, including those that were frozen before.
+        trained: those that were not frozen before, and will be unfrozen.
         is_over: whether they were unfrozen.
 
     Args:
@@ -43,7 +43,7 @@ class FrozenParameters:
         self.names = tuple(selected)
         self.is_over = False
         self._model = weakref.ref(unwrap_model(model))  # weakly: left_frozen.py keeps this for the model
-        self._trained = [name for name, parameter in selected.items() if parameter.requires_grad]
+        self.trained = {name for name, parameter in selected.items() if parameter.requires_grad}
         for parameter in selected.values():
             parameter.requires_grad_(False)
             # An optimizer updates whatever has a gradient, so momentum and weight decay would move the parameter.
@@ -53,18 +53,18 @@ class FrozenParameters:
     @property
     def changed_nothing(self) -> bool:
         """Whether all of the parameters were frozen before, so that they stay frozen."""
-        return not self._trained
+        return not self.trained
 
     def unfreeze(self) -> None:
         """Restore everything. A second call does nothing."""
-        trained, self._trained = self._trained, []
+        trained, self.trained = self.trained, set()
         holds, self._holds = self._holds, []
         self.is_over = True
         for hold in holds:
             hold.release()
-        named = self.parameters
-        for name in trained:
-            named[name].requires_grad_(True)
+        for name, parameter in self.parameters.items():
+            if name in trained:
+                parameter.requires_grad_(True)
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -150,7 +150,20 @@ class FreezableParameters:
     def parameters(self) -> list[nn.Parameter]:
         """The parameters that are in the model now; ``fully_shard`` may have replaced earlier ones."""
         lay_out_shards(self.model)
-        named = named_parameters(self.model)
+        return self.find_in(named_parameters(self.model))
+
+    def find_in(self, named: Mapping[str, nn.Parameter]) -> list[nn.Parameter]:
+        """Return the part's parameters from all that the model has now.
+
+        Raises:
+            RuntimeError: if the model no longer has one, as after a layer was replaced or parametrized.
+        """
+        gone = [name for name in self.names if name not in named]
+        if gone:
+            raise RuntimeError(
+                f"model must have the parameters that it had when the freezing handler was made, but no longer has "
+                f"{first_few(gone)}; make the handler after all changes to the model"
+            )
         return [named[name] for name in self.names]
 
     @property
@@ -171,15 +184,3 @@ class FreezableParameters:
         elif is_change:
             self.held = FrozenParameters(self.model, self.patterns, dict(zip(self.names, self.parameters, strict=True)))
         return is_change
-
-    def check_optimizer(self, optimizer: Optimizer) -> None:
-        """Raise ValueError if a parameter is in none of the optimizer's groups."""
-        held = parameter_ids(optimizer)
-        missing = [
-            name for name, parameter in zip(self.names, self.parameters, strict=True) if id(parameter) not in held
-        ]
-        if missing:
-            raise ValueError(
-                f"optimizer must have a group for each parameter to be unfrozen, but has none for: "
-                f"{', '.join(missing)}; make every group up front, as param_groups(model, ...) does"
-            )

@@ -22,8 +22,8 @@ class GradualUnfreezer(FreezingHandler):
     """Train the first stage alone, then one more stage every few epochs, until all train.
 
     Acts at EPOCH_STARTED, so that a stage trains for whole epochs: in epoch e the first 1 + ⌊(e − 1) / every⌋ stages
-    train. Freezing works as in ``ParameterFreezer``, with the same warning if a stage does not train. Parameters in no
-    stage are left alone.
+    train. Freezing works as in ``ParameterFreezer``, with the same warning if no gradient reaches a stage. Parameters
+    in no stage are left alone.
 
     ``engine.state.metrics["trainable_fraction"]`` is the fraction of the model's parameter values that train, 0 to 1.
 
@@ -31,7 +31,7 @@ class GradualUnfreezer(FreezingHandler):
         model: the model that the trainer calls: bare, or wrapped by DistributedDataParallel, DataParallel, fully_shard
             or torch.compile.
         stages: patterns, or lists of patterns, in the order in which they start to train: the head first.
-        optimizer: checked to have every parameter of the stages.
+        optimizer: checked to have every parameter of the stages, but not those that you froze before.
         pattern_group: the ranks that have the model's other parameters, such as the stages of a pipeline: a DeviceMesh
             of one dimension, as ``mesh["pp"]``, or a process group. A pattern then has to match on one of them only,
             and ``trainable_fraction`` is that of all. Make the handler on each of them.
@@ -74,9 +74,7 @@ class GradualUnfreezer(FreezingHandler):
         parts = [FreezableParameters(names, stage, "each of stages") for stage in stages]
         _check_disjoint(parts)
         super().__init__(model, parts, optimizer, ranks)
-        if optimizer is not None:
-            for part in parts:
-                part.check_optimizer(optimizer)
+        self._check_groups()
         self._every = 0
 
     def attach(self, trainer: Engine, every: int = 1) -> Self:

@@ -14,7 +14,7 @@ from ignite_tips.core.ignite_internals import has_open_run
 from ignite_tips.freezing.frozen_parameters import FrozenParameters
 from ignite_tips.parameters.selection import unwrap_model
 
-__all__ = ["release_left_frozen", "remember_frozen"]
+__all__ = ["frozen_by_handlers", "release_left_frozen", "remember_frozen"]
 
 
 class _Left(NamedTuple):
@@ -30,6 +30,12 @@ def remember_frozen(trainer: Engine, model: nn.Module, frozen: FrozenParameters)
     entries = _left.setdefault(unwrap_model(model), [])
     entries[:] = [entry for entry in entries if not entry.frozen.is_over]
     entries.append(_Left(frozen, weakref.ref(trainer)))
+
+
+def frozen_by_handlers(model: nn.Module) -> set[str]:
+    """Return the names of the parameters that handlers have frozen and will unfreeze."""
+    entries = _left.get(unwrap_model(model), [])
+    return {name for entry in entries if not entry.frozen.is_over for name in entry.frozen.trained}
 
 
 def release_left_frozen(trainer: Engine, get_parameters: Callable[[], Iterable[nn.Parameter]]) -> bool:

@@ -36,7 +36,7 @@ class ParameterFreezer(FreezingHandler):
     two after a freeze. Unfreezing restores everything; the optimizer continues with the state it has. A
     DistributedDataParallel wrapper follows on all ranks (see ``rewrap_model``).
 
-    It warns if nothing trains what it has unfrozen within an epoch, although other parameters of the model train.
+    It warns if no gradient reaches what it has unfrozen in an epoch, although other parameters of the model have one.
 
     ``engine.state.metrics["trainable_fraction"]`` is the fraction of the model's parameter values that train, 0 to 1.
 
@@ -44,7 +44,8 @@ class ParameterFreezer(FreezingHandler):
         model: the model that the trainer calls: bare, or wrapped by DistributedDataParallel, DataParallel, fully_shard
             or torch.compile.
         patterns: one shell glob over parameter names or several, as for ``select_parameters``.
-        optimizer: checked to have every parameter that will be unfrozen; required for OptimizerEvents.
+        optimizer: checked to have every parameter that will be unfrozen, which those that you froze before are not;
+            required for OptimizerEvents.
         pattern_group: the ranks that have the model's other parameters, such as the stages of a pipeline: a DeviceMesh
             of one dimension, as ``mesh["pp"]``, or a process group. A pattern then has to match on one of them only,
             and ``trainable_fraction`` is that of all. Make the handler on each of them.
@@ -55,6 +56,7 @@ class ParameterFreezer(FreezingHandler):
             ``forward`` is called directly, one that first runs after the model has trained without it, and gradients
             averaged by anything else: give such code the same freezes on every rank.
         ValueError: if a pattern matches no parameter, or the optimizer has none of the model's parameters.
+        RuntimeError: later, if a parameter is no longer in the model, for example because a layer was replaced.
 
     State saved: whether the parameters are frozen, the iteration, and the last count seen of each event. A resume needs
     it only if an event has a filter function of your own or no count, or if some events count iterations and others
@@ -109,8 +111,7 @@ class ParameterFreezer(FreezingHandler):
             later = make_resumable_events("unfreeze", unfreeze, trainer, self._optimizer, self._unfreeze)
             check_order(found, later)
             found += later
-            if self._optimizer is not None:
-                self._part.check_optimizer(self._optimizer)
+            self._check_groups()
         with self._attachment.renew(self):
             for event in found:
                 event.hold_counts(self._attachment, trainer)  # first, to have them ready when a resumed run starts

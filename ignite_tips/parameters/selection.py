@@ -7,6 +7,7 @@ from fnmatch import translate
 
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from ignite_tips._checks import check_instance, check_names
@@ -201,8 +202,11 @@ def trainable_fraction(model: nn.Module) -> float:
 
 
 def count_trainable(model: nn.Module) -> tuple[int, int]:
-    """Return how many of the model's parameter values require a gradient, and how many there are."""
-    parameters = named_parameters(model).values()
+    """Return how many of the model's parameter values require a gradient, and how many there are.
+
+    Those of a lazy module do not count before its first forward pass.
+    """
+    parameters = [parameter for parameter in named_parameters(model).values() if not is_lazy(parameter)]
     trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     return trainable, sum(parameter.numel() for parameter in parameters)
 

@@ -188,10 +188,7 @@ def test_graphed_callables_keep_what_is_frozen(make: Any) -> None:
 def test_a_graph_of_the_backward_pass_is_captured_again(make: Any) -> None:
     """Forgotten, there is a warning; done after the freeze and after the unfreeze, the stem trains on."""
     training = Training(whole_graph, make, {})
-    with pytest.warns(
-        UserWarning, match=r"^ParameterFreezer unfroze 0\.\* after iteration 8, but no update has changed"
-    ):
-        training.with_tips(freezes=True)
+    training.with_tips(freezes=True)
     assert torch.equal(training.seen[0]["0.0.weight"], training.seen[2]["0.0.weight"])
 
     expected, training = Training(eager, make, {}), Training(whole_graph, make, {})

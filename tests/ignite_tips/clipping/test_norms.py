@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -192,6 +193,18 @@ def test_bad_arguments_are_named() -> None:
         gradient_norm(tensor, 0)
     with pytest.raises(TypeError, match="each of tensors must be a tensor, got 3"):
         gradient_norm([3])
+
+
+def test_parameters_are_not_taken_for_gradients() -> None:
+    """Torch's functions take parameters; here, that would scale the weights."""
+    parameter = torch.nn.Parameter(torch.ones(2))
+    functions: list[Callable[..., Tensor]] = [gradient_norm, partial(clip_gradient_norm, max_norm=5.0)]
+    for function in functions:
+        with pytest.raises(
+            TypeError, match=r"^tensors must be gradients, got a Parameter; pass p\.grad of each that has"
+        ):
+            function([parameter])
+        assert function([parameter.detach()]) == pytest.approx(math.sqrt(2))
 
 
 def test_nonfinite_kinds_names_both() -> None:
