@@ -7,6 +7,7 @@ from math import isfinite, isnan
 from typing import NoReturn, cast
 
 import torch
+import torch.distributed as dist
 from ignite.engine import Engine
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
@@ -182,7 +183,9 @@ class DeferredFiniteCheck:
             return None
         values = torch.stack([norm.double() for norm in gradient_norms]).tolist() if gradient_norms else []
         kinds = ["" if isfinite(value) else "NaN" if isnan(value) else _INF_OR_OVERFLOW for value in values]
-        return first_few([f"{kind} in {name}" for kind, name in zip(kinds, names(), strict=True) if kind]) or _NONE_HERE
+        return (
+            first_few([f"{kind} in {name}" for kind, name in zip(kinds, names(), strict=True) if kind]) or _none_here()
+        )
 
 
 def keeps_state_when_skipped(optimizer: Optimizer) -> bool:
@@ -210,7 +213,6 @@ def nonfinite_flag(norm: Tensor) -> Tensor:
 
 # The gradients themselves are gone: all that is known is their norms, and a GPU squares in the gradient's dtype.
 _INF_OR_OVERFLOW = "inf, or a norm too large for its dtype,"
-_NONE_HERE = "a norm too large for its dtype, or some on another rank"
 _PLACE = re.compile(r"\bparameter \d+ of group ")
 
 
@@ -232,13 +234,18 @@ def must_be_finite(found: str, update: str, *, has_model: bool, left: str = "") 
 def describe_gradients(names: Mapping[Tensor, str]) -> str:
     """Say which of the parameters, by name, have a gradient that is not finite."""
     gradients = {name: parameter.grad for parameter, name in names.items() if parameter.grad is not None}
-    return first_few(_describe(gradients)) or _NONE_HERE
+    return first_few(_describe(gradients)) or _none_here()
 
 
 def describe_buffers(model: nn.Module | None) -> str:
     """Say what stays though the update is not made, such as BatchNorm's running statistics of a NaN batch."""
     found = _describe({} if model is None else dict(unwrap_model(model).named_buffers()))
     return f"; the forward pass left {first_few(found)}" if found else ""
+
+
+def _none_here() -> str:
+    has_peers = dist.is_initialized() and dist.get_world_size() > 1
+    return "a norm too large for its dtype" + (", or some on another rank" if has_peers else "")
 
 
 def _describe(tensors: Mapping[str, Tensor]) -> list[str]:
