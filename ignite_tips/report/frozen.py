@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from ignite_tips.core.findings import Finding
@@ -60,4 +61,6 @@ def _saw_no_data(module: nn.Module) -> bool:
     )
     if not (isinstance(count, Tensor) and isinstance(mean, Tensor) and isinstance(variance, Tensor)):
         return False
+    if is_lazy(mean):  # without data it has no shape either
+        return True
     return not count and not mean.any() and bool((variance == 1).all())

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ignite.engine import Engine
+from torch import Tensor
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from ignite_tips.core.events import attached_optimizers, completed_updates
@@ -31,18 +33,18 @@ class GroupReport:
     Attributes:
         name: its ``"name"``, or its index.
         lr: its learning rate now; None if it has none, as in an optimizer that finds its own.
-        parameters: how many numbers its tensors have.
+        parameters: how many numbers its tensors have; None if a lazy module has not given them their shapes yet.
         tensors: how many tensors.
-        frozen: the fraction of the numbers that is frozen, 0 to 1.
+        frozen: the fraction of the numbers that is frozen, 0 to 1; None as for ``parameters``.
         dtypes: of its tensors.
         devices: of its tensors.
     """
 
     name: str
     lr: float | None
-    parameters: int
+    parameters: int | None
     tensors: int
-    frozen: float
+    frozen: float | None
     dtypes: tuple[str, ...]
     devices: tuple[str, ...]
 
@@ -103,14 +105,22 @@ def group_name(optimizer: Optimizer, index: int) -> str:
 
 def _report_group(name: str, group: dict[str, Any]) -> GroupReport:
     parameters = group["params"]
-    total = sum(parameter.numel() for parameter in parameters)
-    frozen = sum(parameter.numel() for parameter in parameters if not parameter.requires_grad)
+    total, frozen = _count(parameters)
     return GroupReport(
         name=name,
         lr=None if group.get("lr") is None else float(group["lr"]),
         parameters=total,
         tensors=len(parameters),
-        frozen=frozen / max(total, 1),
+        frozen=frozen,
         dtypes=tuple(sorted({str(parameter.dtype).removeprefix("torch.") for parameter in parameters})),
         devices=tuple(sorted({str(parameter.device) for parameter in parameters})),
     )
+
+
+def _count(parameters: list[Tensor]) -> tuple[int | None, float | None]:
+    """Return how many numbers the tensors have, and the fraction that is frozen; None if a shape is not known yet."""
+    if any(map(is_lazy, parameters)):
+        return None, None
+    total = sum(parameter.numel() for parameter in parameters)
+    frozen = sum(parameter.numel() for parameter in parameters if not parameter.requires_grad)
+    return total, frozen / max(total, 1)

@@ -23,6 +23,7 @@ _UNTITLED = (Column("", wraps=True), Column("", wraps=True))
 _TITLE = "font-weight: 600; padding: 1em 0 0.3em"
 _GAP = "  "
 _LEAST = 60  # characters of the last column
+_UNKNOWN = "?"
 _TIMES = ("start", "middle", "end")
 
 
@@ -145,8 +146,8 @@ def _group_rows(optimizer: OptimizerReport) -> list[Sequence[str]]:
         (
             group.name,
             _number(group.lr),
-            f"{group.parameters:,}",
-            f"{group.frozen:.0%}",
+            _UNKNOWN if group.parameters is None else f"{group.parameters:,}",
+            _UNKNOWN if group.frozen is None else f"{group.frozen:.0%}",
             str(group.tensors),
             ", ".join(group.dtypes),
             ", ".join(group.devices),
@@ -167,7 +168,7 @@ def _lr_table(schedule: ScheduleReport) -> _Table:
 
 
 def _number(value: float | None) -> str:
-    return "?" if value is None else f"{value:.4g}"
+    return _UNKNOWN if value is None else f"{value:.4g}"
 
 
 def _lines(table: _Table) -> list[str]:
