@@ -8,11 +8,22 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
-from ignite.engine import CallableEventWithFilter, Engine, Events, EventsList, State
+from ignite.engine import (
+    CallableEventWithFilter,
+    Engine,
+    Events,
+    EventsList,
+    State,
+    supervised_training_step,
+    supervised_training_step_amp,
+)
 from ignite.handlers import FastaiLRFinder
 from ignite.handlers.base_logger import BaseLogger
+from torch.optim import Optimizer
 
 __all__ = [
+    "accumulation_steps",
+    "count_passing",
     "counts_of_once",
     "depends_on_count_alone",
     "event_handlers",
@@ -39,6 +50,24 @@ fire_event: Callable[[Engine, Any], None] = Engine._fire_event
 
 update_function: Callable[[Engine], Callable[..., Any]] = attrgetter("_process_function")
 """Return the function that processes a batch."""
+
+
+def accumulation_steps(engine: Engine, optimizer: Optimizer) -> int | None:
+    """Return in how many iterations each update of ``optimizer`` is made, if Ignite's own update function makes them.
+
+    None for any other function, and with GradScaler, which may skip an update.
+    """
+    update = update_function(engine)
+    code = getattr(update, "__code__", None)
+    if not any(code in made_by.__code__.co_consts for made_by in _MAKERS):
+        return None
+    used = inspect.getclosurevars(update).nonlocals
+    if used.get("optimizer") is not optimizer or used.get("scaler"):
+        return None
+    return used.get("gradient_accumulation_steps")
+
+
+_MAKERS = (supervised_training_step, supervised_training_step_amp)  # of create_supervised_trainer's update function
 
 _TERMINATE, _TOTAL_TIME = Events.TERMINATE, Events.COMPLETED.name
 
@@ -118,6 +147,24 @@ def depends_on_count_alone(event: CallableEventWithFilter) -> bool:
     # By where its code was written; functools.wraps gives a filter of the user's the __module__ of the one it wraps.
     code = getattr(event.filter, "__code__", None)
     return event.filter is None or (code is not None and code.co_filename == _EVENTS_FILE)
+
+
+def count_passing(event: CallableEventWithFilter, counts: range) -> int | None:
+    """Return at how many of the counts an event passes its filter; None if that depends on more than the count.
+
+    Example:
+        >>> from ignite.engine import Events
+        >>> count_passing(Events.ITERATION_COMPLETED(every=4), range(1, 25))
+        6
+    """
+    if event.filter is None:
+        return len(counts)
+    if not depends_on_count_alone(event) or len(counts) > _MOST_COUNTED:
+        return None
+    return sum(bool(event.filter(None, count)) for count in counts)
+
+
+_MOST_COUNTED = 1_000_000  # filter calls, about 0.1 s
 
 
 def counts_of_once(event: CallableEventWithFilter) -> list[int]:

@@ -65,8 +65,9 @@ class BuiltSchedule:
             self._replay(steps_in(state))
 
     def first_learning_rates(self) -> list[float | None]:
-        """Return the learning rates with which the schedule starts; None for each if the scheduler was not new."""
-        return [float(options["lr"]) if self._was_new else None for options in self._options]
+        """Return each group's first learning rate; None if the scheduler was not new, or the group was added later."""
+        known = [float(options["lr"]) if self._was_new else None for options in self._options]
+        return known + [None] * (len(self._scheduler.optimizer.param_groups) - len(known))
 
     def restore_learning_rates(self) -> None:
         """Set the learning rates of ``keep_settings`` again, if an optimizer's state was loaded after them."""

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import (
 from ignite_tips._warnings import warn_user
 from ignite_tips.core.events import OptimizerEvents, completed_updates, is_optimizer_event
 from ignite_tips.core.ignite_internals import max_iters, members_of
+from ignite_tips.schedules.steps_left import EPOCH_EVENTS, steps_in_run
 from ignite_tips.schedules.torch_internals import milestones_of, parts_of
 
 __all__ = [
@@ -27,11 +28,12 @@ __all__ = [
     "check_reaches",
     "check_run",
     "explain_failure",
+    "explain_groups",
     "explain_mismatch",
+    "explain_raise",
     "find_mismatches",
     "may_have_stepped",
     "steps_done",
-    "steps_in_run",
     "steps_missing",
 ]
 
@@ -131,8 +133,6 @@ def check_reaches(scheduler: LRScheduler, steps: int) -> None:
             raise ValueError(f"{mismatch.what} {mismatch.length}, but the saved run stepped it {steps} times{_REBUILD}")
 
 
-_EPOCH_EVENTS = (Events.EPOCH_STARTED, Events.EPOCH_COMPLETED)
-_ITERATION_EVENTS = (Events.ITERATION_STARTED, Events.ITERATION_COMPLETED)
 _REBUILD = "; build the scheduler for the run's length"
 _KEEP = ", and load its state with load_state_dict(state, keep_settings=True)"
 
@@ -210,11 +210,8 @@ def steps_missing(event: Any, trainer: Engine, last_iteration: int, updates: int
 
 def explain_failure(scheduler: LRScheduler, state: State) -> str | None:
     """Return why the scheduler's step failed, if the cause is the run's length or a group that was added later."""
-    name, groups = type(scheduler).__name__, scheduler.optimizer.param_groups
-    known = getattr(_leaf(scheduler), "base_lrs", groups)
-    if len(known) != len(groups):
-        has = f"its optimizer has {len(groups)}"
-        return f"{name} was built for {len(known)} param groups, but {has}; make all groups up front"
+    if reason := explain_groups(scheduler):
+        return reason
     for mismatch in find_mismatches(scheduler, steps=0):
         if mismatch.fails:
             by = f"epoch {state.epoch} of {state.max_epochs}"
@@ -222,6 +219,24 @@ def explain_failure(scheduler: LRScheduler, state: State) -> str | None:
                 by = f"iteration {state.iteration} of {max_iters(state)}"
             return f"{mismatch.describe()} by {by}{_REBUILD}"
     return None
+
+
+def explain_groups(scheduler: LRScheduler) -> str | None:
+    """Return that a group was added to the scheduler's optimizer after it was built, if one was."""
+    name, groups = type(scheduler).__name__, scheduler.optimizer.param_groups
+    known = getattr(_leaf(scheduler), "base_lrs", groups)
+    if len(known) == len(groups):
+        return None
+    has = f"its optimizer has {len(groups)}"
+    return f"{name} was built for {len(known)} param groups, but {has}; make all groups up front"
+
+
+def explain_raise(scheduler: LRScheduler, error: Exception, step: int, steps: int) -> str:
+    """Return that the scheduler raises ``error`` in one of the steps of a run, with the remedy."""
+    return explain_groups(scheduler) or (
+        f"step {step} of {type(scheduler).__name__} raises {type(error).__name__}: {error}, but the run steps it "
+        f"{steps} times{_REBUILD}"
+    )
 
 
 def _leaf(scheduler: LRScheduler) -> LRScheduler:
@@ -232,9 +247,7 @@ def _leaf(scheduler: LRScheduler) -> LRScheduler:
 def _check(
     scheduler: LRScheduler, event: Any, steps: int, before: int, *, certain: bool, resumed: bool = False
 ) -> None:
-    rebuild = _REBUILD + (_KEEP if resumed else "")
-    if before:  # a scheduler of an earlier run, as in a notebook
-        rebuild = f", {before} of them before this run; build the scheduler and its optimizer anew"
+    rebuild = _rebuild(before, resumed=resumed)
     for mismatch in find_mismatches(scheduler, steps):
         if mismatch.fails and certain:
             raise ValueError(mismatch.describe() + rebuild)
@@ -243,9 +256,24 @@ def _check(
         warn_user(mismatch.describe("" if certain else "about ") + pace + remedy)
 
 
-def explain_mismatch(mismatch: LengthMismatch, event: Any) -> str:
-    """Return a sentence about a mismatch of a scheduler that is stepped at ``event``, with the remedy."""
-    return mismatch.describe() + (_REBUILD if mismatch.fails else _other_event(mismatch, event) or _REBUILD)
+def explain_mismatch(mismatch: LengthMismatch, event: Any, before: int, *, resumed: bool) -> str:
+    """Return a sentence about a mismatch, with the remedy, in the words of the run itself.
+
+    Args:
+        mismatch: of a scheduler.
+        event: at which it is stepped.
+        before: the steps that it made before a new run.
+        resumed: whether the run is a resumed one.
+    """
+    if mismatch.fails or (mismatch.too_short and (resumed or before)):
+        return mismatch.describe() + _rebuild(before, resumed=resumed)
+    return mismatch.describe() + (_other_event(mismatch, event) or _REBUILD)
+
+
+def _rebuild(before: int, *, resumed: bool) -> str:
+    if before:  # a scheduler of an earlier run, as in a notebook
+        return f", {before} of them before this run; build the scheduler and its optimizer anew"
+    return _REBUILD + (_KEEP if resumed else "")
 
 
 def _other_event(mismatch: LengthMismatch, event: Any) -> str:
@@ -258,27 +286,6 @@ def _other_event(mismatch: LengthMismatch, event: Any) -> str:
     return ""
 
 
-def steps_in_run(event: Any, state: State) -> int | None:
-    """Return how many more times the event fires, if that is known in advance."""
-    counts = [_firings_in_run(member, state) for member in members_of(event)]
-    return None if None in counts else sum(count for count in counts if count is not None)
-
-
-def _firings_in_run(event: CallableEventWithFilter, state: State) -> int | None:
-    epochs, length, iterations = state.max_epochs, state.epoch_length, max_iters(state)
-    if event.filter is not None:
-        return None
-    if iterations is None and epochs is not None and event in _EPOCH_EVENTS:
-        return epochs - state.epoch
-    if length is None:
-        return None
-    if iterations is None:
-        iterations = (epochs or 0) * length
-    if event in _EPOCH_EVENTS:
-        return (iterations + (length - 1) * (event == Events.EPOCH_STARTED)) // length - state.epoch
-    return iterations - state.iteration if event in _ITERATION_EVENTS else None
-
-
 def _epochs_left(state: State) -> float:
     """Return how many epochs follow after the end of one."""
     iterations = max_iters(state)
@@ -288,4 +295,4 @@ def _epochs_left(state: State) -> float:
 
 
 def _is_per_epoch(event: Any) -> bool:
-    return all(member in _EPOCH_EVENTS for member in members_of(event))
+    return all(member in EPOCH_EVENTS for member in members_of(event))

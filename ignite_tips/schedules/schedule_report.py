@@ -2,20 +2,20 @@
 
 from typing import Any
 
-from ignite.engine import Engine, Events, State
-from torch.optim import Optimizer
+from ignite.engine import Engine, State
 from torch.optim.lr_scheduler import LRScheduler
 
-from ignite_tips.core.events import completed_updates, is_optimizer_event
 from ignite_tips.core.findings import Finding, HandlerReport, is_over
-from ignite_tips.core.ignite_internals import members_of
 from ignite_tips.schedules.run_length import (
+    LengthMismatch,
     explain_mismatch,
+    explain_raise,
     find_mismatches,
     steps_done,
-    steps_in_run,
 )
 from ignite_tips.schedules.simulation import simulate
+from ignite_tips.schedules.steps_left import StepsLeft, steps_left
+from ignite_tips.schedules.torch_internals import depends_on_step_alone
 
 __all__ = ["report_schedule"]
 
@@ -34,8 +34,7 @@ def report_schedule(
 ) -> HandlerReport:
     """Return the learning rates at the start, in the middle and at the end of a run, and what does not fit.
 
-    Once it has passed, the middle is not known. Before its first updates a run is taken to make one in each iteration,
-    at most.
+    Once it has passed, the middle is not known. Nothing is said that depends on a number of steps that is not known.
 
     Args:
         scheduler: stepped at ``event``.
@@ -46,26 +45,40 @@ def report_schedule(
         may_have_changed: whether one of them may have changed a learning rate.
         first: the learning rate at the start, of each param group.
     """
-    left, is_exact = _steps_left(event, trainer, scheduler.optimizer, plan)
-    done = steps_done(scheduler)
+    left, done = steps_left(event, trainer, scheduler.optimizer, plan), steps_done(scheduler)
     if left is None or (is_over(plan) and made == 0):  # then this schedule is for the next run
         return HandlerReport(facts={"steps": str(done)})
-    mismatches = [found for found in find_mismatches(scheduler, left) if is_exact or not found.too_short]
-    findings = [Finding("schedule length", explain_mismatch(found, event)) for found in mismatches]
-    facts = {"steps": f"{done} of {'' if is_exact else 'at most '}{done + left}"}
-    if left > _MOST_SIMULATED or any(found.fails for found in mismatches):
-        return HandlerReport(facts=facts, findings=findings)
-    future = simulate(scheduler, [()] * max(left - 1, 0))
+    about = "" if left.least == left.most else "about "
+    report = HandlerReport(facts={"steps": f"{done} of {about}{done + left.most}"})
+    mismatches = _certain_mismatches(scheduler, left)
+    before = done if plan.iteration == 0 else 0
+    resumed = plan.iteration > 0 and trainer.last_event_name is None
+    for found in mismatches:
+        report.findings.append(Finding("schedule length", explain_mismatch(found, event, before, resumed=resumed)))
+    if left.most > _MOST_SIMULATED or any(found.fails for found in mismatches):
+        return report
+    try:
+        simulated = simulate(scheduler, [()] * left.most)
+    except Exception:  # not every function of a user can be copied
+        return report
+    failing = done + len(simulated.lrs[0])  # the step that raises, if one does
+    if simulated.error is not None and failing <= done + left.least and depends_on_step_alone(scheduler):
+        text = explain_raise(scheduler, simulated.error, failing, done + left.most)
+        report.findings.append(Finding("schedule raises", text))
+    used = [lrs[: max(left.most, 1)] for lrs in simulated.lrs]  # what the last step sets is not used
     is_whole = done == made and (made > 0 or plan.iteration == 0)  # in a resumed run, earlier steps are not known
-    is_constant = not may_have_changed and all(len(set(lrs)) == 1 for lrs in future)
-    if is_whole and is_constant and not findings and done + left > 1:
-        findings.append(_without_effect(scheduler, done + left))
-    middle = (done + left) // 2 - done
-    lrs = [
-        [start, future_lrs[middle] if middle >= 0 else None, future_lrs[-1]]
-        for start, future_lrs in zip(first, future, strict=True)
-    ]
-    return HandlerReport(facts=facts, lrs=lrs, findings=findings)
+    is_constant = not may_have_changed and simulated.error is None and all(len(set(lrs)) == 1 for lrs in used)
+    if is_whole and is_constant and not report.findings and done + left.most > 1:
+        report.findings.append(_without_effect(scheduler, done + left.most))
+    times = ((done + left.most) // 2 - done, max(left.most, 1) - 1)
+    for start, lrs in zip(first, used, strict=True):
+        report.lrs.append([start, *(lrs[time] if 0 <= time < len(lrs) else None for time in times)])
+    return report
+
+
+def _certain_mismatches(scheduler: LRScheduler, left: StepsLeft) -> list[LengthMismatch]:
+    too_short = [found for found in find_mismatches(scheduler, left.least) if found.too_short]
+    return too_short + [found for found in find_mismatches(scheduler, left.most) if not found.too_short]
 
 
 def _without_effect(scheduler: LRScheduler, steps: int) -> Finding:
@@ -74,17 +87,3 @@ def _without_effect(scheduler: LRScheduler, steps: int) -> Finding:
         "for a run of that length, or remove its handler"
     )
     return Finding("schedule without effect", text)
-
-
-def _steps_left(event: Any, trainer: Engine, optimizer: Optimizer, plan: State) -> tuple[int | None, bool]:
-    """Return how many more steps the run makes, None if that is not known, and whether it is exact or the most."""
-    steps, iterations = (steps_in_run(each, plan) for each in (event, Events.ITERATION_COMPLETED))
-    if steps is not None or iterations == 0:
-        return steps or 0, True
-    (member, *others) = members_of(event)
-    if iterations is None or others or member.filter is not None or not is_optimizer_event(member):
-        return None, True
-    updates = completed_updates(trainer, optimizer)
-    if updates == 0:
-        return iterations, False
-    return round(iterations * updates / plan.iteration), True

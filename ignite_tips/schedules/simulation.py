@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.optim import Optimizer
@@ -12,7 +12,7 @@ from ignite_tips._checks import check_integer, check_iterable, check_number, des
 from ignite_tips.parameters.groups import group_names
 from ignite_tips.schedules.torch_internals import check_scheduler, without_step_warnings
 
-__all__ = ["simulate", "simulate_schedule"]
+__all__ = ["Simulation", "simulate", "simulate_schedule"]
 
 
 def simulate_schedule(
@@ -35,7 +35,8 @@ def simulate_schedule(
     Raises:
         TypeError: if ``scheduler`` is not a torch scheduler, or is given ``steps`` but needs ``metrics``, or vice
             versa.
-        ValueError: if there are no steps or metrics, or two groups have the same name.
+        ValueError: if there are no steps or metrics, if the scheduler raises in one of them, or if two groups have the
+            same name.
 
     Example:
         >>> sgd = torch.optim.SGD([{"params": [nn.Parameter(torch.ones(1))], "name": "head"}], lr=0.5)
@@ -61,19 +62,41 @@ def simulate_schedule(
             raise TypeError(f"steps must be given instead of metrics for {type(scheduler).__name__}, got {got}")
         inputs = [()] * (check_integer("steps", steps, ge=1) - 1)
     names = group_names(scheduler.optimizer)
-    return dict(zip(names, simulate(scheduler, inputs), strict=True))
+    lrs, error = simulate(scheduler, inputs)
+    if error is not None:
+        raise ValueError(
+            f"scheduler must be able to make all steps, got {type(scheduler).__name__}, whose step {len(lrs[0])} of "
+            f"{len(inputs)} raises {type(error).__name__}: {error}; simulate fewer, or build it for more steps"
+        ) from error
+    return dict(zip(names, lrs, strict=True))
 
 
-def simulate(scheduler: LRScheduler, inputs: Sequence[tuple[float, ...]]) -> list[list[float]]:
-    """Return each param group's learning rates, now and after each step of a copy with the next of the arguments."""
+class Simulation(NamedTuple):
+    """What a simulation found.
+
+    Attributes:
+        lrs: each param group's learning rates, at the start and after each step.
+        error: what the next step raised; None if all steps were made.
+    """
+
+    lrs: list[list[float]]
+    error: Exception | None
+
+
+def simulate(scheduler: LRScheduler, inputs: Sequence[tuple[float, ...]]) -> Simulation:
+    """Step a copy of the scheduler with each of the arguments in turn, until one raises. The copy itself may raise."""
     scheduler = _copy(scheduler)
     step: Callable[..., None] = scheduler.step
-    lrs = [_current(scheduler.optimizer)]
+    lrs, error = [_current(scheduler.optimizer)], None
     with without_step_warnings():
         for arguments in inputs:
-            step(*arguments)
+            try:
+                step(*arguments)
+            except Exception as raised:
+                error = raised
+                break
             lrs.append(_current(scheduler.optimizer))
-    return [list(group) for group in zip(*lrs, strict=True)]
+    return Simulation([list(group) for group in zip(*lrs, strict=True)], error)
 
 
 def _copy(scheduler: LRScheduler) -> LRScheduler:

@@ -26,6 +26,7 @@ from ignite_tips._checks import check_instance, describe
 __all__ = [
     "check_scheduler",
     "closed_form_in",
+    "depends_on_step_alone",
     "initial_lrs",
     "milestones_of",
     "parts_of",
@@ -136,6 +137,18 @@ def without_step_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"(?s).*`?optimizer\.step\(\)`?", UserWarning)
         yield
+
+
+def depends_on_step_alone(scheduler: LRScheduler) -> bool:
+    """Whether all code of the scheduler and its parts is torch's: a user's may read parameters, which copies lack.
+
+    Example:
+        >>> sgd = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+        >>> depends_on_step_alone(torch.optim.lr_scheduler.StepLR(sgd, 2))
+        True
+    """
+    methods = [method for part in with_parts(scheduler) for method in (type(part).get_lr, type(part).step)]
+    return all(method.__module__ == LRScheduler.__module__ for method in methods)
 
 
 def closed_form_in(scheduler: LRScheduler) -> str | None:
