@@ -55,25 +55,36 @@ def report_schedule(
     resumed = plan.iteration > 0 and trainer.last_event_name is None
     for found in mismatches:
         report.findings.append(Finding("schedule length", explain_mismatch(found, event, before, resumed=resumed)))
-    if left.most > _MOST_SIMULATED or any(found.fails for found in mismatches):
-        return report
+    if left.most <= _MOST_SIMULATED and not any(found.fails for found in mismatches):
+        is_whole = done == made and (made > 0 or plan.iteration == 0)  # in a resumed run, earlier steps are not known
+        _add_simulated(report, scheduler, left, first, may_be_constant=is_whole and not may_have_changed)
+    return report
+
+
+def _add_simulated(
+    report: HandlerReport,
+    scheduler: LRScheduler,
+    left: StepsLeft,
+    first: list[float | None],
+    *,
+    may_be_constant: bool,
+) -> None:
+    """Add what a simulation of the steps left shows; a scheduler that cannot be copied shows nothing."""
     try:
-        simulated = simulate(scheduler, [()] * left.most)
-    except Exception:  # not every function of a user can be copied
-        return report
-    failing = done + len(simulated.lrs[0])  # the step that raises, if one does
-    if simulated.error is not None and failing <= done + left.least and depends_on_step_alone(scheduler):
-        text = explain_raise(scheduler, simulated.error, failing, done + left.most)
-        report.findings.append(Finding("schedule raises", text))
-    used = [lrs[: max(left.most, 1)] for lrs in simulated.lrs]  # what the last step sets is not used
-    is_whole = done == made and (made > 0 or plan.iteration == 0)  # in a resumed run, earlier steps are not known
-    is_constant = not may_have_changed and simulated.error is None and all(len(set(lrs)) == 1 for lrs in used)
-    if is_whole and is_constant and not report.findings and done + left.most > 1:
-        report.findings.append(_without_effect(scheduler, done + left.most))
-    times = ((done + left.most) // 2 - done, max(left.most, 1) - 1)
+        simulated, error = simulate(scheduler, [()] * left.most)
+    except Exception:  # from a user's function that is copied with its scheduler
+        return
+    done, total = steps_done(scheduler), steps_done(scheduler) + left.most
+    failing = done + len(simulated[0])  # the step that raises, if one does
+    if error is not None and failing <= done + left.least and depends_on_step_alone(scheduler):
+        report.findings.append(Finding("schedule raises", explain_raise(scheduler, error, failing, total)))
+    used = [lrs[: max(left.most, 1)] for lrs in simulated]  # what the last step sets is not used
+    is_constant = error is None and all(len(set(lrs)) == 1 for lrs in used)
+    if may_be_constant and is_constant and not report.findings and total > 1:
+        report.findings.append(_without_effect(scheduler, total))
+    times = (total // 2 - done, max(left.most, 1) - 1)
     for start, lrs in zip(first, used, strict=True):
         report.lrs.append([start, *(lrs[time] if 0 <= time < len(lrs) else None for time in times)])
-    return report
 
 
 def _certain_mismatches(scheduler: LRScheduler, left: StepsLeft) -> list[LengthMismatch]:

@@ -6,11 +6,16 @@ import inspect
 from typing import Any
 
 import pytest
-from ignite.engine import CallableEventWithFilter, Engine, Events, EventsList, State
+from ignite.engine import CallableEventWithFilter, Engine, Events, EventsList, State, create_supervised_trainer
 from ignite.handlers import TensorboardLogger
 from ignite.handlers.base_logger import BaseLogger
+from torch import nn
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import SGD
 
 from ignite_tips.core.ignite_internals import (
+    accumulation_steps,
+    count_passing,
     counts_of_once,
     depends_on_count_alone,
     event_handlers,
@@ -182,3 +187,42 @@ def test_the_length_of_a_run_in_iterations() -> None:
     state = State(max_epochs=2)
     vars(state).pop("max_iters", None)
     assert max_iters(state) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, 1),
+        ({"gradient_accumulation_steps": 3}, 3),
+        ({"amp_mode": "amp", "gradient_accumulation_steps": 3}, 3),
+        ({"amp_mode": "amp", "scaler": GradScaler("cpu"), "gradient_accumulation_steps": 3}, None),
+    ],
+    ids=["plain", "accumulation", "amp", "scaler"],
+)
+def test_the_accumulation_of_ignites_own_trainer(options: dict[str, Any], expected: int | None) -> None:
+    """It is known of the optimizer that the update function steps, unless GradScaler may skip updates."""
+    model = nn.Linear(1, 1)
+    optimizer, other = SGD(model.parameters(), lr=0.1), SGD(model.parameters(), lr=0.1)
+    trainer = create_supervised_trainer(model, optimizer, nn.MSELoss(), **options)
+    assert accumulation_steps(trainer, optimizer) == expected
+    assert accumulation_steps(trainer, other) is None
+
+
+def _update(engine: Engine, batch: Any) -> None: ...
+
+
+@pytest.mark.parametrize("update", [_update, functools.partial(_update)], ids=["function", "partial"])
+def test_the_accumulation_of_a_users_update_function_is_not_known(update: Any) -> None:
+    """It may make any number of updates."""
+    assert accumulation_steps(Engine(update), SGD(nn.Linear(1, 1).parameters(), lr=0.1)) is None
+
+
+def test_how_often_an_event_passes_its_filter() -> None:
+    """Counted for Ignite's own filters, unless that takes long; a user's filter is not called."""
+    event = Events.ITERATION_COMPLETED
+    assert count_passing(event, range(3, 8)) == 5
+    assert count_passing(event(every=4), range(3, 13)) == 3
+    assert count_passing(event(once=[2, 5]), range(3, 13)) == 1
+    assert count_passing(event(after=8), range(3, 13)) == 4
+    assert count_passing(event(event_filter=_both), range(3, 13)) is None
+    assert count_passing(event(every=4), range(10**9)) is None

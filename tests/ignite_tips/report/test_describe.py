@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Engine, Events, create_supervised_trainer
 from ignite.handlers import Checkpoint, ProgressBar
 from ignite.metrics import RunningAverage
 from torch import nn
@@ -130,26 +130,59 @@ def test_learning_rates_at_three_times() -> None:
 
 
 def test_learning_rates_of_a_schedule_of_updates() -> None:
-    """At first for an update in each iteration, and after that at the pace of the run."""
+    """Ignite's own update function says in how many iterations it makes one."""
     scene = Scene()
     scene.schedule(StepLR(scene.optimizer, 20), OptimizerEvents.STEP_COMPLETED)
     report = scene.report()
     assert [round(lr or 0, 5) for lr in report.schedules[0].lrs[0]] == [0.01, 0.001, 0.0001]
-    assert report.handlers[0].facts == {"steps": "0 of at most 48"}
+    assert report.handlers[0].facts == {"steps": "0 of 48"}
     seen = []
     scene.trainer.add_event_handler(Events.EPOCH_COMPLETED(once=3), lambda: seen.append(scene.report()))
     scene.run()
     assert seen[0].handlers[0].facts == {"steps": "24 of 48"}
 
 
+def test_the_updates_of_another_function_are_known_by_their_pace() -> None:
+    """After the first epoch; before, nothing is said that depends on their number."""
+    scene = Scene()
+
+    def update(engine: Engine, batch: Any) -> None:
+        nn.functional.cross_entropy(scene.model(batch[0]), batch[1]).backward()
+        if engine.state.iteration % 3 == 0:
+            scene.optimizer.step()
+
+    scene.trainer = Engine(update)
+    scene.schedule(CosineAnnealingLR(scene.optimizer, T_max=EPOCHS * LENGTH), OptimizerEvents.STEP_COMPLETED)
+    assert (scene.report().schedules, scene.report().findings) == ((), ())
+    seen = []
+    every = Events.ITERATION_COMPLETED(once=[LENGTH - 1, LENGTH, 2 * LENGTH])
+    scene.trainer.add_event_handler(every, lambda: seen.append(scene.report()))
+    scene.run()
+    assert [report.handlers[0].facts["steps"] for report in seen] == ["2", "2 of 12", "5 of 15"]
+
+
+def test_a_filter_on_the_updates_counts_those_of_the_scheduler() -> None:
+    """Every second of 16 updates, with an accumulation of 3."""
+    scene = Scene()
+    scene.trainer = create_supervised_trainer(
+        scene.model, scene.optimizer, scene.loss_fn, gradient_accumulation_steps=3
+    )
+    scene.schedule(StepLR(scene.optimizer, 4), OptimizerEvents.STEP_COMPLETED(every=2))
+    assert scene.report().handlers[0].facts == {"steps": "0 of 8"}
+    scene.run()
+    assert scene.report().handlers[0].facts == {"steps": "8 of 8"}
+
+
 def test_learning_rates_are_unknown_without_the_length_of_the_run() -> None:
-    """And for an event with a filter: a report does not guess."""
+    """And for an event with a filter of the user's: a report does not guess."""
     scene = Scene()
     stepper = scene.schedule()
     assert tips.describe_trainer(scene.trainer).schedules == ()
-    stepper.attach(scene.trainer, Events.EPOCH_COMPLETED(every=2))
+    stepper.attach(scene.trainer, Events.EPOCH_COMPLETED(event_filter=lambda engine, epoch: epoch != 2))
     assert scene.report().schedules == ()
     assert scene.report().handlers[0].facts == {"steps": "0"}
+    stepper.attach(scene.trainer, Events.EPOCH_COMPLETED(every=2))
+    assert scene.report().handlers[0].facts == {"steps": "0 of 3"}
 
 
 @needs_max_iters

@@ -130,6 +130,16 @@ def _twins() -> LRScheduler:
         ),
         (lambda: ((ReduceLROnPlateau(_optimizer()),), {"metrics": []}), ValueError, "at least one metric, got none"),
         (lambda: ((ReduceLROnPlateau(_optimizer()),), {"metrics": ["1"]}), TypeError, "metrics must be a number"),
+        (
+            lambda: ((torch_schedulers.OneCycleLR(_optimizer(), 0.1, total_steps=10), 20), {}),
+            ValueError,
+            r"whose step 11 of 19 raises ValueError: Tried to step 11 times.*; simulate fewer, or build it for more steps",
+        ),
+        (
+            lambda: ((torch_schedulers.LambdaLR(_optimizer(), [[1.0, 0.5].__getitem__] * 2), 5), {}),
+            ValueError,
+            "able to make all steps, got LambdaLR, whose step 2 of 4 raises IndexError: list index out of range; simulate",
+        ),
         (lambda: ((_twins(), 3), {}), ValueError, "must have different names, got 'body' twice"),
     ],
 )
@@ -138,3 +148,10 @@ def test_wrong_arguments(arguments: Callable[[], Any], error: type[Exception], m
     positional, named = arguments()
     with pytest.raises(error, match=message):
         simulate_schedule(*positional, **named)
+
+
+def test_both_remedies_of_a_schedule_that_ends() -> None:
+    """Simulate up to its end, or one that ends later."""
+    short, longer = (torch_schedulers.OneCycleLR(_optimizer(), 0.1, total_steps=steps) for steps in (10, 19))
+    assert len(simulate_schedule(short, 11)["body"]) == 11
+    assert len(simulate_schedule(longer, 20)["body"]) == 20
