@@ -98,6 +98,18 @@ def test_a_run_that_refuses_at_its_start_has_the_same_words(event: Any) -> None:
         assert scene.trainer.state.iteration == 0
 
 
+def test_a_resumed_run_that_refuses_at_its_start_has_the_same_words() -> None:
+    """It is to be longer than its schedule."""
+    first, second = Scene(), Scene()
+    steppers = [scene.schedule(_one_cycle(3)(scene.optimizer)) for scene in (first, second)]
+    first.run(2)
+    second.trainer.load_state_dict(first.trainer.state_dict())
+    steppers[1].load_state_dict(steppers[0].state_dict())
+    (finding,) = second.report().findings
+    assert finding.text.endswith("load_state_dict(state, keep_settings=True)")
+    assert _error_of_run(second) == finding.text
+
+
 @pytest.mark.parametrize(("event", "steps"), [(PER_UPDATE, UPDATES), (PER_EPOCH, EPOCHS)])
 @pytest.mark.parametrize("short_of", [1, 4])
 def test_a_function_that_raises_is_found(event: Any, steps: int, short_of: int) -> None:
@@ -146,6 +158,25 @@ def test_nothing_is_claimed_of_an_unknown_number_of_updates(build: Build) -> Non
     assert report.handlers[0].facts == {"steps": "0"}
 
 
+@pytest.mark.parametrize("build", [_one_cycle(9), _listed(9)])
+def test_the_pace_of_the_updates_may_be_one_too_high(build: Build) -> None:
+    """Two updates in 10 iterations, but nine in 48: the tenth is not certain, and no finding."""
+    scene = Scene()
+    scene.use(scene.model.parameters(), torch.optim.SGD, momentum=0.9)
+
+    def update(engine: Engine, batch: Any) -> None:
+        if engine.state.iteration % 5 == 0:
+            scene.optimizer.step()
+
+    scene.trainer = Engine(update)
+    scene.schedule(build(scene.optimizer), PER_UPDATE)
+    seen: list[tips.TrainerReport] = []
+    scene.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=10), lambda: seen.append(scene.report()))
+    scene.run()
+    assert seen[0].handlers[0].facts == {"steps": "2 of about 10"}
+    assert seen[0].findings == ()
+
+
 class _ByWeight(LRScheduler):
     """Reads a weight, which a copy of the scheduler does not have."""
 
@@ -185,6 +216,15 @@ def test_a_group_that_was_added_later(build: Build, findings: int) -> None:
     assert len(report.findings) == findings
     if findings:
         assert report.findings[0].text == _error_of_run(scene)
+
+
+def test_a_lazy_layer_that_is_frozen_saw_no_data() -> None:
+    """Its statistics have no shape yet."""
+    scene = Scene()
+    scene.model = nn.Sequential(nn.Linear(4, 3), nn.LazyBatchNorm1d())
+    scene.use(scene.model.parameters(), torch.optim.SGD)
+    tips.ParameterFreezer(scene.model, "1.*").attach(scene.trainer)
+    assert [finding.kind for finding in scene.report().findings] == ["unseen statistics"]
 
 
 def test_a_lazy_module_has_no_sizes_yet() -> None:

@@ -133,12 +133,12 @@ def _twins() -> LRScheduler:
         (
             lambda: ((torch_schedulers.OneCycleLR(_optimizer(), 0.1, total_steps=10), 20), {}),
             ValueError,
-            r"whose step 11 of 19 raises ValueError: Tried to step 11 times.*; simulate fewer, or build it for more steps",
+            r"step 11 of 19 raises ValueError: Tried to step 11 times.*; simulate fewer, or build it for more steps",
         ),
         (
             lambda: ((torch_schedulers.LambdaLR(_optimizer(), [[1.0, 0.5].__getitem__] * 2), 5), {}),
             ValueError,
-            "able to make all steps, got LambdaLR, whose step 2 of 4 raises IndexError: list index out of range; simulate",
+            "make all steps, got LambdaLR, whose step 2 of 4 raises IndexError: list index out of range; simulate",
         ),
         (lambda: ((_twins(), 3), {}), ValueError, "must have different names, got 'body' twice"),
     ],
