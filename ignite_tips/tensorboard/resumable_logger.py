@@ -194,7 +194,7 @@ _start.__name__ = _start.__qualname__ = ResumableTensorboardLogger.__name__  # f
 class _Writer(SummaryWriter):
     """A SummaryWriter that keeps its file writers when it is closed: they open their files again."""
 
-    all_writers: dict[str, Any]
+    all_writers: Any
 
     def close(self) -> None:
         for file_writer in self.all_writers.values():
