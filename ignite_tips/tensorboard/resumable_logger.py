@@ -118,7 +118,7 @@ class ResumableTensorboardLogger(TensorboardLogger):
             if iteration % epoch_length:
                 self._events.restart = (epoch, iteration)
             return
-        other = next((path for path in self._earlier if not _is_over(path, trainer)), None)
+        other = next((path for path in self._earlier if path.exists() and not _is_over(path, trainer)), None)
         if other is not None:
             self._leave_folder()
             raise RuntimeError(

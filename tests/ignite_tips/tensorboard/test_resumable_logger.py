@@ -252,8 +252,9 @@ def test_a_closed_logger_goes_on_in_the_file_that_was_set_aside(tmp_path: Path) 
     assert [step for step, _ in _series(tmp_path)["train/x"]] == [1, 2, 3, 4]
 
 
-def test_a_refused_run_stays_refused_until_another_logger_is_chosen(tmp_path: Path) -> None:
-    """A second try writes nothing into the other run's folder either; after it the trainer runs with a new logger."""
+@pytest.mark.parametrize("chosen", ["own", "taken"])
+def test_a_refused_run_stays_refused_until_the_folder_is_another_or_free(tmp_path: Path, chosen: str) -> None:
+    """A second try writes nothing into the other run's folder either."""
     _train(tmp_path / "taken")
     (path,) = (tmp_path / "taken").iterdir()
     path.rename(path.with_name(f"{path.name}.copied"))  # not a file that this process began
@@ -263,11 +264,15 @@ def test_a_refused_run_stays_refused_until_another_logger_is_chosen(tmp_path: Pa
         with pytest.raises(RuntimeError, match="log_dir must be a new folder for a new run"):
             trainer.run(range(2))
         trainer.run(range(2))  # after a run that raised, Ignite's next one does nothing
-    with _logged(tmp_path / "own", trainer):
-        trainer.run(range(2))
-    tb_logger.close()
     assert len(list((tmp_path / "taken").iterdir())) == 1
-    assert [step for step, _ in _series(tmp_path / "own")["train/x"]] == [1, 2]
+    if chosen == "own":
+        tb_logger = _logged(tmp_path / "own", trainer)
+    else:
+        next((tmp_path / "taken").iterdir()).unlink()
+    trainer.run(range(2))
+    tb_logger.close()
+    assert [step for step, _ in _series(tmp_path / chosen)["train/x"]] == [1, 2]
+    assert len(list((tmp_path / chosen).iterdir())) == 1
 
 
 def test_it_keeps_no_trainer_alive_and_outlives_it(tmp_path: Path) -> None:
