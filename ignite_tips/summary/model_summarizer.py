@@ -18,7 +18,7 @@ from ignite_tips.core.wiring import Attachment, add_role
 from ignite_tips.parameters.sharding import lay_out_shards
 from ignite_tips.summary.model import check_request, summarize_model
 from ignite_tips.summary.table import ModelSummary
-from ignite_tips.tensorboard.summary_writer import check_open, write_text
+from ignite_tips.tensorboard.summary_writer import write_text
 
 __all__ = ["ModelSummarizer"]
 
@@ -109,8 +109,6 @@ class ModelSummarizer(Handler):
         """Show the summary when ``trainer`` has its first batch, and write it to the Text tab of ``tb_logger``."""
         check_instance("trainer", trainer, Engine, "an ignite Engine")
         check_instance("tb_logger", tb_logger, (TensorboardLogger, type(None)), "an ignite TensorboardLogger or None")
-        if tb_logger is not None:
-            check_open(tb_logger.writer)
         with self._attachment.renew(self):
             self.summary, self._is_due = None, True
             self._attachment.add_undo(add_role(trainer, Role(self, Events.ITERATION_STARTED, model=self._model)))

@@ -51,7 +51,6 @@ class LearningRateLogger(Handler, BaseHandler):
     Raises:
         TypeError: if an argument has the wrong type, or an option is not a number.
         ValueError: if a group lacks an option, or two groups have the same name.
-        RuntimeError: if the TensorBoard writer is closed.
 
     State saved: none.
 
@@ -90,7 +89,6 @@ class LearningRateLogger(Handler, BaseHandler):
         self._scalars: ScalarWriter | None = None
         self._in_use: dict[str, float] | None = None  # the values in the latest update
         self._due: Callable[[], None] | None = None  # writes at the next update
-        self._was_run = False  # whether the trainer had a run before the one that starts
 
     def attach(
         self, trainer: Engine, logger: BaseLogger | None = None, event: Any = OptimizerEvents.STEP_STARTED
@@ -106,7 +104,6 @@ class LearningRateLogger(Handler, BaseHandler):
                 update, as LBFGS does.
             ValueError: if the trainer does not know an event, the event has no counter for the x axis, or another
                 LearningRateLogger of the trainer already writes one of the names to ``logger``.
-            RuntimeError: if the TensorBoard writer is closed.
         """
         members = check_events("event", event, trainer)
         check_optimizer(self._optimizer, "attach this to an Ignite event with tb_logger.attach(trainer, this, event)")
@@ -126,13 +123,11 @@ class LearningRateLogger(Handler, BaseHandler):
             if any(member != OptimizerEvents.STEP_STARTED for member in members):
                 handler = observes_only(self._on_update)
                 self._attachment.add_step_handler(trainer, self._optimizer, OptimizerEvents.STEP_STARTED, handler)
-            self._attachment.add_handler(trainer, Events.STARTED, lambda engine: self._start(scalars))
             warn_after_first_epoch(self._attachment, trainer, self._describe_no_update)
             for ending in (Events.COMPLETED, Events.TERMINATE) if self._only_changes else ():
                 self._attachment.add_handler(trainer, ending, lambda engine: scalars.flush())
         self._add_charts(logger)
         self._scalars, self._in_use, self._due = scalars, None, None
-        self._was_run = trainer.last_event_name is not None
         return self
 
     def detach(self) -> None:
@@ -156,11 +151,6 @@ class LearningRateLogger(Handler, BaseHandler):
         elif current_step(engine).optimizer is self._optimizer:
             self._in_use = self._options.read()
             self._handler_for(event_name)(engine, scalars, event_name)
-
-    def _start(self, scalars: ScalarWriter) -> None:
-        if self._was_run and scalars.was_closed():  # after the run that it was for
-            self.detach()
-        self._was_run = True
 
     def _scalar_writer(self, logger: BaseLogger | None) -> ScalarWriter:
         places = (lambda tag: self._options.places[tag]) if self._run_per_group else None

@@ -35,7 +35,10 @@ class ResumableTensorboardLogger(TensorboardLogger):
     removed from the files, on every x axis. (``SummaryWriter(purge_step=...)`` handles one axis only.) The original
     files are kept as ``events.out.superseded-...``. A new run in a folder with another process's run is an error. An
     ended run of this process, as in a notebook whose cells are run again, is set aside under such a name, with a
-    warning. After ``close()`` later runs of the trainer write nothing.
+    warning.
+
+    After ``close()`` a later run of the trainer goes on in the same files. Once the trainer has a later logger, a
+    closed one writes nothing.
 
     Every record goes to the operating system at once: a killed run loses nothing that it wrote, and a record costs a
     fraction of what it costs with TensorBoard's own writer. Ranks other than 0 write nothing, so every rank can attach
@@ -75,9 +78,8 @@ class ResumableTensorboardLogger(TensorboardLogger):
             Path(log_dir).mkdir(parents=True, exist_ok=True)
             _wait_for_later_name(log_dir)
             self._earlier, self._earlier_sub_runs = event_files(log_dir), sub_run_files(log_dir)
-            self.writer = SummaryWriter(str(log_dir))
+            self.writer = _Writer(str(log_dir))
             self._events = _EventWriter(self.writer.file_writer.event_writer, self._earlier, weakref.ref(trainer))
-            _begun[self._events.path.resolve()] = weakref.ref(trainer)
         except (OSError, ValueError) as error:  # ValueError: a null byte in the path
             raise ValueError(
                 f"log_dir must be a folder that can be written to, got {str(log_dir)!r}: {error}"
@@ -85,7 +87,10 @@ class ResumableTensorboardLogger(TensorboardLogger):
         self.writer.file_writer.event_writer = self._events
         self.writer.filename_suffix = SUB_RUN  # of what it opens from now on
         self.writer.all_writers = _FileWriters(self.writer.all_writers, self._events, self._earlier_sub_runs, trainer)
-        self._has_started = False
+        self._has_started = self._was_closed = False
+        self._trainer = weakref.ref(trainer)
+        _silence_closed(trainer)
+        _begun[self._events.path.resolve()] = weakref.ref(self)
         trainer.add_event_handler(Events.STARTED, _start, weakref.ref(self))
 
     def __repr__(self) -> str:
@@ -96,16 +101,11 @@ class ResumableTensorboardLogger(TensorboardLogger):
         return self
 
     def close(self) -> None:
-        """Close the file. What is attached to this logger writes nothing from then on."""
+        """Close the files. Writing again opens them again, unless the trainer has a later logger by then."""
         super().close()
-        # In place of torch's writer, which starts another file when it is written to.
-        self.writer = _SilentWriter(str(self.writer.log_dir))
-        self.writer.file_writer = None
+        self._was_closed = True
 
     def _start(self, trainer: Engine) -> None:
-        if self._has_started:
-            return
-        self._has_started = True
         iteration, epoch_length = trainer.state.iteration, trainer.state.epoch_length or 1
         if iteration > 0:
             epoch = ceil(iteration / epoch_length)
@@ -118,7 +118,7 @@ class ResumableTensorboardLogger(TensorboardLogger):
             if iteration % epoch_length:
                 self._events.restart = (epoch, iteration)
             return
-        other = next((path for path in self._earlier if not _is_over(path, trainer)), None)
+        other = next((path for path in self._earlier if path.exists() and not _is_over(path, trainer)), None)
         if other is not None:
             self._leave_folder()
             raise RuntimeError(
@@ -130,7 +130,7 @@ class ResumableTensorboardLogger(TensorboardLogger):
     def _set_aside_earlier(self) -> None:
         # Another logger of the trainer may have done so.
         for path in filter(Path.exists, [*self._earlier, *self._earlier_sub_runs]):
-            aside = path.rename(path.with_name(path.name.replace("tfevents", "superseded")))
+            aside = path.rename(_aside(path))
             if path in self._earlier:
                 warn_user(
                     f"log_dir {self.writer.log_dir!r} has an earlier run of this process, which TensorBoard will not "
@@ -138,13 +138,13 @@ class ResumableTensorboardLogger(TensorboardLogger):
                 )
 
     def _leave_folder(self) -> None:
-        self.writer.close()
+        self.close()
         for path in set(event_files(self.writer.log_dir)) - set(self._earlier):
             path.unlink()
 
 
-# The event files that this process began, each with its trainer: a run of another process may be under way.
-_begun: dict[Path, weakref.ref[Engine]] = {}
+# The event files that this process began, each with its logger: a run of another process may be under way.
+_begun: "dict[Path, weakref.ref[ResumableTensorboardLogger]]" = {}
 
 
 def _is_over(path: Path, trainer: Engine) -> bool:
@@ -152,8 +152,25 @@ def _is_over(path: Path, trainer: Engine) -> bool:
     reference = _begun.get(path.resolve())
     if reference is None:
         return False
-    owner = reference()
+    logger = reference()
+    owner = None if logger is None else logger._trainer()
     return owner is None or owner is trainer or not has_open_run(owner)
+
+
+def _silence_closed(trainer: Engine) -> None:
+    """Drop what is written to closed loggers of ``trainer`` from now on: a new one takes their place."""
+    # As when a notebook's cell that opens a logger, attaches handlers and runs is run again.
+    for reference in _begun.values():
+        logger = reference()
+        if logger is not None and logger._was_closed and logger._trainer() is trainer:
+            logger.writer.close()
+            logger.writer = _SilentWriter(str(logger.writer.log_dir))
+            logger._has_started = True
+
+
+def _aside(path: Path) -> Path:
+    """Return the name under which TensorBoard does not read an event file."""
+    return path.with_name(path.name.replace("tfevents", "superseded"))
 
 
 def _wait_for_later_name(folder: str | os.PathLike[str]) -> None:
@@ -166,11 +183,22 @@ def _wait_for_later_name(folder: str | os.PathLike[str]) -> None:
 
 def _start(trainer: Engine, logger_ref: "weakref.ref[ResumableTensorboardLogger]") -> None:
     logger = logger_ref()
-    if logger is not None:
+    if logger is not None and not logger._has_started:
         logger._start(trainer)
+        logger._has_started = True
 
 
 _start.__name__ = _start.__qualname__ = ResumableTensorboardLogger.__name__  # for Ignite's profilers
+
+
+class _Writer(SummaryWriter):
+    """A SummaryWriter that keeps its file writers when it is closed: they open their files again."""
+
+    all_writers: Any
+
+    def close(self) -> None:
+        for file_writer in self.all_writers.values():
+            file_writer.close()
 
 
 class _EventWriter:
@@ -196,7 +224,7 @@ class _EventWriter:
         self._folder = begun.get_logdir()
         begun.close()
         (self.path,) = set(event_files(self._folder)) - set(earlier)
-        self._file = RecordFile(self.path)
+        self._file: RecordFile | None = self._open()  # None while closed
         self._trainer = trainer
 
     def get_logdir(self) -> str:
@@ -212,13 +240,22 @@ class _EventWriter:
             ):
                 return
             data = with_position(data, *position)
+        if self._file is None:
+            self._file = self._open()
         self._file.write(data)
 
     def flush(self) -> None:
         """Do nothing: everything is already written."""
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _open(self) -> RecordFile:
+        aside = _aside(self.path)  # there once a logger of another trainer has taken the folder
+        self.path.parent.mkdir(parents=True, exist_ok=True)  # it may be deleted between two runs
+        return RecordFile(aside if aside.exists() else self.path)
 
 
 class _FileWriters(dict[str, Any]):
@@ -236,7 +273,7 @@ class _FileWriters(dict[str, Any]):
 
 
 class _SilentWriter:
-    """The writer on ranks other than 0, and of a closed logger, which drops everything."""
+    """The writer on ranks other than 0, and of a closed logger that has a successor, which drops everything."""
 
     def __init__(self, log_dir: str) -> None:
         self.log_dir = log_dir

@@ -18,7 +18,7 @@ from ignite_tips.core.roles import ClipsGradients, FreezesParameters, Role
 from ignite_tips.core.wiring import Annotation, Attachment, on_annotation, roles_of
 from ignite_tips.parameters.selection import check_belongs, trainable_fraction, unwrap_model
 from ignite_tips.tensorboard.scalar_writer import ScalarWriter
-from ignite_tips.tensorboard.summary_writer import add_chart, check_open, write_text
+from ignite_tips.tensorboard.summary_writer import add_chart, write_text
 
 __all__ = ["RunAnnotator"]
 
@@ -70,7 +70,6 @@ class RunAnnotator(Handler):
         self._optimizer = optimizer
         self._annotations: list[str] = []
         self._trainable_fraction: float | None = None  # None until it is asked for again
-        self._was_run = False  # whether the trainer had a run before the one that starts
         self._norms = ScalarWriter(None)  # replaced by attach()
         self._counts: dict[str, ScalarWriter] = {}
         self._attachment = Attachment(type(self).__name__)
@@ -80,22 +79,17 @@ class RunAnnotator(Handler):
     ) -> Self:
         """Write what happens in the run of ``trainer``; scalars at ``event``, less often with ``every=``.
 
-        If the logger is closed after a run, the next run is not written.
-
         Raises:
             TypeError: if an argument has the wrong type.
             ValueError: if the trainer does not know the event.
-            RuntimeError: if the TensorBoard writer is closed.
         """
         check_events("event", event, trainer)
         check_instance("tb_logger", tb_logger, TensorboardLogger, "an ignite TensorboardLogger")
-        check_open(tb_logger.writer)
         with self._attachment.renew(self):
             if idist.get_rank() > 0:
                 return self
             self._annotations = []
             self._trainable_fraction = None
-            self._was_run = trainer.last_event_name is not None
             self._norms = ScalarWriter(tb_logger)
             self._counts = {name: ScalarWriter(tb_logger, only_changes=True) for name in (_FRACTION, _SKIPPED)}
             for name in _NORMS:
@@ -105,7 +99,6 @@ class RunAnnotator(Handler):
             self._attachment.add_undo(
                 on_annotation(trainer, lambda engine, annotation: self._annotate(tb_logger.writer, annotation))
             )
-            self._attachment.add_handler(trainer, Events.STARTED, self._start)
             self._attachment.add_handler(trainer, Events.EPOCH_STARTED, self._forget_fraction)
             self._attachment.add_step_handler(trainer, self._optimizer, event, self._write_scalars)
             for ending in (Events.COMPLETED, Events.TERMINATE):
@@ -115,14 +108,6 @@ class RunAnnotator(Handler):
     def detach(self) -> None:
         """Stop writing."""
         self._attachment.clear()
-
-    def _is_over(self) -> bool:
-        return self._was_run and self._norms.was_closed()  # after the run that it was for
-
-    def _start(self, engine: Engine) -> None:
-        if self._is_over():
-            self.detach()
-        self._was_run = True
 
     def _report(self, trainer: Engine, plan: State) -> HandlerReport:
         clippers = [role for role in roles_of(ClipsGradients, trainer) if role.optimizer() is self._optimizer]
@@ -136,8 +121,6 @@ class RunAnnotator(Handler):
         return HandlerReport(findings=[Finding("other tag", text)])
 
     def _annotate(self, writer: Any, annotation: Annotation) -> None:
-        if self._is_over():  # a freezer's handler of STARTED may come first
-            return
         self._trainable_fraction = None
         kind = annotation.kind.replace("_", " ")
         text = re.sub(r"([\\`*_\[\]])", r"\\\1", " ".join(annotation.text.split()))

@@ -12,7 +12,7 @@ from ignite.handlers.base_logger import BaseLogger
 
 from ignite_tips._checks import check_instance
 from ignite_tips.core.ignite_internals import make_output_handler
-from ignite_tips.tensorboard.summary_writer import ScalarRecord, check_open, is_closed, write_charts
+from ignite_tips.tensorboard.summary_writer import ScalarRecord, write_charts
 
 __all__ = ["ScalarWriter"]
 
@@ -30,7 +30,6 @@ class ScalarWriter:
 
     Raises:
         TypeError: if ``logger`` is not an Ignite logger.
-        RuntimeError: if the TensorBoard writer is closed.
     """
 
     def __init__(
@@ -57,14 +56,9 @@ class ScalarWriter:
         self._sub_runs: list[tuple[str, ScalarRecord, list[int]]] = []  # each with the indices of its values
         self._write_now: Callable[..., None] = self._write_output
         if isinstance(logger, TensorboardLogger):
-            check_open(logger.writer)
             self._write_now = self._write_record
         elif isinstance(logger, WandBLogger) and has_own_axis:
             self._write_now = self._write_with_axis
-
-    def was_closed(self) -> bool:
-        """Whether its TensorBoard writer is closed; always False for another logger."""
-        return isinstance(self.logger, TensorboardLogger) and is_closed(self.logger.writer)
 
     def write(self, engine: Engine, event: Any, step: int, values: dict[str, float]) -> None:
         """Write ``values``, by tag, at ``step``; ``event`` is the current event."""

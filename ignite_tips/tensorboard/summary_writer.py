@@ -11,7 +11,7 @@ from torch.utils.tensorboard import FileWriter, SummaryWriter
 
 from ignite_tips.tensorboard.event_files import event_files, last_layout
 
-__all__ = ["ScalarRecord", "add_chart", "check_open", "is_closed", "write_charts", "write_text"]
+__all__ = ["ScalarRecord", "add_chart", "write_charts", "write_text"]
 
 
 class ScalarRecord:
@@ -34,10 +34,8 @@ class ScalarRecord:
     def write(self, writer: Any, values: Sequence[float], step: int, sub_run: str | None = None) -> None:
         """Write ``values``, in the order of the tags, at ``step``; to a run within the writer's if one is named.
 
-        Raises:
-            RuntimeError: if the writer is closed.
+        A closed writer starts another file, as when its own methods are called.
         """
-        check_open(writer)
         if not isinstance(writer, SummaryWriter):  # tensorboardX, which Ignite prefers if installed
             for tag, value in zip(self.tags, values, strict=True):
                 writer.add_scalar(tag, value, step) if sub_run is None else writer.add_scalars(
@@ -47,40 +45,35 @@ class ScalarRecord:
         for slot, value in zip(self._slots, values, strict=True):
             slot.simple_value = value
         # The event is serialized at once, so it can be reused for the next step.
-        file_writer: Any = writer.file_writer if sub_run is None else _open_sub_run(writer, sub_run)
+        file_writer = _open_run(writer)
+        if sub_run is not None:
+            file_writer = _open_sub_run(writer, sub_run)
         file_writer.add_event(self._event, step)
+
+
+def _open_run(writer: Any) -> Any:
+    """Return the file writer of the writer's run, a new one if the writer is closed, as its own methods do."""
+    if writer.file_writer is None:
+        writer.file_writer = _open_file(writer, writer.get_logdir())
+        writer.all_writers = {writer.get_logdir(): writer.file_writer}
+    return writer.file_writer
 
 
 def _open_sub_run(writer: Any, name: str) -> Any:
     """Return the file writer of a run within the writer's, as ``add_scalars`` makes them: the writer closes it."""
     folder = f"{writer.get_logdir()}/{name}"
     if folder not in writer.all_writers:
-        new = FileWriter(folder, writer.max_queue, writer.flush_secs, writer.filename_suffix)
-        writer.all_writers[folder] = new
+        writer.all_writers[folder] = _open_file(writer, folder)
     return writer.all_writers[folder]
 
 
+def _open_file(writer: Any, folder: str) -> Any:
+    return FileWriter(folder, writer.max_queue, writer.flush_secs, writer.filename_suffix)
+
+
 def write_text(writer: Any, tag: str, text: str, step: int) -> None:
-    """Write ``text``, in Markdown, at ``step``.
-
-    Raises:
-        RuntimeError: if the writer is closed.
-    """
-    check_open(writer)
+    """Write ``text``, in Markdown, at ``step``."""
     writer.add_text(tag, text, step)
-
-
-def is_closed(writer: Any) -> bool:
-    """Whether the writer is closed."""
-    return getattr(writer, "file_writer", writer) is None
-
-
-def check_open(writer: Any) -> None:
-    """Raise RuntimeError if the writer is closed; torch's own would silently start another file."""
-    if is_closed(writer):
-        raise RuntimeError(
-            f"the TensorBoard writer must be open, got a closed one: {_folder(writer)}; close it after the run"
-        )
 
 
 class _Charts:
@@ -107,14 +100,9 @@ def add_chart(writer: Any, category: str, title: str, patterns: Sequence[str]) -
 
 
 def write_charts(writer: Any) -> None:
-    """Write the layout, if it has changed since it was last written, together with the one that the user wrote.
-
-    Raises:
-        RuntimeError: if the writer is closed.
-    """
+    """Write the layout, if it has changed since it was last written, together with the one that the user wrote."""
     charts = _charts.get(writer)
     if charts is not None and not charts.is_written:
-        check_open(writer)
         layout = _written_layout(writer)
         for category, own in charts.layout.items():
             layout[category] = layout.get(category, {}) | own

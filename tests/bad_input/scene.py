@@ -90,7 +90,6 @@ class Scene:
             "unfreezer": lambda: ignite_tips.GradualUnfreezer(model, ["3.*", "0.*"]),
             "clipper": lambda: ignite_tips.GradientNormClipper(sgd, 1.0),
             "tb_logger": self._tb_logger,
-            "closed": self._closed_logger,
             "summary": lambda: ignite_tips.summarize_model(model, input_size=(2, 4)),
         }
 
@@ -136,11 +135,6 @@ class Scene:
     def _tb_logger(self) -> TensorboardLogger:
         tb_logger = TensorboardLogger(log_dir=str(self._folder / "logs"))
         tb_logger.writer.flush()
-        return tb_logger
-
-    def _closed_logger(self) -> TensorboardLogger:
-        tb_logger = TensorboardLogger(log_dir=str(self._folder / "closed"))
-        tb_logger.close()
         return tb_logger
 
     def close(self) -> None:

@@ -28,7 +28,7 @@ from ignite_tips import (
     current_step,
 )
 from ignite_tips.core.events import OptimizerEvents
-from ignite_tips.tensorboard.run_reader import read_run
+from ignite_tips.core.wiring import annotate
 from tests.support import run_distributed
 
 _Series = dict[str, list[tuple[int, float]]]
@@ -486,43 +486,71 @@ def test_bad_arguments_are_refused(arguments: dict[str, Any], error: type[Except
         LearningRateLogger(**{"optimizer": _optimizer(), **arguments})
 
 
-def test_a_closed_or_unknown_logger_is_refused(tmp_path: Path) -> None:
-    """When attached, and when it is closed before the run ends."""
+def test_an_unknown_logger_is_refused() -> None:
+    """The error shows the value."""
     optimizer = _optimizer()
-    trainer = _trainer(optimizer)
     unknown: Any = "runs"
     with pytest.raises(TypeError, match=re.escape("logger must be one of Ignite's loggers, got 'runs' (str)")):
-        LearningRateLogger(optimizer).attach(trainer, unknown)
-    tb_logger = TensorboardLogger(log_dir=tmp_path)
-    LearningRateLogger(optimizer).attach(trainer, tb_logger)
-    tb_logger.close()
-    expected = f"the TensorBoard writer must be open, got a closed one: {tmp_path}; close it after the run"
-    with pytest.raises(RuntimeError, match=re.escape(expected)):
-        trainer.run(range(1))
-    with pytest.raises(RuntimeError, match=re.escape(expected)):
-        LearningRateLogger(optimizer).attach(trainer, tb_logger)
+        LearningRateLogger(optimizer).attach(_trainer(optimizer), unknown)
+
+
+def _attach_all(model: nn.Module, optimizer: torch.optim.Optimizer, trainer: Engine, logger: TensorboardLogger) -> None:
+    LearningRateLogger(optimizer).attach(trainer, logger)
+    LearningRateLogger(optimizer, tag="each", run_per_group=True).attach(trainer, logger)
+    RunAnnotator(model, optimizer).attach(trainer, logger)
+    logger.attach_output_handler(
+        trainer, Events.ITERATION_COMPLETED, "training", output_transform=lambda _: {"loss": 1.0}
+    )
+
+
+def _logger(kind: type[TensorboardLogger], folder: Path, trainer: Engine) -> TensorboardLogger:
+    return kind(folder, trainer) if kind is ResumableTensorboardLogger else kind(folder)
 
 
 @pytest.mark.parametrize("kind", [TensorboardLogger, ResumableTensorboardLogger])
-def test_a_logger_that_was_closed_after_its_run_yields(kind: type[TensorboardLogger], tmp_path: Path) -> None:
-    """A cell that opens a logger, attaches and runs can be run again on one trainer; the last run alone goes on."""
+@pytest.mark.parametrize("is_run_before", [True, False])
+def test_a_run_after_the_logger_was_closed_is_logged(
+    kind: type[TensorboardLogger], is_run_before: bool, tmp_path: Path
+) -> None:
+    """Where Ignite's own handlers write, ours do: each point once, also if the logger is closed before any run."""
     model = nn.Linear(2, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     trainer = _trainer(optimizer)
-    ParameterFreezer(model, "bias").attach(trainer)  # which tells the annotator so when the run starts
-    for folder in (tmp_path / "first", tmp_path / "second"):
-        arguments = (folder, trainer) if kind is ResumableTensorboardLogger else (folder,)
-        with kind(*arguments) as tb_logger:
-            LearningRateLogger(optimizer).attach(trainer, tb_logger)
-            RunAnnotator(model, optimizer).attach(trainer, tb_logger)
-            trainer.run(range(2))
-    with TensorboardLogger(tmp_path / "unused") as tb_logger:  # the cell was stopped before the run
-        LearningRateLogger(optimizer).attach(trainer, tb_logger)
-        RunAnnotator(model, optimizer).attach(trainer, tb_logger)
-    trainer.run(range(2))
-    for folder in (tmp_path / "first", tmp_path / "second"):
-        assert len(list(folder.iterdir())) == 1
-        assert len(read_run(folder).series["lr/0"].steps) == 2
+
+    @trainer.on(Events.STARTED)
+    def start(engine: Engine) -> None:
+        engine.state.metrics["grad_norm"] = 1.0
+        annotate(engine, "freeze", "all")
+
+    with _logger(kind, tmp_path, trainer) as tb_logger:
+        _attach_all(model, optimizer, trainer, tb_logger)
+        if is_run_before:
+            trainer.run(range(2), max_epochs=1)
+    trainer.run(range(2), max_epochs=2)
+    tb_logger.close()
+    steps = _steps(tmp_path)
+    for tag in ("lr/0", "grad_norm", "training/loss"):
+        assert steps[tag] == [1, 2, 3, 4], tag
+    assert _steps(tmp_path / "0")["each/lr"] == [1, 2, 3, 4]
+    reader = EventAccumulator(str(tmp_path)).Reload()
+    assert [entry.step for entry in reader.Tensors("annotations/text_summary")] == ([0, 2] if is_run_before else [0])
+
+
+def test_a_cell_that_opens_a_logger_replaces_a_closed_one(tmp_path: Path) -> None:
+    """A cell that opens a ResumableTensorboardLogger and runs, run again: the trainer's last logger alone goes on."""
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    trainer = _trainer(optimizer)
+    ParameterFreezer(model, "bias").attach(trainer)
+    for folder, epochs in ((tmp_path / "first", 1), (tmp_path / "second", 3)):
+        with ResumableTensorboardLogger(folder, trainer) as tb_logger:
+            _attach_all(model, optimizer, trainer, tb_logger)
+            trainer.run(range(2), max_epochs=epochs)
+        trainer.run(range(2), max_epochs=epochs + 1)  # opens the files again
+    tb_logger.close()
+    for folder, expected in ((tmp_path / "first", [1, 2, 3, 4]), (tmp_path / "second", [5, 6, 7, 8])):
+        for tag in ("lr/0", "training/loss"):
+            assert _steps(folder)[tag] == expected, (folder, tag)
 
 
 def _train_on_rank(rank: int, world_size: int, folder: Path) -> dict[str, float]:

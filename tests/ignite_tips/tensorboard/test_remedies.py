@@ -54,22 +54,6 @@ def test_an_event_without_a_counter(event: Events | None) -> None:
     assert trainer.run(range(2), max_epochs=2).metrics == {"lr/0": 0.5}
 
 
-def test_a_logger_that_is_closed_too_early(tmp_path: Path) -> None:
-    """Closed after the run, it has each update."""
-    optimizer = _sgd()
-    for close_first in (True, False):
-        trainer, tb_logger = _trainer(optimizer), TensorboardLogger(log_dir=str(tmp_path / str(close_first)))
-        LearningRateLogger(optimizer).attach(trainer, tb_logger)
-        if close_first:
-            tb_logger.close()
-            with says("close it after the run"):
-                trainer.run(range(2))
-        else:
-            trainer.run(range(2))
-            tb_logger.close()
-    assert _scalars(tmp_path / "False", "lr/0") == [(1, 0.5), (2, 0.5)]
-
-
 def test_two_runs_in_one_folder(tmp_path: Path) -> None:
     """In a folder of its own the second is shown beside the first."""
 

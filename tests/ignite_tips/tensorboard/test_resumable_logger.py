@@ -1,6 +1,7 @@
 """Runs that end, crash and resume in the same folder, as TensorBoard's own reader sees them."""
 
 import re
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from ignite.handlers import TensorboardLogger, global_step_from_engine
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from ignite_tips import LearningRateLogger, ModelSummarizer, ResumableTensorboardLogger, RunAnnotator
+from ignite_tips import LearningRateLogger, ResumableTensorboardLogger, RunAnnotator
 from ignite_tips.core.wiring import annotate
 from ignite_tips.tensorboard.event_files import with_position
 from ignite_tips.tensorboard.run_reader import read_run
@@ -203,17 +204,75 @@ def test_a_run_of_this_process_that_goes_on_keeps_its_folder(tmp_path: Path) -> 
             outer.run(range(2))
 
 
-def test_a_closed_logger_writes_nothing(tmp_path: Path) -> None:
-    """What Ignite attached to it is silent in the trainer's next run; torch's own writer would start another file."""
-    trainer = Engine(_identity)
+def test_a_closed_logger_goes_on_in_its_file(tmp_path: Path) -> None:
+    """In the trainer's next run, and for an evaluator that is run after it; a resume finds the points' positions."""
+    trainer, evaluator = Engine(_identity), Engine(_identity)
     with _logged(tmp_path, trainer) as tb_logger:
-        trainer.run(range(2))
+        tb_logger.attach_output_handler(evaluator, Events.COMPLETED, "test", output_transform=lambda x: {"x": x})
+        trainer.run(range(2), max_epochs=1)
+    state = dict(trainer.state_dict())
+    evaluator.run(range(2))
+    trainer.run(range(2), max_epochs=3)
+    tb_logger.close()
+    tb_logger.close()
+    assert len(list(tmp_path.iterdir())) == 1
+    assert [step for step, _ in _series(tmp_path)["train/x"]] == [1, 2, 3, 4, 5, 6]
+    resumed = Engine(_identity)
+    resumed.load_state_dict(state)
+    with _logged(tmp_path, resumed):
+        resumed.run(range(2), max_epochs=2)
+    assert [step for step, _ in _series(tmp_path)["train/x"]] == [1, 2, 3, 4]
+    assert _series(tmp_path)["test/x"] == [(1, 1.0)]
+
+
+def test_a_closed_logger_goes_on_after_its_folder_was_deleted(tmp_path: Path) -> None:
+    """It creates the folder again, as torch's writer does."""
+    trainer = Engine(_identity)
+    with _logged(tmp_path / "run", trainer) as tb_logger:
+        trainer.run(range(2), max_epochs=1)
+    shutil.rmtree(tmp_path / "run")
+    trainer.run(range(2), max_epochs=2)
+    tb_logger.close()
+    assert [step for step, _ in _series(tmp_path / "run")["train/x"]] == [3, 4]
+
+
+def test_a_closed_logger_goes_on_in_the_file_that_was_set_aside(tmp_path: Path) -> None:
+    """A logger of another trainer has the folder now: its curves do not mix with those of the first."""
+    first, second = Engine(_identity), Engine(_identity)
+    with _logged(tmp_path, first) as tb_logger:
+        first.run(range(2), max_epochs=1)
+    with _logged(tmp_path, second), pytest.warns(UserWarning, match="has an earlier run of this process"):
+        second.run(range(3), max_epochs=1)
+    first.run(range(2), max_epochs=2)
+    tb_logger.close()
+    assert [step for step, _ in _series(tmp_path)["train/x"]] == [1, 2, 3]
+    (aside,) = tmp_path.glob("*superseded*")
+    aside.rename(tmp_path / "events.out.tfevents.aside")
+    next(tmp_path.glob("*tfevents.[0-9]*")).unlink()
+    assert [step for step, _ in _series(tmp_path)["train/x"]] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("chosen", ["own", "taken"])
+def test_a_refused_run_stays_refused_until_the_folder_is_another_or_free(tmp_path: Path, chosen: str) -> None:
+    """A second try writes nothing into the other run's folder either."""
+    _train(tmp_path / "taken")
+    (path,) = (tmp_path / "taken").iterdir()
+    path.rename(path.with_name(f"{path.name}.copied"))  # not a file that this process began
+    trainer = Engine(_identity)
+    tb_logger = _logged(tmp_path / "taken", trainer)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="log_dir must be a new folder for a new run"):
+            trainer.run(range(2))
+        trainer.run(range(2))  # after a run that raised, Ignite's next one does nothing
+    assert len(list((tmp_path / "taken").iterdir())) == 1
+    if chosen == "own":
+        tb_logger = _logged(tmp_path / "own", trainer)
+    else:
+        next((tmp_path / "taken").iterdir()).unlink()
     trainer.run(range(2))
     tb_logger.close()
-    with pytest.raises(RuntimeError, match="the TensorBoard writer must be open, got a closed one"):
-        ModelSummarizer(torch.nn.Linear(2, 1)).attach(trainer, tb_logger)
-    assert len(list(tmp_path.iterdir())) == 1
-    assert len(_series(tmp_path)["train/x"]) == 2
+    assert [step for step, _ in _series(tmp_path / chosen)["train/x"]] == [1, 2]
+    assert len(list((tmp_path / chosen).iterdir())) == 1
 
 
 def test_it_keeps_no_trainer_alive_and_outlives_it(tmp_path: Path) -> None:

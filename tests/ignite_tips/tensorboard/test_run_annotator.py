@@ -140,8 +140,8 @@ def test_detached_it_stops_writing(tmp_path: Path) -> None:
     assert tags["scalars"] == tags["tensors"] == []
 
 
-def test_bad_arguments_are_refused(tmp_path: Path) -> None:
-    """Each error names the argument; a closed writer is refused."""
+def test_bad_arguments_are_refused() -> None:
+    """Each error names the argument."""
     model = nn.Linear(2, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     trainer = Engine(lambda engine, batch: None)
@@ -150,10 +150,6 @@ def test_bad_arguments_are_refused(tmp_path: Path) -> None:
         RunAnnotator(unknown, optimizer)
     with pytest.raises(TypeError, match=r"tb_logger must be an ignite TensorboardLogger, got None"):
         RunAnnotator(model, optimizer).attach(trainer, unknown)
-    tb_logger = TensorboardLogger(log_dir=tmp_path)
-    tb_logger.close()
-    with pytest.raises(RuntimeError, match="writer must be open, got a closed one"):
-        RunAnnotator(model, optimizer).attach(trainer, tb_logger)
 
 
 def _annotate_on_rank(rank: int, world_size: int, folder: Path) -> None:

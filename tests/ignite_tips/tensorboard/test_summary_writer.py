@@ -98,16 +98,17 @@ def test_a_layout_of_the_users_own_stays(tmp_path: Path, is_before: bool) -> Non
     assert list(layout.category[0].chart[0].multiline.tag) == ["train/loss", "val/loss"]
 
 
-def test_a_closed_writer_is_refused(tmp_path: Path) -> None:
-    """Torch's own would silently start another file."""
-    writer = SummaryWriter(str(tmp_path))
-    writer.close()
-    add_chart(writer, "optimizer", "lr", ["^lr/"])
-    for write in (
-        lambda: ScalarRecord(["a"]).write(writer, [1.0], 1),
-        lambda: write_text(writer, "a", "text", 1),
-        lambda: write_charts(writer),
-    ):
-        with pytest.raises(RuntimeError, match="the TensorBoard writer must be open, got a closed one"):
-            write()
-    assert len(list(tmp_path.iterdir())) == 1
+@pytest.mark.parametrize("sub_run", [None, "below"])
+def test_a_closed_writer_is_opened_again(sub_run: str | None, tmp_path: Path) -> None:
+    """As by its own methods, which add to the same new file; closing it again closes that one."""
+    record = ScalarRecord(["a b"])
+    with SummaryWriter(str(tmp_path)) as writer:
+        record.write(writer, [1.0], 1, sub_run)
+    with writer:
+        record.write(writer, [2.0], 2, sub_run)
+        record.write(writer, [3.0], 3, sub_run)
+        writer.add_scalar("own", 1.0, 3)
+        write_text(writer, "text", "text", 3)
+    assert [point.value for point in _read(tmp_path / (sub_run or "")).Scalars("a b")] == [1.0, 2.0, 3.0]
+    assert _read(tmp_path).Tags()["tensors"] == ["text/text_summary"]
+    assert len(list(tmp_path.glob("*tfevents*"))) == 2
