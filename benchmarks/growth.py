@@ -61,6 +61,7 @@ class Run:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     folder: Path
+    writer: SummaryWriter | None = None  # of what is logged by hand
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -110,7 +111,8 @@ def schedule(run: Run) -> Calls:
 
 
 def log(run: Run) -> Calls:
-    writer, steps = SummaryWriter(str(run.folder)), itertools.count(1)
+    run.writer = writer = SummaryWriter(str(run.folder))
+    steps = itertools.count(1)
 
     def write() -> None:
         step = next(steps)
@@ -233,7 +235,10 @@ def _first_step(layers: int, folder: Path, *, by_hand: bool = False, ours: bool 
     if ours:
         all_ours(run, trainer)
     trainer.run(range(1))
-    return time.perf_counter() - started
+    seconds = time.perf_counter() - started
+    if run.writer is not None:
+        run.writer.close()  # its thread would write after the folder is gone
+    return seconds
 
 
 def _add_rows(table: Table, size: int, what: str, rounds: int) -> None:
