@@ -149,6 +149,14 @@ def test_a_body_with_gradients_is_not_named(options: dict[str, Any]) -> None:
     assert not _found(trainer)
 
 
+def test_without_any_gradient_nothing_is_named() -> None:
+    """As where gradients are set by hand: nothing tells whether the body has one."""
+    net, trainer = _Net(), Engine(lambda engine, batch: None)
+    ParameterFreezer(net, "body.*").attach(trainer, unfreeze=UNFREEZE)
+    _run(trainer)
+    assert not _found(trainer)
+
+
 def _hooks(net: nn.Module) -> int:
     return sum(len(parameter._post_accumulate_grad_hooks or ()) for parameter in net.parameters())
 
