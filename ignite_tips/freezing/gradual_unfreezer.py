@@ -31,7 +31,8 @@ class GradualUnfreezer(FreezingHandler):
         model: the model that the trainer calls: bare, or wrapped by DistributedDataParallel, DataParallel, fully_shard
             or torch.compile.
         stages: patterns, or lists of patterns, in the order in which they start to train: the head first.
-        optimizer: checked to have every parameter of the stages, but not those that you froze before.
+        optimizer: checked to have every parameter of the stages; those that you froze before stay frozen and need no
+            group.
         pattern_group: the ranks that have the model's other parameters, such as the stages of a pipeline: a DeviceMesh
             of one dimension, as ``mesh["pp"]``, or a process group. A pattern then has to match on one of them only,
             and ``trainable_fraction`` is that of all. Make the handler on each of them.

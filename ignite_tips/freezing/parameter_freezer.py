@@ -31,9 +31,9 @@ class ParameterFreezer(FreezingHandler):
 
     Acts at the events that ``attach`` is given. Frozen parameters lose their gradient, so no optimizer moves them, not
     even by momentum or weight decay. Frozen modules keep their statistics, BatchNorm's running mean for example,
-    through every ``model.train()`` (see ``freeze_parameters``). Their other buffers in the
-    state dict, such as an observer's or a codebook's, are put back after each iteration, if they change in the first
-    two after a freeze. Unfreezing restores everything; the optimizer continues with the state it has. A
+    through every ``model.train()`` (see ``freeze_parameters``). Their other buffers in the state
+    dict, such as an observer's or a codebook's, are put back after each iteration, if they change in the first two
+    after a freeze. Unfreezing restores everything; the optimizer continues with the state it has. A
     DistributedDataParallel wrapper follows on all ranks (see ``rewrap_model``).
 
     It warns if no gradient reaches what it has unfrozen in an epoch, although other parameters of the model have one.
@@ -44,8 +44,8 @@ class ParameterFreezer(FreezingHandler):
         model: the model that the trainer calls: bare, or wrapped by DistributedDataParallel, DataParallel, fully_shard
             or torch.compile.
         patterns: one shell glob over parameter names or several, as for ``select_parameters``.
-        optimizer: checked to have every parameter that will be unfrozen, which those that you froze before are not;
-            required for OptimizerEvents.
+        optimizer: checked to have every parameter that will be unfrozen; those that you froze before stay frozen and
+            need no group. Required for OptimizerEvents.
         pattern_group: the ranks that have the model's other parameters, such as the stages of a pipeline: a DeviceMesh
             of one dimension, as ``mesh["pp"]``, or a process group. A pattern then has to match on one of them only,
             and ``trainable_fraction`` is that of all. Make the handler on each of them.
