@@ -92,7 +92,7 @@ def simulate(scheduler: LRScheduler, inputs: Sequence[tuple[float, ...]]) -> Sim
         for arguments in inputs:
             try:
                 step(*arguments)
-            except Exception as raised:
+            except Exception as raised:  # a user's function may raise anything; the caller tells
                 error = raised
                 break
             lrs.append(_current(scheduler.optimizer))
